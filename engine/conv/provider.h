@@ -1,0 +1,103 @@
+// Providers of convolution behind one interface, and the picker among them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/tensor/device.h"
+#include "kernels/core/map.h"
+
+namespace regolith {
+
+// A two-dimensional cross-correlation in NHWC: y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] * x[n, p*stride - pad + r*dilation,
+// ...]. Maps: x (N,H,W,C), y (N,P,Q,K); weights (K,R,S,C). Paddings before and after may differ; they are zeros.
+struct ConvShape {
+  int N, H, W, C;
+  int K, R, S;
+  std::array<int, 2> stride{1, 1}, dilation{1, 1};
+  std::array<int, 2> pad_before{0, 0}, pad_after{0, 0};  // (top, left), (bottom, right)
+
+  int P() const { return (H + pad_before[0] + pad_after[0] - (R - 1) * dilation[0] - 1) / stride[0] + 1; }
+  int Q() const { return (W + pad_before[1] + pad_after[1] - (S - 1) * dilation[1] - 1) / stride[1] + 1; }
+  int64_t weights() const { return static_cast<int64_t>(K) * R * S * C; }
+  // Multiplications of one direction, padding counted.
+  int64_t multiplications() const { return static_cast<int64_t>(N) * P() * Q() * weights(); }
+  auto operator<=>(const ConvShape&) const = default;
+};
+
+// "2x8x8x3 -> 16, 3x3 stride 1 dilation 2 pad 2,2,2,2"
+std::string to_string(const ConvShape& shape);
+
+struct ConvRequest {
+  ConvShape shape;
+  DType type = DType::f32;  // of x, y, dy, dx and of the weights that forward and dgrad read
+  bool tf32 = false;        // fp32 products may round their factors to tf32
+  bool bias = false;        // forward adds a bias per output channel (fp32) ...
+  bool relu = false;        // ... and applies ReLU, in its epilogue
+  bool needs_dgrad = true;
+  bool needs_wgrad = true;
+  bool deterministic = true;
+};
+
+// One convolution, compiled for its shape. Not thread-safe; used from the thread that owns the stream.
+// Maps are whole buffers (pitch == C) on 64-byte lines. Workspaces are device memory on 256-byte lines, of at least
+// the size that was asked for. Everything is enqueued on the stream; nothing waits.
+class Convolution {
+ public:
+  virtual ~Convolution() = default;
+  virtual std::string_view provider() const = 0;
+  // What runs: "brgconv:avx512_core_bf16", "cudnn engine 42", for --explain.
+  virtual std::string implementation() const = 0;
+
+  virtual size_t forward_workspace() const = 0;
+  virtual size_t dgrad_workspace() const = 0;
+  virtual size_t wgrad_workspace() const = 0;
+
+  // Device memory for this provider's own copy of the weights (blocked layouts); 0 where it reads (K,R,S,C) as it is.
+  virtual size_t packed_weights() const { return 0; }
+  // Rewrites that copy from `w` (K,R,S,C) of the request's type. Called once whenever the weights have changed.
+  virtual void pack_weights(DeviceStream&, const void* /*w*/, void* /*packed*/) {}
+
+  // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` what pack_weights wrote.
+  // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none.
+  virtual void forward(DeviceStream&, const Map& x, const void* w, const void* packed, const float* bias, const Map& y,
+                       void* workspace) = 0;
+  // dx = dy * w^T, written.
+  virtual void dgrad(DeviceStream&, const Map& dy, const void* w, const void* packed, const Map& dx,
+                     void* workspace) = 0;
+  // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
+  virtual void wgrad(DeviceStream&, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+                     void* workspace) = 0;
+};
+
+// Why a provider does not take a request: "no bf16 on this CPU (needs AVX512)".
+struct Refusal {
+  std::string reason;
+};
+
+class ConvProvider {
+ public:
+  virtual ~ConvProvider() = default;
+  virtual std::string_view name() const = 0;  // cudnn, onednn, thin, reference
+  virtual std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) = 0;
+};
+
+// What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin
+// ends, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the simulated device.
+struct ConvChoice {
+  std::string provider = "auto";
+  std::string cache_dir;  // timed choices are kept here; empty: not kept
+};
+
+// Throws GraphError, with every provider's refusal, where none takes the request.
+std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
+
+// The providers of this build, in the picker's order.
+std::vector<ConvProvider*> conv_providers();
+
+}  // namespace regolith

@@ -1,0 +1,15 @@
+// y = a + b, or y = a where b is absent: the copy of a slice. Also y += a (+ b), where `accumulate` says so.
+#pragma once
+
+#include "kernels/core/kernel.h"
+
+namespace regolith::kernels {
+
+struct AddForward {
+  Map a, b;  // (N, H, W, C), one element type; b may be null
+  Map y;     // (N, H, W, C)
+  bool accumulate = false;
+};
+REGOLITH_KERNEL(add_forward, AddForward);
+
+}  // namespace regolith::kernels

@@ -1,0 +1,28 @@
+// What a kernel launcher knows of the machine: a stream, which execution of the kernel sources it runs, how wide it is.
+#pragma once
+
+#include <functional>
+
+namespace regolith {
+
+enum class Execution : int {
+  gpu,      // compiled by nvcc, one CUDA thread per thread
+  fast,     // host compiler, one thread per block, OpenMP over the blocks
+  checked,  // host compiler, one fiber per CUDA thread, every barrier and shared byte watched
+};
+
+// Work is done in the order in which it is enqueued. A host stream takes closures; a CUDA stream takes launches.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual Execution execution() const = 0;
+  // Multiprocessors of the GPU, or threads of the host: what a launcher sizes its grid by.
+  virtual int processors() const = 0;
+  // The cudaStream_t of a CUDA stream; null elsewhere.
+  virtual void* native() const { return nullptr; }
+  // Host streams only: runs `work` now (CPU device) or later (simulated device). `name` must be a literal or outlive
+  // it.
+  virtual void enqueue(const char* name, std::function<void()> work) = 0;
+};
+
+}  // namespace regolith
