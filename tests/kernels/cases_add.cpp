@@ -1,0 +1,43 @@
+#include "kernels/add.h"
+#include "tests/support/cases.h"
+
+namespace regolith::testing {
+namespace {
+
+struct Add {
+  const char* name;
+  Layout a, b, y;  // b.C = 0: absent
+  bool accumulate = false;
+};
+
+Case make_case(const Add& k) {
+  return {.name = std::string("add_") + k.name, .make = [k](Lab& lab) {
+            const Fill small = integers(-20, 20);  // sums are exact in every type
+            Buffer& a = lab.input("a", k.a, small);
+            Buffer* b = k.b.C > 0 ? &lab.input("b", k.b, small) : nullptr;
+            Buffer& y = k.accumulate ? lab.inout("y", k.y, small) : lab.output("y", k.y);
+            Values sum = a.values();
+            for (size_t i = 0; i < sum.size(); ++i) {
+              sum[i] += (b ? b->values()[i] : 0) + (k.accumulate ? y.values()[i] : 0);
+            }
+            const int64_t maps = 2 + (b != nullptr) + k.accumulate;
+            const kernels::AddForward args{a.map(), b ? b->map() : Map{}, y.map(), k.accumulate};
+            return Instance{.run = [&lab, args] { kernels::add_forward(lab.stream(), args); },
+                            .check = [&y, sum] { y.expect(sum, kExact); },
+                            .bytes = maps * static_cast<int64_t>(k.y.size() * size_of(lab.dtype())),
+                            .flops = (maps - 2) * static_cast<int64_t>(k.y.size())};
+          }};
+}
+
+const Layout kNone{0, 0, 0, 0};
+const Register cases_of_add({
+    make_case({"whole", {2, 3, 5, 16}, {2, 3, 5, 16}, {2, 3, 5, 16}}),
+    make_case({"copies_slice", {2, 3, 5, 16, 16, 8}, kNone, {2, 3, 5, 16}}),
+    make_case({"into_slice", {2, 3, 5, 16}, kNone, {2, 3, 5, 16, 8, 16}}),
+    make_case({"odd_channels", {1, 4, 3, 5, 1, 2}, {1, 4, 3, 5}, {1, 4, 3, 5, 3, 0}}),
+    make_case({"accumulates", {2, 5, 7, 32}, {2, 5, 7, 32, 32, 0}, {2, 5, 7, 32, 0, 32}, true}),
+    make_case({"one_pixel", {1, 1, 1, 1}, kNone, {1, 1, 1, 1}, true}),
+});
+
+}  // namespace
+}  // namespace regolith::testing

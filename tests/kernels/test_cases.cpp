@@ -1,0 +1,79 @@
+// Every registered case, in every execution that this machine has.
+#include <gtest/gtest.h>
+
+#include <ostream>
+
+#include "tests/support/cases.h"
+
+namespace regolith::testing {
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+namespace {
+
+std::string repeat(const Case& c, uint64_t seed) {
+  const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+  return "seed " + std::to_string(seed) + " of " + c.name +
+         "; repeat it with\n  REGOLITH_SEED=" + std::to_string(seed) +
+         " " REGOLITH_BINARY_DIR "/tests/test_kernels --gtest_filter='" + info->test_suite_name() + "." + info->name() +
+         "'";
+}
+
+class KernelCase : public ::testing::TestWithParam<Case> {
+ protected:
+  void verify_on(Device& device) {
+    const Case& c = GetParam();
+    const uint64_t seed = seed_of(c);
+    for (const DType t : c.dtypes) {
+      try {
+        verify(c, device, t, seed);
+      } catch (const std::exception& e) {
+        ADD_FAILURE() << name_of(t) << ": " << e.what() << "\n" << repeat(c, seed);
+      }
+    }
+  }
+};
+
+std::vector<Case> chosen(bool (*wanted)(const Case&)) {
+  std::vector<Case> list;
+  for (const Case& c : cases()) {
+    if (wanted(c)) list.push_back(c);
+  }
+  return list;
+}
+bool has_run(const Case& c) { return c.make != nullptr; }
+bool is_small(const Case& c) { return c.make != nullptr && !c.large; }
+bool has_gradient(const Case& c) { return c.gradient != nullptr; }
+std::string name_of_case(const ::testing::TestParamInfo<Case>& info) { return info.param.name; }
+
+class FastCase : public KernelCase {};
+TEST_P(FastCase, Runs) { verify_on(*make_cpu_device(2, Execution::fast)); }
+INSTANTIATE_TEST_SUITE_P(Kernels, FastCase, ::testing::ValuesIn(chosen(has_run)), name_of_case);
+
+class CheckedCase : public KernelCase {};
+TEST_P(CheckedCase, Runs) { verify_on(*make_cpu_device(1, Execution::checked)); }
+INSTANTIATE_TEST_SUITE_P(Kernels, CheckedCase, ::testing::ValuesIn(chosen(is_small)), name_of_case);
+
+#if defined(REGOLITH_CUDA)
+class CudaCase : public KernelCase {};
+TEST_P(CudaCase, Runs) {
+  if (!cuda_available()) GTEST_SKIP() << "no CUDA device";
+  verify_on(*make_cuda_device());
+}
+INSTANTIATE_TEST_SUITE_P(Kernels, CudaCase, ::testing::ValuesIn(chosen(has_run)), name_of_case);
+#endif
+
+class OracleCase : public KernelCase {};
+TEST_P(OracleCase, GradientMatchesFiniteDifferences) {
+  const uint64_t seed = seed_of(GetParam());
+  try {
+    GetParam().gradient(seed);
+  } catch (const std::exception& e) {
+    FAIL() << e.what() << "\n" << repeat(GetParam(), seed);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Kernels, OracleCase, ::testing::ValuesIn(chosen(has_gradient)), name_of_case);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OracleCase);
+
+}  // namespace
+}  // namespace regolith::testing
