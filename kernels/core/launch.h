@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/core/collectives.h"
@@ -48,6 +49,13 @@ void launch(Stream& stream, const char* name, Dim3 grid, Dim3 block, size_t shar
   if (e != cudaSuccess) fail(e, "launch failed");
 #else
   std::tuple<P...> copies(static_cast<P>(std::forward<A>(args))...);
+  const auto check = [&](const auto& argument) {
+    using T = std::remove_cvref_t<decltype(argument)>;
+    if constexpr (std::is_pointer_v<T> || std::is_class_v<T>) {
+      stream.check_argument(name, &argument, sizeof(T), std::is_pointer_v<T>);
+    }
+  };
+  std::apply([&](const auto&... each) { (check(each), ...); }, copies);
   stream.enqueue(name, [=] {
     const auto body = [&] { std::apply(kernel, copies); };
 #if defined(REGOLITH_CHECKED)

@@ -1,6 +1,7 @@
 // What a kernel launcher knows of the machine: a stream, which execution of the kernel sources it runs, how wide it is.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 
 namespace regolith {
@@ -23,6 +24,9 @@ class Stream {
   // Host streams only: runs `work` now (CPU device) or later (simulated device). `name` must be a literal or outlive
   // it.
   virtual void enqueue(const char* name, std::function<void()> work) = 0;
+  // Host streams only: called with each pointer, and with each struct, that a launch hands to its kernel. The simulated
+  // device throws DeviceError for one that leads to memory that a GPU could not read.
+  virtual void check_argument(const char* /*kernel*/, const void* /*argument*/, size_t /*bytes*/, bool /*pointer*/) {}
 };
 
 }  // namespace regolith
