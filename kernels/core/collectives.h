@@ -24,8 +24,7 @@ __device__ __forceinline__ void sync_warp() {
 #if defined(__CUDACC__)
   __syncwarp();
 #elif defined(REGOLITH_CHECKED)
-  char none = 0, all[kWarp];
-  host::exchange(&none, all, 1);
+  host::warp_barrier();
 #endif
 }
 
@@ -37,7 +36,8 @@ __device__ __forceinline__ int lane() { return thread_rank() % kWarp; }
 __device__ __forceinline__ int warp_rank() { return thread_rank() / kWarp; }
 __device__ __forceinline__ int warps() { return (block_threads() + kWarp - 1) / kWarp; }
 
-// The value of lane `source`. All lanes of the warp call it. T: a type of 4 bytes.
+// The value of lane `source`. All lanes of the warp call it. T: a type of 4 bytes. No shuffle orders memory: what
+// other lanes wrote to shared memory wants a sync_warp().
 template <class T>
 __device__ __forceinline__ T shuffle(T x, [[maybe_unused]] int source) {
 #if defined(__CUDACC__)

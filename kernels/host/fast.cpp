@@ -5,10 +5,11 @@
 #include <new>
 
 #include "kernels/core/execution.h"
+#include "kernels/host/sanitizers.h"
 
 namespace regolith::host_fast {
 
-thread_local Dim3 blockIdx, gridDim;
+constinit thread_local Dim3 blockIdx, gridDim;
 
 namespace {
 
@@ -36,11 +37,15 @@ unsigned char* shared_memory() { return scratch.data; }
 
 void run_blocks(Dim3 grid, size_t shared_bytes, const std::function<void()>& body) {
   const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
+#if !defined(REGOLITH_TSAN)  // libgomp's own synchronisation is invisible to ThreadSanitizer: one thread there
 #pragma omp parallel if (blocks > 1)
+#endif
   {
     scratch.reserve(shared_bytes);
     gridDim = grid;
+#if !defined(REGOLITH_TSAN)
 #pragma omp for schedule(static)
+#endif
     for (int64_t b = 0; b < blocks; ++b) {
       blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                   static_cast<unsigned>(b / grid.x / grid.y)};

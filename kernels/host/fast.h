@@ -10,7 +10,7 @@ struct Dim3;
 
 namespace regolith::host_fast {
 
-extern thread_local Dim3 blockIdx, gridDim;
+extern constinit thread_local Dim3 blockIdx, gridDim;
 
 // Shared memory of the block that this thread runs: at least `bytes`, 64-byte aligned, contents undefined.
 unsigned char* shared_memory();
