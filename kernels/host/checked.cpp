@@ -131,6 +131,10 @@ class SharedMemory {
 
 class Executor {
  public:
+  ~Executor() {
+    const Unwatched unwatched;
+    for (auto& set : fibers_) set.clear();
+  }
   void run_grid(const char* name, Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& body);
   void barrier();
   void meet_warp(const void* mine, void* all, size_t bytes);  // no bytes: a barrier
@@ -282,9 +286,11 @@ void Executor::run_thread(Thread& t) {
     if (fault_ == nullptr) fault_ = std::current_exception();
   }
   release(&end_tag_);
-  const Unwatched unwatched;
-  ++left_;
-  t.left = true;
+  {
+    const Unwatched unwatched;
+    ++left_;
+    t.left = true;
+  }
   t.fiber->suspend();
 }
 
