@@ -20,8 +20,14 @@ struct Work {
   std::function<void()> run;
 };
 
+struct Recording {
+  std::vector<Work> works;
+  bool open = true;
+};
+
 struct CpuEvent : Event {
   void synchronize() override {}
+  std::shared_ptr<Recording> recording;  // of the stream that recorded the event
 };
 
 class CpuStream : public DeviceStream {
@@ -30,27 +36,30 @@ class CpuStream : public DeviceStream {
   Execution execution() const override { return execution_; }
   int processors() const override { return threads_; }
   void enqueue(const char* name, std::function<void()> work) override {
-    if (recording_ != nullptr) {
-      recording_->push_back({name, std::move(work)});
+    if (recording_ && recording_->open) {
+      recording_->works.push_back({name, std::move(work)});
     } else {
       work();
     }
   }
-  void record(Event&) override {}
-  void wait(Event&) override {}
+  void record(Event& event) override { static_cast<CpuEvent&>(event).recording = recording_; }
+  void wait(Event& event) override {  // joins the capture that the event belongs to
+    const auto& of_event = static_cast<CpuEvent&>(event).recording;
+    if (of_event && of_event->open) recording_ = of_event;
+  }
   void synchronize() override {}
-  void record_into(std::vector<Work>* list) { recording_ = list; }
+  void record_into(std::shared_ptr<Recording> recording) { recording_ = std::move(recording); }
 
  private:
   Execution execution_;
   int threads_;
-  std::vector<Work>* recording_ = nullptr;
+  std::shared_ptr<Recording> recording_;
 };
 
 struct CpuGraph : CapturedGraph {
-  std::vector<Work> works;
+  std::shared_ptr<Recording> recording = std::make_shared<Recording>();
   void replay(DeviceStream&) override {
-    for (const Work& w : works) w.run();
+    for (const Work& w : recording->works) w.run();
   }
 };
 
@@ -93,12 +102,11 @@ class CpuDevice : public Device {
   }
   std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) override {
     auto graph = std::make_unique<CpuGraph>();
-    auto& s = static_cast<CpuStream&>(stream);
-    struct Recording {  // ends also when `work` throws
-      CpuStream& stream;
-      ~Recording() { stream.record_into(nullptr); }
-    } recording{s};
-    s.record_into(&graph->works);
+    struct Scope {  // ends also when `work` throws
+      Recording& recording;
+      ~Scope() { recording.open = false; }
+    } scope{*graph->recording};
+    static_cast<CpuStream&>(stream).record_into(graph->recording);
     work();
     return graph;
   }
