@@ -1,0 +1,188 @@
+// The run configuration: what a good file gives, what a bad one is told, and that the table documents every key.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+#include "engine/config/run_config.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+const std::string kFolder = std::string(REGOLITH_SOURCE_DIR) + "/tests/data/config/";
+
+RunConfig read(const std::string& text, const std::vector<std::string>& overrides = {},
+               ConfigUse use = ConfigUse::network) {
+  return read_run_config(Yaml::load_string(text + "\nmodel: {input: {}}\n", "t.yaml").with_overrides(overrides), use);
+}
+
+std::string error(const std::string& text, const std::vector<std::string>& overrides = {},
+                  ConfigUse use = ConfigUse::network) {
+  try {
+    read(text, overrides, use);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(RunConfig, ReadsTheStudyRecipe) {
+  const RunConfig c = load_run_config(kFolder + "study.yaml", {"run.seed=7"}, ConfigUse::network);
+  EXPECT_EQ(c.run.name, "se_unet_mars");
+  EXPECT_EQ(c.run.seed, 7u);
+  EXPECT_EQ(c.run.precision, PrecisionChoice::bf16);
+  EXPECT_TRUE(c.data.clean.drop_shared_masks);
+  ASSERT_TRUE(c.data.oversample);
+  EXPECT_EQ(c.data.oversample->class_id, 4);
+  EXPECT_EQ(c.data.oversample->augment.flip, Flip::horizontal);
+  EXPECT_EQ(c.data.oversample->augment.zoom.low, -0.1);
+  EXPECT_EQ(c.data.oversample->augment.rotation.high, 0.05);
+  EXPECT_EQ(c.data.oversample->augment.translation.width, 0.1);
+  const auto terms = c.loss.terms();
+  ASSERT_EQ(terms.size(), 1u);
+  const auto& focal = std::get<FocalLoss>(terms[0].kind);
+  EXPECT_THAT(focal.exclude, ElementsAre(0));
+  EXPECT_THAT(focal.alpha, ElementsAre(0.25));
+  EXPECT_EQ(focal.reduction, LossReduction::mean_elements);
+  EXPECT_EQ(c.optimizer.lr(), 4e-4);
+  EXPECT_EQ(std::get<AdamW>(c.optimizer.kind).eps, 1e-7);
+  EXPECT_EQ(std::get<ReduceOnPlateau>(c.schedule.kind).min_lr, 1e-5);
+  EXPECT_EQ(c.train.early_stopping->patience, 30);
+  EXPECT_EQ(c.model.at("nodes").items()[0].key, "e1");
+  EXPECT_FALSE(c.data.augment);
+  EXPECT_FALSE(c.profile);
+}
+
+TEST(RunConfig, PresetsGiveWayToWhatIsWritten) {
+  const auto torch = std::get<AdamW>(read("optimizer: {adamw: {weight_decay: 0.5, preset: torch}}").optimizer.kind);
+  EXPECT_EQ(torch.eps, 1e-8);
+  EXPECT_EQ(torch.weight_decay, 0.5);
+  EXPECT_EQ(torch.lr, 1e-3);
+}
+
+TEST(RunConfig, CombinedLossesAndWeights) {
+  const RunConfig c = read(
+      "loss:\n  ignore: 255\n  combined:\n    - {weight: 0.5, focal: {alpha: [1, 2, 3]}}\n"
+      "    - dice: {sums: batch, weights: inverse_frequency}\n    - cross_entropy: {weights: [1, 0.5], exclude: 1}\n");
+  const auto terms = c.loss.terms();
+  ASSERT_EQ(terms.size(), 3u);
+  EXPECT_EQ(c.loss.ignore, 255);
+  EXPECT_EQ(terms[0].weight, 0.5);
+  EXPECT_THAT(std::get<FocalLoss>(terms[0].kind).alpha, ElementsAre(1, 2, 3));
+  EXPECT_TRUE(std::get<DiceLoss>(terms[1].kind).weights.inverse_frequency);
+  EXPECT_EQ(std::get<DiceLoss>(terms[1].kind).sums, DiceSums::batch);
+  EXPECT_THAT(std::get<CrossEntropyLoss>(terms[2].kind).weights.values, ElementsAre(1, 0.5));
+}
+
+TEST(RunConfig, TheCommandLineChoosesAmongAlternatives) {
+  const std::string file = "data: {npz: a.npz}\nloss: {focal: {}}\nschedule: {cosine: {}}\ntrain: {early_stopping: {}}";
+  const RunConfig c = read(file, {"data.synthetic.count=12", "loss.dice={}", "schedule.constant={}",
+                                  "train.early_stopping=null", "run.threads=3"});
+  EXPECT_EQ(std::get<SyntheticData>(c.data.source).count, 12);
+  EXPECT_TRUE(std::holds_alternative<DiceLoss>(c.loss.terms()[0].kind));
+  EXPECT_TRUE(std::holds_alternative<ConstantSchedule>(c.schedule.kind));
+  EXPECT_FALSE(c.train.early_stopping);
+  EXPECT_EQ(c.run.threads, 3);
+  EXPECT_EQ(read(file, {"run.threads=auto"}).run.threads, 0);
+}
+
+TEST(RunConfig, BadInputGetsPlacePathAndExpectation) {
+  EXPECT_EQ(error("train:\n  batch: many"),
+            "t.yaml:2:10: train.batch: expected a whole number from 1 to 65536, found 'many'");
+  EXPECT_EQ(error("train: {batch: 0}"), "t.yaml:1:16: train.batch: expected a whole number from 1 to 65536, found '0'");
+  EXPECT_EQ(error("train: {bacth: 3}"), "t.yaml:1:9: train.bacth: unknown key; did you mean 'batch'?");
+  EXPECT_EQ(error("trian: {}"), "t.yaml:1:1: trian: unknown key; did you mean 'train'?");
+  EXPECT_EQ(error("train: 3"), "t.yaml:1:8: train: expected a map, found '3'");
+  EXPECT_THAT(error("train:"), HasSubstr("train: expected a map of keys, found no value"));
+  EXPECT_EQ(error("data: {oversample: {factor: 3}}"),
+            "t.yaml:1:20: data.oversample.class: this key is missing and has no default");
+  EXPECT_EQ(error("data: {npz: a, synthetic: {}}"),
+            "t.yaml:1:16: data.synthetic: excludes 'npz', which is set at t.yaml:1:8; keep one of them");
+  EXPECT_THAT(error("loss: {focal: {}, combined: [dice: {}]}"), HasSubstr("loss.combined: excludes 'focal'"));
+  EXPECT_THAT(error("loss: {focal: }"), HasSubstr("loss.focal: no value; give it one, or {}"));
+  EXPECT_THAT(error("loss: {combined: []}"), HasSubstr("loss.combined: expected a list of at least one"));
+  EXPECT_THAT(error("loss: {combined: [{dice: {}}, {dce: {}}]}"),
+              HasSubstr("loss.combined.1.dce: unknown key; did you mean 'dice'?"));
+  EXPECT_THAT(error("loss: {dice: {weights: inverse}}"), HasSubstr("expected inverse_frequency or a list"));
+  EXPECT_THAT(
+      error("run: {precision: fp166}"),
+      HasSubstr("run.precision: expected one of auto, fp32, tf32, fp16, bf16; found 'fp166'; did you mean 'fp16'"));
+  EXPECT_THAT(error("run: {name: a/b}"), HasSubstr("run.name: expected a name that can be a folder's"));
+  EXPECT_THAT(error("run: {seed: -3}"), HasSubstr("run.seed: expected a whole number of at least 0"));
+  EXPECT_THAT(error("optimizer: {adamw: {betas: [0.9]}}"), HasSubstr("optimizer.adamw.betas: expected a list of two"));
+  EXPECT_THAT(error("optimizer: {adamw: {betas: [0.9, 1.0]}}"), HasSubstr("betas.1: expected a number from 0 to 0.99"));
+  EXPECT_THAT(error("data: {augment: {zoom: [1, 2, 3]}}"),
+              HasSubstr("expected one number (either way) or [low, high]"));
+  EXPECT_THAT(error("data: {split: {train: 0.9}}"),
+              HasSubstr("data.split: train + validation + test is 1.1; expected 1"));
+  EXPECT_THAT(error("data: {split: {train: 0.9, validation: 0}}\ntrain: {early_stopping: {}}"),
+              StartsWith("t.yaml:2:9: train.early_stopping: needs validation images"));
+  EXPECT_THAT(error("data: {split: {train: 0.9, validation: 0}}\nschedule: {reduce_on_plateau: {}}"),
+              StartsWith("t.yaml:2:12: schedule.reduce_on_plateau: needs validation images"));
+  EXPECT_THAT(error("data: {classes: {names: [a, b], colours: [[1, 2, 3]]}}"), HasSubstr("expected 2 colours"));
+  EXPECT_THAT(error("data: {classes: {colours: [[1, 2]]}}"), HasSubstr("expected a colour [red, green, blue]"));
+  EXPECT_THAT(error("data: {classes: {names: [a, b]}, oversample: {class: 2}}"), HasSubstr("only classes 0 to 1"));
+  EXPECT_THAT(error("", {"train.epochs=1.5"}), StartsWith("command line: train.epochs: expected a whole number"));
+  try {
+    read_run_config(Yaml::load_string("run: {}\n", "t.yaml"), ConfigUse::network);
+    ADD_FAILURE() << "a file without a model was taken";
+  } catch (const ConfigError& error) {
+    EXPECT_STREQ(error.what(), "t.yaml:1:1: model: this key is missing and has no default");
+  }
+}
+
+TEST(RunConfig, TrainingNeedsDataThatExists) {
+  EXPECT_EQ(error("data: {npz: none.npz}"), "no error");
+  EXPECT_THAT(error("data: {npz: none.npz}", {}, ConfigUse::training),
+              HasSubstr("t.yaml:1:13: data.npz: no such file: /"));
+  EXPECT_THAT(error("run: {}", {}, ConfigUse::training),
+              HasSubstr("data: no data; expected one of npz, npy, folder, synth"));
+  EXPECT_THAT(error("run: {}", {"data.folder={images: '" + kFolder + "', masks: nowhere}"}, ConfigUse::training),
+              StartsWith("command line: data.folder.masks: no such folder: /"));
+  EXPECT_THAT(error("data: {npy: {images: a.npy}}"), HasSubstr("data.npy.masks: this key is missing"));
+  EXPECT_EQ(error("data: {synthetic: {}}", {}, ConfigUse::training), "no error");
+  // A path of a file is found beside that file.
+  const RunConfig c = read_run_config(Yaml::load_string("model: {}\ndata: {npz: base.yaml}", kFolder + "some.yaml"),
+                                      ConfigUse::training);
+  EXPECT_EQ(std::get<FilePath>(c.data.source).path, kFolder + "base.yaml");
+}
+
+void collect(const Yaml& yaml, std::vector<std::string>& paths) {
+  if (!yaml.is_map()) return paths.push_back(yaml.path());
+  for (const Yaml::Item& item : yaml.items()) collect(item.value, paths);
+}
+
+TEST(RunConfig, WritesItselfAndTheReferenceKnowsEveryKey) {
+  const std::string help = help_config();
+  const std::vector<std::vector<std::string>> runs = {
+      {"data.npz=a.npz", "loss.focal={}", "schedule.cosine={}", "train.early_stopping={}",
+       "data.oversample={class: 1}"},
+      {"data.npy={images: a, masks: b}", "loss.dice={}", "schedule.polynomial={}", "profile={}", "data.augment={}"},
+      {"data.folder={images: a, masks: \"b: c\"}", "optimizer.sgd={}", "schedule.reduce_on_plateau={}"},
+      {"data.synthetic={}", "loss.combined=[{dice: {}}, {weight: 2, focal: {}}]", "run.name=\"7 \\\" : #\""},
+      {"run.name=\"true\"", "optimizer.adamw={preset: torch, lr: 0.1}", "schedule.constant={}", "loss.ignore=255"}};
+  for (const auto& overrides : runs) {
+    const RunConfig config = read("", overrides);
+    const std::string text = config.to_yaml();
+    const Yaml written = Yaml::load_string(text, "written.yaml");
+    EXPECT_EQ(read_run_config(written, ConfigUse::network).to_yaml(), text);
+    std::vector<std::string> paths;
+    collect(written, paths);
+    EXPECT_GT(paths.size(), 49u);
+    for (const std::string& path : paths)
+      if (!path.starts_with("model")) {
+        EXPECT_THAT("\n" + help, HasSubstr("\n" + path + ": "));
+      }
+  }
+  std::istringstream lines(help);
+  for (std::string key, doc; std::getline(lines, key) && std::getline(lines, doc);)
+    EXPECT_GT(doc.size(), 8u) << "no meaning of " << key;
+}
+
+}  // namespace
+}  // namespace regolith
