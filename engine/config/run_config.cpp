@@ -6,7 +6,7 @@
 #include "engine/config/table.h"
 #include "kernels/core/error.h"
 
-namespace regolith {
+namespace regolith::config {
 namespace table {
 
 #define REGOLITH_ENUM_NAMES(E, ...)                                     \
@@ -369,4 +369,4 @@ std::string help_config() {
   return out.str();
 }
 
-}  // namespace regolith
+}  // namespace regolith::config

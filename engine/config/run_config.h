@@ -12,7 +12,7 @@
 
 #include "engine/config/yaml.h"
 
-namespace regolith {
+namespace regolith::config {
 
 enum class DeviceChoice { automatic, cpu, cuda, simulated };
 enum class PrecisionChoice { automatic, fp32, tf32, fp16, bf16 };  // automatic: bf16 where the device computes in it
@@ -215,4 +215,4 @@ RunConfig read_run_config(const Yaml& yaml, ConfigUse use);
 
 std::string help_config();  // every key with type, range, default and meaning
 
-}  // namespace regolith
+}  // namespace regolith::config

@@ -17,7 +17,7 @@
 
 #include "engine/config/run_config.h"
 
-namespace regolith::table {
+namespace regolith::config::table {
 namespace fs = std::filesystem;
 
 constexpr double kNoLimit = std::numeric_limits<double>::infinity();
@@ -379,4 +379,4 @@ struct Help {
   }
 };
 
-}  // namespace regolith::table
+}  // namespace regolith::config::table

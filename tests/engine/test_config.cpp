@@ -8,7 +8,7 @@
 #include "engine/config/run_config.h"
 #include "kernels/core/error.h"
 
-namespace regolith {
+namespace regolith::config {
 namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -185,4 +185,4 @@ TEST(RunConfig, WritesItselfAndTheReferenceKnowsEveryKey) {
 }
 
 }  // namespace
-}  // namespace regolith
+}  // namespace regolith::config
