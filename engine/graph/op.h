@@ -1,0 +1,123 @@
+// An operation of the graph: what it makes of its inputs, what it needs kept for backward, and how it runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/conv/provider.h"
+#include "engine/tensor/device.h"
+#include "engine/tensor/shape.h"
+#include "kernels/core/map.h"
+
+namespace regolith {
+
+enum class Init { zeros, ones, glorot_uniform, he_normal };
+
+// A tensor of weights that an op owns. Its full name is the node's path, a slash, and `name`.
+struct ParamSpec {
+  std::string name;
+  std::vector<int64_t> shape;  // convolutions (K,R,S,C), dense layers (out, in), vectors (C)
+  Init init = Init::zeros;
+  int64_t fan_in = 0, fan_out = 0;  // for the initialisers
+  bool trainable = true;            // false: running statistics, fp32, untouched by the optimizer
+
+  int64_t elements() const {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+// What an op says of itself once it knows the shapes of its inputs.
+struct Inference {
+  Shape shape;
+  std::vector<ParamSpec> params;
+  // What backward reads of forward, per input and of the output.
+  std::vector<bool> saves_input;
+  bool saves_output = false;
+  size_t saved_bytes = 0;       // of the op's own, from forward to backward
+  int64_t multiplications = 0;  // of the forward pass
+  std::string note;             // for --explain: "rates 12, 18: centre tap only"
+};
+
+struct CompileContext {
+  Device& device;
+  DType type = DType::f32;  // of the maps
+  bool tf32 = false;
+  bool training = true;          // backward will run
+  bool batch_statistics = true;  // norms over the batch use its own statistics; false: the running ones
+  bool deterministic = true;
+  ConvChoice conv;
+  std::vector<bool> needs_dx;  // per input: somebody wants its gradient
+};
+
+struct ParamView {
+  float* master = nullptr;  // fp32
+  void* low = nullptr;      // in the maps' type; the master itself where that is fp32
+  float* grad = nullptr;    // fp32; null where the parameter is not trained
+  int64_t elements = 0;
+};
+
+// What one run of an op reads and writes.
+struct OpRun {
+  DeviceStream* stream = nullptr;
+  std::vector<Map> x;            // inputs (N,H,W,C)
+  Map y;                         // output
+  Map dy;                        // gradient of the output; backward may overwrite it
+  std::vector<Map> dx;           // gradients of the inputs; null where nobody wants it
+  std::vector<bool> accumulate;  // per input: add to dx instead of writing it
+  void* saved = nullptr;
+  void* workspace = nullptr;
+  void* packed = nullptr;  // what pack_weights wrote
+  std::vector<ParamView> params;
+  bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
+  bool dropout = true;            // off: dropout is the identity
+  uint64_t seed = 0;              // of the run and the node
+  const int64_t* step = nullptr;  // in device memory
+  int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
+};
+
+class Op {
+ public:
+  virtual ~Op() = default;
+  virtual std::string_view kind() const = 0;
+  virtual std::unique_ptr<Op> clone() const = 0;
+  // Throws GraphError with what is wrong about the inputs; the caller adds the node's name and position.
+  virtual Inference infer(const std::vector<Shape>& inputs) = 0;
+  // Attributes in short, for --explain: "3x3, 64 filters".
+  virtual std::string describe() const { return ""; }
+
+  // Whether the op's kernels take a slice of the channels of a wider buffer, as input (and dx), as output (and dy).
+  virtual bool reads_slices() const { return false; }
+  virtual bool writes_slices() const { return false; }
+  // Whether an image's result depends on the other images of the batch: then the batch is not run in slices.
+  virtual bool couples_batch() const { return false; }
+  // Whether backward can add to dx; where not, the executor adds in a pass of its own.
+  virtual bool accumulates() const { return false; }
+  // Whether dx of input 0 may be the memory of dy.
+  virtual bool backward_in_place() const { return false; }
+
+  virtual void compile(const CompileContext&) {}
+  virtual std::string provider() const { return "kernel"; }
+  virtual size_t forward_workspace() const { return 0; }
+  virtual size_t backward_workspace() const { return 0; }
+  virtual size_t packed_weights() const { return 0; }
+  virtual void pack_weights(const OpRun&) {}
+  virtual void forward(const OpRun& run) = 0;
+  virtual void backward(const OpRun&) {}
+};
+
+// Gives an op its clone() from its copy constructor. What compile() made is shared by copies until they are compiled.
+template <class Self>
+class OpBase : public Op {
+ public:
+  std::unique_ptr<Op> clone() const override { return std::make_unique<Self>(static_cast<const Self&>(*this)); }
+};
+
+inline size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+}  // namespace regolith

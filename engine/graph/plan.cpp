@@ -1,0 +1,234 @@
+#include "engine/graph/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace regolith {
+namespace {
+
+class Planner {
+ public:
+  Planner(const Graph& graph, const PlanOptions& options, DType type)
+      : graph_(graph),
+        options_(options),
+        type_(type),
+        n_(static_cast<int>(graph.nodes.size())),
+        consumers_(graph.consumers()) {
+    plan_.nodes.resize(n_);
+    for (const LossHead& h : graph.heads) head_.push_back(h.node);
+  }
+
+  Plan run() {
+    if (options_.training) decide_backward();
+    place_values();
+    if (options_.training) place_gradients();
+    place_private_memory();
+    plan_.bytes = assign_offsets(plan_.buffers, options_.reuse);
+    for (const PlanBuffer& b : plan_.buffers) plan_.no_reuse += aligned(b.bytes);
+    return std::move(plan_);
+  }
+
+ private:
+  int backward_step(int i) const { return 2 * n_ - i; }
+  const Node& node(int i) const { return graph_.nodes[i]; }
+  bool is_head(int i) const { return std::find(head_.begin(), head_.end(), i) != head_.end(); }
+
+  int new_buffer(std::string name, size_t bytes, int first, int last) {
+    plan_.buffers.push_back({std::move(name), bytes, first, last, 0});
+    return static_cast<int>(plan_.buffers.size()) - 1;
+  }
+  void extend(int buffer, int step) {
+    PlanBuffer& b = plan_.buffers[buffer];
+    b.first = std::min(b.first, step);
+    b.last = std::max(b.last, step);
+  }
+  size_t map_bytes(int i) const { return node(i).shape().elements() * size_of(type_); }
+
+  void decide_backward() {
+    const auto wanted = wanted_gradients(graph_);
+    for (int i = 0; i < n_; ++i) {
+      NodePlan& p = plan_.nodes[i];
+      p.backward = !wanted[i].empty();
+      p.wants_dx = wanted[i];
+      p.wants_dx.resize(node(i).inputs.size(), false);
+    }
+  }
+
+  // Last step at which the value of node i is read.
+  int last_use(int i) const {
+    int last = i;
+    if (is_head(i) || i == graph_.output) last = n_;
+    for (int c : consumers_[i]) {
+      last = std::max(last, c);
+      if (!plan_.nodes[c].backward) continue;
+      for (size_t k = 0; k < node(c).inputs.size(); ++k)
+        if (node(c).inputs[k] == i && node(c).inferred.saves_input[k]) last = std::max(last, backward_step(c));
+    }
+    if (plan_.nodes[i].backward && node(i).inferred.saves_output) last = std::max(last, backward_step(i));
+    return last;
+  }
+
+  bool may_be_a_slice(int i) const {
+    return node(i).op->writes_slices() &&
+           std::all_of(consumers_[i].begin(), consumers_[i].end(), [&](int c) { return node(c).op->reads_slices(); });
+  }
+
+  void place_values() {
+    std::vector<int> parent(n_, -1), at(n_, 0);
+    if (options_.views) {
+      for (int k = 0; k < n_; ++k) {
+        if (node(k).op->kind() != "concat") continue;
+        int channel = 0;
+        for (int i : node(k).inputs) {
+          if (parent[i] < 0 && may_be_a_slice(i)) parent[i] = k, at[i] = channel;
+          channel += node(i).shape().C;
+        }
+      }
+    }
+    for (int i = n_ - 1; i >= 0; --i) {  // parents come after their parts
+      Placement& p = plan_.nodes[i].value;
+      if (parent[i] >= 0) {
+        p = {plan_.nodes[parent[i]].value.buffer, at[i], node(parent[i]).shape().C};
+        extend(p.buffer, i);
+        extend(p.buffer, last_use(i));
+      } else {
+        p = {new_buffer(node(i).name, map_bytes(i), i, last_use(i)), 0, node(i).shape().C};
+      }
+    }
+    for (int k = 0; k < n_; ++k) {
+      if (node(k).op->kind() != "concat") continue;
+      for (int i : node(k).inputs) plan_.concat_copies += parent[i] != k;
+    }
+  }
+
+  // A gradient's memory: a slice of a concat's gradient, or the memory of the gradient of the op that first gives
+  // it, or a buffer of its own.
+  void place_gradients() {
+    for (int v = n_ - 1; v >= 0; --v) {
+      NodePlan& p = plan_.nodes[v];
+      if (!p.backward) continue;
+      std::vector<std::pair<int, int>> givers;  // (consumer, its input), in the order of the backward pass
+      for (int c = n_ - 1; c > v; --c) {
+        for (size_t k = 0; k < node(c).inputs.size(); ++k)
+          if (node(c).inputs[k] == v && plan_.nodes[c].backward && plan_.nodes[c].wants_dx[k])
+            givers.emplace_back(c, static_cast<int>(k));
+      }
+      const int first = is_head(v) ? n_ : backward_step(givers.front().first);
+      if (!is_head(v)) p.grad = shared_gradient(v, givers.front());
+      if (p.grad) {
+        extend(p.grad.buffer, backward_step(v));
+      } else {
+        p.grad = {new_buffer("d(" + node(v).name + ")", map_bytes(v), first, backward_step(v)), 0, node(v).shape().C};
+      }
+      bool written = is_head(v);
+      for (auto [c, k] : givers) {
+        NodePlan& giver = plan_.nodes[c];
+        giver.accumulate.resize(node(c).inputs.size(), false);
+        giver.temp.resize(node(c).inputs.size(), -1);
+        giver.accumulate[k] = written;
+        const Op& op = *node(c).op;
+        const bool slice = p.grad.pitch != node(v).shape().C;
+        if ((written && !op.accumulates()) || (slice && !op.reads_slices())) {
+          giver.temp[k] =
+              new_buffer("part of d(" + node(v).name + ")", map_bytes(v), backward_step(c), backward_step(c));
+          ++plan_.extra_adds;
+        }
+        if (op.kind() == "concat") plan_.concat_copies += p.grad.buffer != giver.grad.buffer;
+        written = true;
+      }
+    }
+  }
+
+  Placement shared_gradient(int v, std::pair<int, int> giver) const {
+    const auto [c, k] = giver;
+    const Node& consumer = node(c);
+    const Placement& dy = plan_.nodes[c].grad;
+    const bool slice_would_do = node(v).op->writes_slices();
+    if (consumer.op->kind() == "concat") {
+      if (!options_.views || !slice_would_do) return {};
+      int channel = dy.channel;
+      for (int j = 0; j < k; ++j) channel += node(consumer.inputs[j]).shape().C;
+      return {dy.buffer, channel, dy.pitch};
+    }
+    if (!options_.reuse || !consumer.op->backward_in_place() || node(v).shape() != consumer.shape()) return {};
+    if (dy.pitch != consumer.shape().C && !slice_would_do) return {};
+    for (int other : consumer.inputs)  // one input only may have it: the first that asks in this order
+      if (other != v && plan_.nodes[other].grad.buffer == dy.buffer && other > v) return {};
+    if (consumer.op->kind() != "add" && k != 0) return {};
+    return dy;
+  }
+
+  void place_private_memory() {
+    for (int i = 0; i < n_; ++i) {
+      NodePlan& p = plan_.nodes[i];
+      p.accumulate.resize(node(i).inputs.size(), false);
+      p.temp.resize(node(i).inputs.size(), -1);
+      const auto take = [&](const char* what, size_t bytes, int first, int last) {
+        return bytes == 0 ? -1 : new_buffer(node(i).name + what, bytes, first, last);
+      };
+      p.saved = take(" saved", node(i).inferred.saved_bytes, i, p.backward ? backward_step(i) : i);
+      p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
+      if (p.backward)
+        p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));
+    }
+  }
+
+  const Graph& graph_;
+  const PlanOptions& options_;
+  DType type_;
+  int n_;
+  std::vector<std::vector<int>> consumers_;
+  std::vector<int> head_;
+  Plan plan_;
+};
+
+}  // namespace
+
+std::vector<std::vector<bool>> wanted_gradients(const Graph& graph) {
+  const int n = static_cast<int>(graph.nodes.size());
+  std::vector<bool> trains(n), reaches(n);  // something before it is trained; a loss comes after it
+  for (int i = 0; i < n; ++i) {
+    for (int p : graph.nodes[i].params) trains[i] = trains[i] || graph.params[p].spec.trainable;
+    for (int in : graph.nodes[i].inputs) trains[i] = trains[i] || trains[in];
+  }
+  for (const LossHead& h : graph.heads) reaches[h.node] = true;
+  std::vector<std::vector<bool>> wanted(n);
+  for (int i = n - 1; i >= 0; --i) {
+    if (!reaches[i]) continue;
+    for (int in : graph.nodes[i].inputs) reaches[in] = true;
+    if (!trains[i]) continue;
+    for (int in : graph.nodes[i].inputs) wanted[i].push_back(trains[in]);
+  }
+  return wanted;
+}
+
+size_t assign_offsets(std::vector<PlanBuffer>& buffers, bool reuse) {
+  std::vector<int> order(buffers.size()), placed;
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return buffers[a].bytes > buffers[b].bytes; });
+  size_t total = 0;
+  for (int i : order) {
+    PlanBuffer& b = buffers[i];
+    std::vector<const PlanBuffer*> neighbours;  // placed, and alive at the same time, by offset
+    for (int j : placed) {
+      const PlanBuffer& other = buffers[j];
+      if (!reuse || (other.first <= b.last && b.first <= other.last)) neighbours.push_back(&other);
+    }
+    std::sort(neighbours.begin(), neighbours.end(), [](auto* x, auto* y) { return x->offset < y->offset; });
+    size_t at = 0;
+    for (const PlanBuffer* other : neighbours) {
+      if (at + aligned(b.bytes) <= other->offset) break;
+      at = std::max(at, other->offset + aligned(other->bytes));
+    }
+    b.offset = at;
+    total = std::max(total, at + aligned(b.bytes));
+    placed.push_back(i);
+  }
+  return total;
+}
+
+Plan make_plan(const Graph& graph, const PlanOptions& options, DType type) {
+  return Planner(graph, options, type).run();
+}
+
+}  // namespace regolith

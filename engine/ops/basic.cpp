@@ -1,0 +1,77 @@
+#include "engine/ops/basic.h"
+
+#include "kernels/add.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+
+Map channel_slice(const Map& whole, int at, int C) {
+  Map m = whole;
+  m.data = static_cast<unsigned char*>(whole.data) + at * size_of(whole.dtype);
+  m.C = C;
+  return m;
+}
+
+Inference InputOp::infer(const std::vector<Shape>& inputs) {
+  Inference r;
+  r.shape = {inputs[0].N, shape_.H, shape_.W, shape_.C};
+  return r;
+}
+
+Inference AddOp::infer(const std::vector<Shape>& inputs) {
+  if (inputs.size() < 2) throw GraphError("add takes two inputs or more");
+  for (const Shape& s : inputs) {
+    if (s != inputs[0])
+      throw GraphError("adds maps of different shapes, " + to_string(inputs[0]) + " and " + to_string(s));
+  }
+  Inference r;
+  r.shape = inputs[0];
+  return r;
+}
+
+void AddOp::forward(const OpRun& run) {
+  kernels::add_forward(*run.stream, {.a = run.x[0], .b = run.x[1], .y = run.y});
+  for (size_t i = 2; i < run.x.size(); ++i)
+    kernels::add_forward(*run.stream, {.a = run.x[i], .b = {}, .y = run.y, .accumulate = true});
+}
+
+void AddOp::backward(const OpRun& run) {
+  for (size_t i = 0; i < run.dx.size(); ++i) {
+    if (run.dx[i] && run.dx[i].data != run.dy.data)  // dx of one input may be the memory of dy
+      kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[i], .accumulate = run.accumulate[i]});
+  }
+}
+
+Inference ConcatOp::infer(const std::vector<Shape>& inputs) {
+  if (inputs.size() < 2) throw GraphError("concat takes two inputs or more");
+  Inference r;
+  r.shape = inputs[0];
+  r.shape.C = 0;
+  for (const Shape& s : inputs) {
+    if (s.N != inputs[0].N || s.H != inputs[0].H || s.W != inputs[0].W)
+      throw GraphError("concatenates maps of different sizes, " + to_string(inputs[0]) + " and " + to_string(s));
+    r.shape.C += s.C;
+  }
+  return r;
+}
+
+void ConcatOp::forward(const OpRun& run) {
+  int at = 0;
+  for (const Map& x : run.x) {
+    const Map part = channel_slice(run.y, at, x.C);
+    if (x.data != part.data) kernels::add_forward(*run.stream, {.a = x, .b = {}, .y = part});
+    at += x.C;
+  }
+}
+
+void ConcatOp::backward(const OpRun& run) {
+  int at = 0;
+  for (size_t i = 0; i < run.dx.size(); ++i) {
+    const Map part = channel_slice(run.dy, at, run.x[i].C);
+    if (run.dx[i] && run.dx[i].data != part.data)
+      kernels::add_forward(*run.stream, {.a = part, .b = {}, .y = run.dx[i], .accumulate = run.accumulate[i]});
+    at += run.x[i].C;
+  }
+}
+
+}  // namespace regolith

@@ -1,0 +1,49 @@
+// The ops that move maps about: the image, sums, and concatenation.
+#pragma once
+
+#include "engine/graph/op.h"
+
+namespace regolith {
+
+// The image batch (N,H,W,C); written by the sampler, not by an op before it.
+class InputOp : public OpBase<InputOp> {
+ public:
+  InputOp(int H, int W, int C) : shape_{0, H, W, C} {}
+  std::string_view kind() const override { return "input"; }
+  bool writes_slices() const override { return false; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void forward(const OpRun&) override {}
+
+ private:
+  Shape shape_;
+};
+
+// y = x1 + x2 + ... of one shape.
+class AddOp : public OpBase<AddOp> {
+ public:
+  std::string_view kind() const override { return "add"; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+};
+
+// y = the channels of x1, then of x2, ... The plan lets the producers write into y: what it could not place is copied.
+class ConcatOp : public OpBase<ConcatOp> {
+ public:
+  std::string_view kind() const override { return "concat"; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  bool reads_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  // Copies the inputs that are not already slices of y; backward likewise.
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+};
+
+// The channels [at, at + C) of `whole`.
+Map channel_slice(const Map& whole, int at, int C);
+
+}  // namespace regolith

@@ -1,0 +1,70 @@
+// The weights of a network in device memory: one flat fp32 master buffer, its gradient, the optimizer's moments, and a
+// copy in the maps' type. The optimizer sees flat buffers only.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/graph/graph.h"
+#include "engine/tensor/device.h"
+
+namespace regolith {
+
+class Parameters {
+ public:
+  // Memory for the parameters of an inferred graph. training: with gradients and moments.
+  Parameters(const Graph& graph, Device& device, DType low, bool training);
+
+  // Fresh weights; the same seed and names give the same weights, whatever else the graph holds.
+  void initialise(uint64_t seed, DeviceStream& stream);
+
+  struct Entry {
+    std::string name;
+    std::vector<int64_t> shape;
+    Init init;
+    int64_t fan_in, fan_out;
+    bool trainable;
+    int64_t offset, elements;  // in floats, in the trained or the untrained part
+  };
+  const std::vector<Entry>& entries() const { return entries_; }
+  ParamView view(int param) const;
+
+  // Blocking copies to and from the host, in fp32. `what`: 'w' master, 'g' gradient, 'm' and 'v' moments.
+  std::vector<float> read(int param, char what, DeviceStream& stream) const;
+  void write(int param, char what, const std::vector<float>& values, DeviceStream& stream);
+  // Rewrites the low copy after master weights were written by hand. Marks the weights as changed.
+  void refresh_low(DeviceStream& stream);
+
+  // Flat buffers over the trained parameters.
+  int64_t flat_size() const { return flat_size_; }
+  float* master() const { return master_.as<float>(); }
+  float* grad() const { return grad_.as<float>(); }
+  float* first_moment() const { return first_moment_.as<float>(); }
+  float* second_moment() const { return second_moment_.as<float>(); }
+  void* low() const { return low_.as(); }
+  DType low_type() const { return low_type_; }
+  size_t bytes() const;
+
+  // Counts changes of the weights: packed copies of an older version are stale.
+  int64_t version() const { return version_; }
+  void touch() { ++version_; }
+
+  // A copy of master weights and running statistics, to restore later.
+  struct Snapshot {
+    std::vector<float> master, state;
+  };
+  Snapshot snapshot(DeviceStream& stream) const;
+  void restore(const Snapshot& snapshot, DeviceStream& stream);
+
+ private:
+  float* location(int param, char what) const;
+
+  Device& device_;
+  DType low_type_;
+  std::vector<Entry> entries_;
+  int64_t flat_size_ = 0, state_size_ = 0;
+  DeviceBuffer master_, grad_, first_moment_, second_moment_, low_, state_;
+  int64_t version_ = 1;
+};
+
+}  // namespace regolith

@@ -1,0 +1,127 @@
+#include "engine/run/program.h"
+
+#include <algorithm>
+
+#include "kernels/add.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+
+Program::Program(Graph graph, Device& device, const ProgramOptions& options)
+    : graph_(std::move(graph)), device_(device), options_(options) {
+  graph_.infer(options.N);
+  const auto wanted = wanted_gradients(graph_);
+  size_t packed = 0;
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    Node& node = graph_.nodes[i];
+    CompileContext c{device,
+                     options.type,
+                     options.tf32,
+                     options.plan.training,
+                     options.batch_statistics,
+                     options.deterministic,
+                     options.conv,
+                     wanted[i]};
+    c.needs_dx.resize(node.inputs.size(), false);
+    try {
+      node.op->compile(c);
+    } catch (const GraphError& e) {
+      throw GraphError((node.where.empty() ? "" : node.where + ": ") + "node " + node.name + ": " + e.what());
+    }
+    packed_offset_.push_back(packed);
+    packed += aligned(node.op->packed_weights());
+  }
+  plan_ = make_plan(graph_, options.plan, options.type);
+  if (packed > 0) packed_ = DeviceBuffer(device, packed);
+}
+
+void* Program::buffer(int index, void* arena) const {
+  return index < 0 ? nullptr : static_cast<unsigned char*>(arena) + plan_.buffers[index].offset;
+}
+
+Map Program::place(const Placement& p, int node, void* arena) const {
+  if (!p) return {};
+  const Shape& s = graph_.nodes[node].shape();
+  Map m{buffer(p.buffer, arena), s.N, s.H, s.W, s.C, p.pitch, options_.type};
+  m.data = m.as<unsigned char>() + p.channel * size_of(options_.type);
+  return m;
+}
+
+void Program::bind(void* arena, const Parameters& parameters, const int64_t* step) {
+  const int n = static_cast<int>(graph_.nodes.size());
+  runs_.assign(n, {});
+  gradients_.assign(n, {});
+  parameters_ = &parameters;
+  packed_version_ = 0;
+  for (int i = 0; i < n; ++i) {
+    const Node& node = graph_.nodes[i];
+    const NodePlan& p = plan_.nodes[i];
+    OpRun& run = runs_[i];
+    run.y = place(p.value, i, arena);
+    run.dy = place(p.grad, i, arena);
+    run.accumulate = p.accumulate;
+    for (size_t k = 0; k < node.inputs.size(); ++k) {
+      const int in = node.inputs[k];
+      run.x.push_back(place(plan_.nodes[in].value, in, arena));
+      Map dx = p.backward && p.wants_dx[k] ? place(plan_.nodes[in].grad, in, arena) : Map{};
+      gradients_[i].push_back(dx);
+      if (p.temp[k] >= 0) {  // written there whole, then added
+        dx.data = buffer(p.temp[k], arena);
+        dx.pitch = dx.C;
+        run.accumulate[k] = false;
+      }
+      run.dx.push_back(dx);
+    }
+    run.saved = buffer(p.saved, arena);
+    for (int param : node.params) run.params.push_back(parameters.view(param));
+    run.packed = packed_.as<unsigned char>() == nullptr ? nullptr : packed_.as<unsigned char>() + packed_offset_[i];
+    run.dropout = options_.dropout;
+    run.seed = options_.seed * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(i);
+    run.step = step;
+  }
+  arena_ = arena;
+}
+
+void Program::pack(DeviceStream& stream) {
+  if (packed_version_ == parameters_->version()) return;
+  packed_version_ = parameters_->version();
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    if (graph_.nodes[i].op->packed_weights() == 0) continue;
+    runs_[i].stream = &stream;
+    graph_.nodes[i].op->pack_weights(runs_[i]);
+  }
+}
+
+void Program::forward(DeviceStream& stream, int first_sample) {
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const Node& node = graph_.nodes[i];
+    OpRun& run = runs_[i];
+    run.stream = &stream;
+    run.first_sample = first_sample;
+    run.workspace = buffer(plan_.nodes[i].forward_workspace, arena_);
+    if (observer_ != nullptr) observer_->begin(node, false);
+    node.op->forward(run);
+    if (observer_ != nullptr) observer_->end(node, false);
+  }
+}
+
+void Program::backward(DeviceStream& stream, bool accumulate) {
+  for (int i = static_cast<int>(runs_.size()) - 1; i >= 0; --i) {
+    const NodePlan& p = plan_.nodes[i];
+    if (!p.backward) continue;
+    const Node& node = graph_.nodes[i];
+    OpRun& run = runs_[i];
+    run.stream = &stream;
+    run.accumulate_grads = accumulate;
+    run.workspace = buffer(p.backward_workspace, arena_);
+    if (observer_ != nullptr) observer_->begin(node, true);
+    node.op->backward(run);
+    for (size_t k = 0; k < run.dx.size(); ++k) {
+      if (p.temp[k] >= 0)
+        kernels::add_forward(stream, {.a = run.dx[k], .b = {}, .y = gradients_[i][k], .accumulate = p.accumulate[k]});
+    }
+    if (observer_ != nullptr) observer_->end(node, true);
+  }
+}
+
+}  // namespace regolith
