@@ -1,0 +1,95 @@
+// exp, log and sqrt of vectors. In the fast execution polynomials of our own (minimax fits of the functions below,
+// error about 1 ulp, so that loops over pixels stay vector loops); elsewhere, and for single lanes, those of the
+// platform.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/core/vec.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+
+// e^x. Below -87.3, where the result would be subnormal, 0; above 88.7 infinity; NaN stays NaN.
+template <int N>
+__device__ __forceinline__ Vec<N> exp(const Vec<N>& x) {
+#if REGOLITH_VECTOR_EXTENSION
+  if constexpr (Vec<N>::native) {
+    using V = Vec<N>;
+    using Words = detail::Lanes<int32_t, N>;
+    // x = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n, rounded, in the low bits of the sum.
+    const V magic(0x1.8p23f), sum = fma(x, V(0x1.715476p+0f), magic), n = sum - magic;
+    const V r = fma(n, V(-0x1.7f7d1cp-20f), fma(n, V(-0x1.62e4p-1f), x));
+    // e^r = 1 + r + r^2 P(r)
+    V p = fma(r, V(0x1.6a1a72p-10f), V(0x1.123fc6p-7f));
+    p = fma(p, r, V(0x1.555916p-5f));
+    p = fma(p, r, V(0x1.55548ap-3f));
+    p = fma(p, r, V(0x1.fffffcp-2f));
+    p = fma(p * r, r, r) + V(1);
+    V y;  // times 2^n, by the exponent's bits
+    y.v = reinterpret_cast<detail::Lanes<float, N>>(reinterpret_cast<Words>(p.v) +
+                                                    ((reinterpret_cast<Words>(sum.v) - 0x4b400000) << 23));
+    y = select(x < V(-0x1.5d58ap+6f), V(0), y);
+    y = select(x > V(0x1.62e42ep+6f), V(std::numeric_limits<float>::infinity()), y);
+    return select(x == x, y, x);
+  } else
+#endif
+    return Vec<N>::each([](float a) { return expf(a); }, x);
+}
+
+// Natural logarithm. In the fast execution subnormals count as zero: log(0) = -infinity; of negative numbers NaN.
+template <int N>
+__device__ __forceinline__ Vec<N> log(const Vec<N>& x) {
+#if REGOLITH_VECTOR_EXTENSION
+  if constexpr (Vec<N>::native) {
+    using V = Vec<N>;
+    using Words = detail::Lanes<int32_t, N>;
+    const float inf = std::numeric_limits<float>::infinity();
+    // x = 2^n (1 + f), 1 + f between the square roots of 1/2 and 2
+    const Words bits = reinterpret_cast<Words>(x.v), exponent = (bits - 0x3f3504f3) >> 23;
+    V n, f;
+    n.v = __builtin_convertvector(exponent, detail::Lanes<float, N>);
+    f.v = reinterpret_cast<detail::Lanes<float, N>>(bits - (exponent << 23)) - 1.f;
+    // log(1 + f) = f - f^2/2 + f^3 P(f)
+    V p = fma(f, V(-0.076344974f), V(0.12761578f));
+    p = fma(p, f, V(-0.13160183f));
+    p = fma(p, f, V(0.14201757f));
+    p = fma(p, f, V(-0.16623357f));
+    p = fma(p, f, V(0.20001227f));
+    p = fma(p, f, V(-0.2500082f));
+    p = fma(p, f, V(0.3333333f));
+    const V f2 = f * f;
+    V y = fma(n, V(0x1.7f7d1cp-20f), fma(f2 * f, p, f2 * V(-.5f)));
+    y = fma(n, V(0x1.62e4p-1f), f + y);
+    y = select(x < V(std::numeric_limits<float>::min()), V(-inf), y);
+    y = select(x < V(0), V(std::numeric_limits<float>::quiet_NaN()), y);
+    y = select(x == V(inf), x, y);
+    return select(x == x, y, x);
+  } else
+#endif
+    return Vec<N>::each([](float a) { return logf(a); }, x);
+}
+
+template <int N>
+__device__ __forceinline__ Vec<N> sqrt(const Vec<N>& x) {
+#if REGOLITH_VECTOR_EXTENSION && defined(__AVX512F__)
+  if constexpr (N == 16) {
+    Vec<N> r;
+    r.v = _mm512_sqrt_ps(x.v);
+    return r;
+  } else
+#elif REGOLITH_VECTOR_EXTENSION && defined(__AVX__)
+  if constexpr (N == 8) {
+    Vec<N> r;
+    r.v = _mm256_sqrt_ps(x.v);
+    return r;
+  } else
+#endif
+    return Vec<N>::each([](float a) { return sqrtf(a); }, x);
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION

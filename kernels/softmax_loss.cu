@@ -1,0 +1,382 @@
+#include "kernels/softmax_loss.h"
+
+#include "kernels/core/atomics.h"
+#include "kernels/core/launch.h"
+#include "kernels/core/math.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+// A block walks over its pixels tile by tile. A tile lies in shared memory in fp32, class by class, so that a thread
+// owns a vector of neighbouring pixels (one, on the GPU) and finds any number of classes without holding them.
+constexpr int kThreads = 256, kTile = 256;
+constexpr int kPixels = kWarp == 1 ? kLanes<float> : 1;
+using V = Vec<kPixels>;
+static_assert(kLossBlockPixels % kTile == 0 && kTile % kPixels == 0);
+
+template <class T>
+struct Pixels {  // logits or their gradient
+  T* data;
+  int pitch;
+  bool vectors;  // every tile of every image is whole 16-byte vectors of memory
+};
+
+template <class T>
+Pixels<T> pixels_of(const Map& m) {
+  const bool vectors = kWarp > 1 && m.whole() && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
+                       static_cast<int64_t>(m.H) * m.W * m.C * sizeof(T) % 16 == 0;
+  return {m.as<T>(), m.pitch, vectors};
+}
+
+// Calls f(pixel, class, element) for this thread's elements of a tile that begins at `x`.
+template <class T, class F>
+__device__ __forceinline__ void for_elements(const Pixels<T>& x, int64_t begin, int pixels, int K, F&& f) {
+  T* const p0 = x.data + begin * x.pitch;
+  for (int k = 0; k < K; ++k)
+    for (int p = threadIdx.x; p < pixels; p += blockDim.x) f(p, k, p0[p * x.pitch + k]);
+}
+
+template <class T>
+__device__ __forceinline__ void load_tile(const Pixels<const T>& x, int64_t begin, int pixels, int K, float* tile) {
+  if (!x.vectors) {
+    for_elements(x, begin, pixels, K, [&](int p, int k, const T& e) { tile[k * kTile + p] = static_cast<float>(e); });
+    return;
+  }
+  constexpr int L = kLanes<T>;
+  const T* const from = x.data + begin * K;
+  for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
+    const Vec<L> v = load<Vec<L>>(from + i);
+    int p = i / K, k = i % K;
+    for (int j = 0; j < L; ++j) {
+      tile[k * kTile + p] = v[j];
+      if (++k == K) k = 0, ++p;
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void store_tile(const Pixels<T>& x, int64_t begin, int pixels, int K, const float* tile,
+                                           bool accumulate) {
+  const auto put = [=](T& e, float g) { e = static_cast<T>(accumulate ? g + static_cast<float>(e) : g); };
+  if (!x.vectors) {
+    for_elements(x, begin, pixels, K, [&](int p, int k, T& e) { put(e, tile[k * kTile + p]); });
+    return;
+  }
+  constexpr int L = kLanes<T>;
+  T* const to = x.data + begin * K;
+  for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
+    int p = i / K, k = i % K;
+    Vec<L> v;
+    for (int j = 0; j < L; ++j) {
+      v.set(j, tile[k * kTile + p]);
+      if (++k == K) k = 0, ++p;
+    }
+    accumulate ? add_to(to + i, v) : store(to + i, v);
+  }
+}
+
+// The true class of each pixel of a tile, whole vectors of them; K where it counts for nothing.
+__device__ __forceinline__ void load_truth(const uint8_t* mask, int64_t begin, int pixels, int K, int ignore,
+                                           float* truth) {
+  const int whole = (pixels + kPixels - 1) / kPixels * kPixels;
+  for (int p = threadIdx.x; p < whole; p += blockDim.x) {
+    const int t = mask != nullptr && p < pixels ? mask[begin + p] : K;
+    truth[p] = static_cast<float>(t == ignore || t > K ? K : t);
+  }
+}
+
+// table[t] of each pixel.
+__device__ __forceinline__ V look_up(const float* table, const V& t) {
+  return V::each([=](float i) { return table[static_cast<int>(i)]; }, t);
+}
+
+struct Shape {
+  int64_t image;  // pixels
+  int K;
+};
+
+struct TileRange {
+  int64_t begin, end;  // of the image's pixels
+};
+__device__ __forceinline__ TileRange block_pixels(const Shape& s) {
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kLossBlockPixels, end = begin + kLossBlockPixels;
+  return {begin, end < s.image ? end : s.image};
+}
+
+// I, P and T of each class over this block's pixels. Grid: (blocks of an image, N). out: (N, blocks, 3, K)
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    dice_sums(Pixels<const T> x, const uint8_t* mask, int ignore, Shape s, float* out) {
+  Shared shared;
+  float* tile = shared.take<float>(s.K * kTile);
+  float* truth = shared.take<float>(kTile);
+  float* sums = shared.take<float>(3 * s.K);
+  for (int i = threadIdx.x; i < 3 * s.K; i += blockDim.x) sums[i] = 0;
+  const TileRange r = block_pixels(s);
+  for (int64_t at = r.begin; at < r.end; at += kTile) {
+    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
+    const int64_t begin = blockIdx.y * s.image + at;
+    sync_block();  // the tile may still be read
+    load_tile(x, begin, pixels, s.K, tile);
+    load_truth(mask, begin, pixels, s.K, ignore, truth);
+    sync_block();
+    for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
+      const V t = load<V>(truth + p);
+      V top = load<V>(tile + p), sum(0);
+      for (int k = 1; k < s.K; ++k) top = max(load<V>(tile + k * kTile + p), top);
+      for (int k = 0; k < s.K; ++k) {
+        const V e = exp(load<V>(tile + k * kTile + p) - top);
+        store(tile + k * kTile + p, e);
+        sum += e;
+      }
+      const V scale = V(1) / sum;
+      const Mask<kPixels> counts = t < V(s.K);
+      for (int k = 0; k < s.K; ++k)
+        store(tile + k * kTile + p, select(counts, load<V>(tile + k * kTile + p) * scale, V(0)));
+    }
+    sync_block();
+    for (int k = warp_rank(); k < s.K; k += warps()) {
+      V both(0), probability(0), truths(0);
+      for (int p = lane() * kPixels; p < pixels; p += kWarp * kPixels) {
+        const V v = load<V>(tile + k * kTile + p);
+        const Mask<kPixels> hit = load<V>(truth + p) == V(k);
+        both += select(hit, v, V(0));
+        truths += select(hit, V(1), V(0));
+        probability += v;
+      }
+      const float i = warp_sum(sum_lanes(both)), p = warp_sum(sum_lanes(probability)), t = warp_sum(sum_lanes(truths));
+      if (lane() == 0) sums[k] += i, sums[s.K + k] += p, sums[2 * s.K + k] += t;
+    }
+  }
+  sync_block();
+  float* to = out + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 3 * s.K;
+  for (int i = threadIdx.x; i < 3 * s.K; i += blockDim.x) to[i] = sums[i];
+}
+
+// Adds the partial sums up, and makes the Dice terms' loss and coefficients (N, 2, K) of their gradient by p_c:
+// b[c], plus a[c] in the pixels whose truth is c. One block. sums: (N + 1, 3, K), the last row the batch's.
+__global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, int N, int blocks, int K, LossTerms terms,
+                                                        double* sums, float* coefficients, double* loss) {
+  Shared shared;
+  double* scratch = shared.take<double>(kReduceScratch);
+  for (int i = threadIdx.x; i < N * 3 * K; i += blockDim.x) {
+    const int n = i / (3 * K), j = i % (3 * K);
+    double sum = 0;
+    for (int b = 0; b < blocks; ++b) sum += partial[(static_cast<int64_t>(n) * blocks + b) * 3 * K + j];
+    sums[i] = sum;
+  }
+  sync_block();
+  for (int j = threadIdx.x; j < 3 * K; j += blockDim.x) {
+    double sum = 0;
+    for (int n = 0; n < N; ++n) sum += sums[n * 3 * K + j];
+    sums[N * 3 * K + j] = sum;
+  }
+  sync_block();
+  double mine = 0;
+  for (int i = threadIdx.x; i < N * K; i += blockDim.x) {
+    const int n = i / K, c = i % K;
+    double a = 0, b = 0;
+    for (int j = 0; j < terms.dice_terms; ++j) {
+      const LossTerms::Dice& term = terms.dice[j];
+      const double* of = sums + (term.per_image ? n : N) * 3 * K + c;
+      const double top = 2 * of[0] + term.smooth, bottom = of[K] + of[2 * K] + term.smooth, w = term.class_weight[c];
+      if (w == 0 || bottom == 0) continue;  // bottom 0: no smoothing, and the class is neither there nor predicted
+      if (term.per_image || n == 0) mine += w * (1 - top / bottom);
+      a -= w * 2 / bottom;
+      b += w * top / (bottom * bottom);
+    }
+    coefficients[(n * 2) * K + c] = static_cast<float>(a);
+    coefficients[(n * 2 + 1) * K + c] = static_cast<float>(b);
+  }
+  const double total = block_sum(mine, scratch);
+  if (threadIdx.x == 0) *loss = total;
+}
+
+// A pixel's loss, and its gradient as p_k * of_p + constant + (at k = t) of_t.
+struct Gradient {
+  V of_p, of_t, constant;
+};
+
+// Adds the pixel terms of pixels whose true class has probability p and log-probability log_p; mean_log_p: over the
+// classes. weights: (terms, K + 1) by true class.
+__device__ __forceinline__ V pixel_terms(const LossTerms& terms, const float* weights, int K, const V& t, const V& p,
+                                         const V& log_p, const V& mean_log_p, Gradient& g) {
+  constexpr float kLow = 1e-7f, kHigh = 1 - 1e-7f;
+  V loss(0);
+  for (int j = 0; j < terms.pixel_terms; ++j) {
+    const LossTerms::Pixel& term = terms.pixel[j];
+    const V w = look_up(weights + j * (K + 1), t);
+    if (term.kind == LossTerms::Kind::cross_entropy) {
+      const V kept(1 - term.smoothing), spread(term.smoothing);
+      loss += w * (V(0) - kept * log_p - spread * mean_log_p);
+      g.of_p += w;
+      g.of_t += V(0) - w * kept;
+      g.constant += V(0) - w * spread * V(1.f / static_cast<float>(K));
+    } else {
+      const V clipped = min(V(kHigh), max(V(kLow), p)), q = V(1) - clipped, log_c = log(clipped);
+      V power = q;  // q^(gamma - 1)
+      if (term.gamma != 2) power = exp(V(term.gamma - 1) * log(q));
+      loss += V(0) - w * q * power * log_c;
+      const V c = w * power * (V(term.gamma) * clipped * log_c - q);
+      const V slope = select(p < V(kLow), V(0), select(p > V(kHigh), V(0), c));
+      g.of_t += slope;
+      g.of_p += V(0) - slope;
+    }
+  }
+  return loss;
+}
+
+// Grid: (blocks of an image, N). partial: (N, blocks) sums of the pixel terms
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pixel_loss(Pixels<const T> x, const uint8_t* mask, Shape s, LossTerms terms, const float* coefficients,
+               Pixels<T> dx, bool accumulate, const float* loss_scale, double* partial, int64_t* confusion,
+               uint8_t* prediction) {
+  const int K = s.K;
+  Shared shared;
+  float* tile = shared.take<float>(K * kTile);
+  float* truth = shared.take<float>(kTile);
+  float* weights = shared.take<float>(kMaxLossTerms * (K + 1));
+  float* dice_a = shared.take<float>(K + 1);
+  float* dice_b = shared.take<float>(K);
+  float* scratch = shared.take<float>(kReduceScratch);
+  int* counts = shared.take<int>(K * K);
+  for (int i = threadIdx.x; i < terms.pixel_terms * (K + 1); i += blockDim.x) {
+    const int k = i % (K + 1);
+    weights[i] = k < K ? terms.pixel[i / (K + 1)].class_weight[k] : 0;
+  }
+  const bool dice = coefficients != nullptr && dx.data != nullptr;
+  for (int k = threadIdx.x; k <= K; k += blockDim.x) {
+    dice_a[k] = dice && k < K ? coefficients[(blockIdx.y * 2) * K + k] : 0;
+    if (k < K) dice_b[k] = dice ? coefficients[(blockIdx.y * 2 + 1) * K + k] : 0;
+  }
+  for (int i = threadIdx.x; i < K * K; i += blockDim.x) counts[i] = 0;
+  const V scale(loss_scale != nullptr ? *loss_scale : 1.f);
+
+  const TileRange r = block_pixels(s);
+  V loss(0);
+  for (int64_t at = r.begin; at < r.end; at += kTile) {
+    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
+    const int64_t begin = blockIdx.y * s.image + at;
+    sync_block();  // the tile may still be read
+    load_tile(x, begin, pixels, K, tile);
+    load_truth(mask, begin, pixels, K, terms.ignore, truth);
+    sync_block();
+    for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
+      float* const here = tile + p;
+      const V t = load<V>(truth + p);
+      V top = load<V>(here), best(0);
+      for (int k = 1; k < K; ++k) {
+        const V v = load<V>(here + k * kTile);
+        best = select(v > top, V(k), best);
+        top = select(v > top, v, top);
+      }
+      for (int i = 0; i < kPixels && p + i < pixels; ++i) {
+        const int label = static_cast<int>(best[i]), true_label = static_cast<int>(t[i]);
+        if (prediction != nullptr) prediction[begin + p + i] = static_cast<uint8_t>(label);
+        if (true_label < K) count_shared(counts + true_label * K + label, 1);
+      }
+      V sum(0), above_sum(0), e_t(0), above_t(0);  // above: a logit minus the highest
+      for (int k = 0; k < K; ++k) {
+        const V above = load<V>(here + k * kTile) - top, e = exp(above);
+        const Mask<kPixels> hit = t == V(k);
+        e_t += select(hit, e, V(0));
+        above_t += select(hit, above, V(0));
+        above_sum += above;
+        sum += e;
+        store(here + k * kTile, e);
+      }
+      const V log_sum = log(sum), over_sum = V(1) / sum, p_t = e_t * over_sum;
+      const Mask<kPixels> valid = t < V(K);
+      Gradient g{V(0), V(0), V(0)};
+      const V mine = pixel_terms(terms, weights, K, t, p_t, above_t - log_sum,
+                                 above_sum * V(1.f / static_cast<float>(K)) - log_sum, g);
+      loss += select(valid, mine, V(0));
+      if (dx.data == nullptr) continue;
+      if (dice) {
+        const V at_t = look_up(dice_a, t) * p_t;
+        V mean(0);
+        for (int k = 0; k < K; ++k) mean += V(dice_b[k]) * load<V>(here + k * kTile);
+        g.of_t += at_t;
+        g.of_p += V(0) - at_t - mean * over_sum;
+      }
+      for (int k = 0; k < K; ++k) {
+        const V slope = fma(load<V>(here + k * kTile) * over_sum, g.of_p + V(dice_b[k]), g.constant);
+        const V full = slope + select(t == V(k), g.of_t, V(0));
+        store(here + k * kTile, select(valid, full * scale, V(0)));
+      }
+    }
+    if (dx.data == nullptr) continue;
+    sync_block();
+    store_tile(dx, begin, pixels, K, tile, accumulate);
+  }
+  const float total = block_sum(sum_lanes(loss), scratch);  // its barriers also close the counts
+  sync_block();
+  if (threadIdx.x == 0) partial[static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = total;
+  for (int i = threadIdx.x; confusion != nullptr && i < K * K; i += blockDim.x)
+    if (counts[i] != 0) count_global(confusion + i, counts[i]);
+}
+
+// loss (+)= dice + the partial sums. One block.
+__global__ void __launch_bounds__(kThreads)
+    finish_loss(const double* partial, int64_t count, const double* dice, double* loss, bool accumulate) {
+  Shared shared;
+  double* scratch = shared.take<double>(kReduceScratch);
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
+  const double total = block_sum(sum, scratch);
+  if (threadIdx.x == 0) *loss = (accumulate ? *loss : 0) + (dice != nullptr ? *dice : 0) + total;
+}
+
+void check(const SoftmaxLoss& a) {
+  const Map &x = a.logits, &g = a.dlogits;
+  const auto fail = [](const std::string& what) { throw KernelError("softmax_loss: " + what); };
+  if (x.C < 1 || x.C > kMaxClasses) fail("takes 1 to 32 classes, not " + std::to_string(x.C));
+  if (g && (g.N != x.N || g.H != x.H || g.W != x.W || g.C != x.C || g.dtype != x.dtype))
+    fail("dlogits must have the shape and type of the logits");
+  if (a.workspace == nullptr) fail("needs a workspace");
+  const LossTerms& t = a.terms;
+  if (t.pixel_terms < 0 || t.pixel_terms > kMaxLossTerms || t.dice_terms < 0 || t.dice_terms > kMaxLossTerms)
+    fail("takes at most 4 pixel terms and 4 Dice terms");
+}
+
+}  // namespace
+
+void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
+  check(a);
+  const Map& x = a.logits;
+  const Shape s{static_cast<int64_t>(x.H) * x.W, x.C};
+  const unsigned blocks = static_cast<unsigned>((s.image + kLossBlockPixels - 1) / kLossBlockPixels);
+  const Dim3 grid{blocks, static_cast<unsigned>(x.N)};
+  const int64_t partials = static_cast<int64_t>(blocks) * x.N;
+  const bool dice = a.terms.dice_terms > 0 && (a.dlogits || a.loss != nullptr);
+  // workspace: the Dice loss, partial (N, blocks), sums (N + 1, 3, K), partial sums (N, blocks, 3, K), coefficients
+  double* const dice_loss = static_cast<double*>(a.workspace);
+  double* const partial = dice_loss + 1;
+  double* const sums = partial + partials;
+  float* const partial_sums = reinterpret_cast<float*>(sums + static_cast<int64_t>(x.N + 1) * 3 * s.K);
+  float* const coefficients = partial_sums + partials * 3 * s.K;
+  const size_t tile = shared_bytes<float>(s.K * kTile) + shared_bytes<float>(kTile);
+  const size_t reduce = shared_bytes<double>(kReduceScratch);
+  with_float_type(x.dtype, "softmax_loss", [&](auto t) {
+    using T = decltype(t);
+    const Pixels<T> logits = pixels_of<T>(x), dlogits = pixels_of<T>(a.dlogits);
+    const Pixels<const T> from{logits.data, logits.pitch, logits.vectors};
+    if (dice) {
+      launch(stream, "dice_sums", grid, {kThreads}, tile + shared_bytes<float>(3 * s.K), dice_sums<T>, from, a.mask,
+             a.terms.ignore, s, partial_sums);
+      launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
+             s.K, a.terms, sums, coefficients, dice_loss);
+    }
+    const size_t tables = shared_bytes<float>(kMaxLossTerms * (s.K + 1)) + shared_bytes<float>(s.K + 1) +
+                          shared_bytes<float>(s.K) + shared_bytes<float>(kReduceScratch) + shared_bytes<int>(s.K * s.K);
+    launch(stream, "pixel_loss", grid, {kThreads}, tile + tables, pixel_loss<T>, from, a.mask, s, a.terms,
+           dice ? coefficients : nullptr, dlogits, a.accumulate_gradient, a.loss_scale, partial, a.confusion,
+           a.prediction);
+  });
+  if (a.loss != nullptr)
+    launch(stream, "finish_loss", {1}, {kThreads}, reduce, finish_loss, partial, partials, dice ? dice_loss : nullptr,
+           a.loss, a.accumulate_loss);
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION
