@@ -1,0 +1,103 @@
+#include "engine/train/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "kernels/core/error.h"
+
+namespace regolith {
+
+bool higher_is_better(const std::string& monitor) {
+  if (monitor == "val_loss" || monitor == "loss") return false;
+  if (monitor == "val_miou" || monitor == "val_miou_foreground" || monitor == "val_miou_keras_ignore0" ||
+      monitor == "val_accuracy") {
+    return true;
+  }
+  throw TrainError("monitor: '" + monitor +
+                   "' is not watched; choose val_loss, val_miou, val_miou_foreground, val_miou_keras_ignore0, "
+                   "val_accuracy or loss");
+}
+
+Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor)
+    : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor)), reduced_(base_rate) {}
+
+double Schedule::learning_rate(int64_t step) const {
+  if (step < spec_.warmup_steps) {
+    return reduced_ * static_cast<double>(step + 1) / static_cast<double>(spec_.warmup_steps);
+  }
+  // The part of the way from the end of the warm-up to the end of the run.
+  const double way = static_cast<double>(std::max<int64_t>(1, total_ - spec_.warmup_steps));
+  const double t = std::min(1., static_cast<double>(step - spec_.warmup_steps) / way);
+  const auto down = [&](double shape, double last) { return base_ * (last + (1 - last) * shape); };
+  if (const auto* c = std::get_if<CosineSpec>(&spec_.curve)) {
+    return down((1 + std::cos(std::numbers::pi * t)) / 2, c->final_fraction);
+  }
+  if (const auto* p = std::get_if<PolynomialSpec>(&spec_.curve))
+    return down(std::pow(1 - t, p->power), p->final_fraction);
+  return reduced_;
+}
+
+void Schedule::end_epoch(double monitored) {
+  const auto* plateau = std::get_if<PlateauSpec>(&spec_.curve);
+  if (plateau == nullptr) return;
+  const double value = maximise_ ? -monitored : monitored;
+  if (cooldown_ > 0) {
+    --cooldown_;
+    wait_ = 0;
+  }
+  if (std::isfinite(value) && (!seen_ || value < best_ - plateau->min_delta)) {
+    best_ = value;
+    seen_ = true;
+    wait_ = 0;
+  } else if (cooldown_ == 0 && ++wait_ >= plateau->patience && reduced_ > plateau->min_lr) {
+    reduced_ = std::max(reduced_ * plateau->factor, plateau->min_lr);
+    cooldown_ = plateau->cooldown;
+    wait_ = 0;
+  }
+}
+
+nlohmann::json Schedule::state() const {
+  return {{"rate", reduced_}, {"best", best_}, {"seen", seen_}, {"wait", wait_}, {"cooldown", cooldown_}};
+}
+
+void Schedule::restore(const nlohmann::json& state) try {
+  state.at("rate").get_to(reduced_);
+  state.at("best").get_to(best_);
+  state.at("seen").get_to(seen_);
+  state.at("wait").get_to(wait_);
+  state.at("cooldown").get_to(cooldown_);
+} catch (const nlohmann::json::exception& e) {
+  throw CheckpointError(std::string("the schedule's state is not readable: ") + e.what());
+}
+
+EarlyStopping::EarlyStopping(const EarlyStoppingSpec& spec) : spec_(spec), maximise_(higher_is_better(spec.monitor)) {}
+
+EarlyStopping::Verdict EarlyStopping::end_epoch(int64_t epoch, double monitored) {
+  const double gain = maximise_ ? monitored - best_ : best_ - monitored;
+  if (std::isfinite(monitored) && (best_epoch_ < 0 || gain > spec_.min_delta)) {
+    best_ = monitored;
+    best_epoch_ = epoch;
+    wait_ = 0;
+    return {true, false};
+  }
+  ++wait_;
+  return {false, spec_.patience > 0 && wait_ >= spec_.patience};
+}
+
+nlohmann::json EarlyStopping::state() const {
+  // JSON has no NaN: a best value that is not there yet is told by the epoch.
+  return {{"best", best_epoch_ < 0 ? 0 : best_}, {"best_epoch", best_epoch_}, {"wait", wait_}};
+}
+
+void EarlyStopping::restore(const nlohmann::json& state) try {
+  state.at("best").get_to(best_);
+  state.at("best_epoch").get_to(best_epoch_);
+  state.at("wait").get_to(wait_);
+  if (best_epoch_ < 0) best_ = std::numeric_limits<double>::quiet_NaN();
+} catch (const nlohmann::json::exception& e) {
+  throw CheckpointError(std::string("early stopping's state is not readable: ") + e.what());
+}
+
+}  // namespace regolith
