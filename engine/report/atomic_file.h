@@ -1,0 +1,32 @@
+// A file that is there whole or not at all: written beside its place, flushed to the disk, then renamed.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace regolith {
+
+class AtomicFile {
+ public:
+  // Throws IoError, as write() and commit() do, naming the file and the reason. Whatever stood at `path` stays as it
+  // was until commit(); without a commit the temporary file goes with this object.
+  explicit AtomicFile(std::string path);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+
+ private:
+  [[noreturn]] void fail(const char* what) const;
+
+  std::string path_, temporary_;
+  int file_ = -1;
+};
+
+void write_file_atomically(const std::string& path, std::string_view text);
+
+}  // namespace regolith

@@ -1,0 +1,222 @@
+#include "engine/train/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "engine/report/atomic_file.h"
+
+namespace regolith {
+namespace {
+using Json = nlohmann::json;
+
+static_assert(std::endian::native == std::endian::little, "safetensors are little-endian, and so are we");
+
+constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the format's own reader
+constexpr const char* kMetadata = "__metadata__";
+constexpr std::array<std::pair<DType, const char*>, 7> kTypes{{{DType::f32, "F32"},
+                                                               {DType::bf16, "BF16"},
+                                                               {DType::f16, "F16"},
+                                                               {DType::u8, "U8"},
+                                                               {DType::i32, "I32"},
+                                                               {DType::i64, "I64"},
+                                                               {DType::f64, "F64"}}};
+
+const char* safetensors_name(DType type) {
+  return std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& entry) { return entry.first == type; })->second;
+}
+
+// The header, before anything in it is believed.
+struct Entry {
+  std::string name;
+  DType type;
+  std::vector<int64_t> shape;
+  uint64_t begin, end;
+};
+
+Entry read_entry(const std::string& path, const std::string& name, const Json& json, uint64_t data_bytes) {
+  const auto fail = [&](const std::string& message) {
+    throw CheckpointError(path + ": tensor '" + name + "': " + message);
+  };
+  const auto is_size = [](const Json& value) { return value.is_number_unsigned(); };
+  if (!json.is_object() || !json.contains("dtype") || !json.contains("shape") || !json.contains("data_offsets"))
+    fail("expected an entry with dtype, shape and data_offsets");
+  const Json &dtype = json["dtype"], &shape = json["shape"], &offsets = json["data_offsets"];
+  const auto type =
+      std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& entry) { return dtype == entry.second; });
+  if (type == kTypes.end()) fail("element type " + dtype.dump() + " is not known here");
+  if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_size)) fail("bad shape " + shape.dump());
+  if (!offsets.is_array() || offsets.size() != 2 || !is_size(offsets[0]) || !is_size(offsets[1]))
+    fail("bad data_offsets " + offsets.dump());
+  Entry entry{name, type->first, {}, offsets[0].get<uint64_t>(), offsets[1].get<uint64_t>()};
+  if (entry.begin > entry.end || entry.end > data_bytes)
+    fail("its data (" + std::to_string(entry.begin) + " to " + std::to_string(entry.end) + ") lies outside of the " +
+         std::to_string(data_bytes) + " bytes of the file; the file is truncated or damaged");
+  uint64_t bytes = size_of(entry.type);
+  for (const Json& extent : shape) {
+    const uint64_t n = extent.get<uint64_t>();
+    if (n > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) || __builtin_mul_overflow(bytes, n, &bytes))
+      fail("the size of shape " + shape.dump() + " overflows");
+    entry.shape.push_back(static_cast<int64_t>(n));
+  }
+  if (bytes != entry.end - entry.begin)
+    fail("shape " + shape_string(entry.shape) + " of " + type->second + " needs " + std::to_string(bytes) +
+         " bytes, data_offsets hold " + std::to_string(entry.end - entry.begin));
+  return entry;
+}
+
+Json parse_header(const std::string& path, const std::string& text) {
+  std::set<std::string> names;
+  const auto unique = [&](int depth, Json::parse_event_t event, Json& value) {
+    if (depth == 1 && event == Json::parse_event_t::key && !names.insert(value.get<std::string>()).second)
+      throw CheckpointError(path + ": tensor '" + value.get<std::string>() + "' is there twice");
+    return true;
+  };
+  try {
+    Json header = Json::parse(text, unique);
+    if (header.is_object()) return header;
+  } catch (const Json::exception&) {
+  }
+  throw CheckpointError(path + ": the header is not a JSON object; this is not a safetensors file, or a damaged one");
+}
+
+}  // namespace
+
+std::string shape_string(std::span<const int64_t> shape) {
+  std::string text;
+  for (const int64_t extent : shape) text += (text.empty() ? "" : ", ") + std::to_string(extent);
+  return "(" + text + ")";
+}
+
+void Checkpoint::set(const std::string& name, DType type, std::vector<int64_t> shape, const void* data) {
+  size_t bytes = size_of(type);
+  for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+  const uint8_t* first = static_cast<const uint8_t*>(data);
+  tensors[name] = {type, std::move(shape), std::vector<uint8_t>(first, first + bytes)};
+}
+
+const CheckpointTensor& Checkpoint::tensor(const std::string& name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end())
+    throw CheckpointError(origin + ": there is no tensor '" + name + "'; it was written for another network");
+  return found->second;
+}
+
+const CheckpointTensor& Checkpoint::tensor(const std::string& name, DType type, std::span<const int64_t> shape) const {
+  const CheckpointTensor& found = tensor(name);
+  if (found.type != type) wrong_type(name, found.type, type);
+  if (!std::equal(shape.begin(), shape.end(), found.shape.begin(), found.shape.end()))
+    throw CheckpointError(origin + ": tensor '" + name + "' has the shape " + shape_string(found.shape) +
+                          ", expected " + shape_string(shape) + "; it was written for another network");
+  return found;
+}
+
+void Checkpoint::wrong_type(const std::string& name, DType found, DType expected) const {
+  throw CheckpointError(origin + ": tensor '" + name + "' is " + std::string(name_of(found)) + ", expected " +
+                        std::string(name_of(expected)));
+}
+
+const std::string& Checkpoint::meta(const std::string& key) const {
+  const auto found = metadata.find(key);
+  if (found == metadata.end())
+    throw CheckpointError(origin + ": there is no '" + key +
+                          "' in its metadata; it holds weights, not a training state");
+  return found->second;
+}
+
+void save_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
+  // Larger elements first, then by name: every tensor then starts on a multiple of its element's size.
+  std::vector<const std::pair<const std::string, CheckpointTensor>*> order;
+  for (const auto& entry : checkpoint.tensors) order.push_back(&entry);
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto* a, const auto* b) { return size_of(a->second.type) > size_of(b->second.type); });
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!checkpoint.metadata.empty()) header[kMetadata] = checkpoint.metadata;
+  uint64_t offset = 0;
+  for (const auto* entry : order) {
+    const CheckpointTensor& tensor = entry->second;
+    header[entry->first] = {{"dtype", safetensors_name(tensor.type)},
+                            {"shape", tensor.shape},
+                            {"data_offsets", {offset, offset + tensor.bytes.size()}}};
+    offset += tensor.bytes.size();
+  }
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const Json::exception& error) {
+    throw CheckpointError(path + ": a name or a text is not UTF-8: " + error.what());
+  }
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = text.size();
+  if (length > kMaxHeader) throw CheckpointError(path + ": the header has more than 100 MB; store less text in it");
+  AtomicFile file(path);
+  file.write(&length, sizeof length);
+  file.write(text);
+  for (const auto* entry : order) file.write(entry->second.bytes.data(), entry->second.bytes.size());
+  file.commit();
+}
+
+Checkpoint load_checkpoint(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
+  std::error_code error;
+  if (size < 0 || std::filesystem::is_directory(path, error))
+    throw IoError(path + ": cannot read this file; expected weights in the safetensors format");
+  const auto truncated = [&](const char* what) {
+    throw CheckpointError(path + ": the file ends inside of its " + what +
+                          "; it is truncated, or not a safetensors file");
+  };
+  const auto read = [&](void* to, uint64_t bytes) {
+    if (!file.read(static_cast<char*>(to), static_cast<std::streamsize>(bytes)))
+      throw IoError(path + ": reading failed before the end of the file");
+  };
+  uint64_t length = 0;
+  const uint64_t total = static_cast<uint64_t>(size);
+  if (total < sizeof length) truncated("header");
+  file.seekg(0);
+  read(&length, sizeof length);
+  if (length > kMaxHeader || length > total - sizeof length) truncated("header");
+  std::string text(length, ' ');
+  read(text.data(), length);
+  const Json header = parse_header(path, text);
+
+  Checkpoint checkpoint;
+  checkpoint.origin = path;
+  std::vector<Entry> entries;
+  const uint64_t data_bytes = total - sizeof length - length;
+  for (const auto& [name, json] : header.items()) {
+    if (name != kMetadata) {
+      entries.push_back(read_entry(path, name, json, data_bytes));
+      continue;
+    }
+    if (!json.is_object()) throw CheckpointError(path + ": __metadata__ is not a map of texts");
+    for (const auto& [key, value] : json.items()) {
+      if (!value.is_string()) throw CheckpointError(path + ": __metadata__ '" + key + "' is not a text");
+      checkpoint.metadata[key] = value.get<std::string>();
+    }
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  uint64_t offset = 0;
+  for (const Entry& entry : entries) {
+    if (entry.begin != offset)
+      throw CheckpointError(path + ": tensor '" + entry.name + "' starts at " + std::to_string(entry.begin) +
+                            ", expected " + std::to_string(offset) + "; tensors overlap or leave a gap");
+    offset = entry.end;
+    CheckpointTensor& tensor = checkpoint.tensors[entry.name];
+    tensor = {entry.type, entry.shape, std::vector<uint8_t>(entry.end - entry.begin)};
+    read(tensor.bytes.data(), tensor.bytes.size());
+  }
+  if (offset != data_bytes)
+    throw CheckpointError(path + ": " + std::to_string(data_bytes - offset) +
+                          " bytes after the last tensor belong to none");
+  return checkpoint;
+}
+
+}  // namespace regolith
