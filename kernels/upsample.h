@@ -1,0 +1,26 @@
+// Upsampling by a whole factor, as Keras' UpSampling2D (PyTorch's interpolate with align_corners=False): nearest, or
+// bilinear between half-pixel centres with the edge pixels repeated. Backward gathers: a pixel of dx reads its dy's.
+#pragma once
+
+#include "kernels/core/kernel.h"
+
+namespace regolith::kernels {
+
+struct UpsampleForward {
+  Map x;  // (N, H, W, C)
+  Map y;  // (N, factor * H, factor * W, C)
+  int factor = 2;
+  bool bilinear = false;
+};
+REGOLITH_KERNEL(upsample_forward, UpsampleForward);
+
+struct UpsampleBackward {
+  Map dy;  // (N, factor * H, factor * W, C)
+  Map dx;  // (N, H, W, C); written, or added to
+  int factor = 2;
+  bool bilinear = false;
+  bool accumulate = false;
+};
+REGOLITH_KERNEL(upsample_backward, UpsampleBackward);
+
+}  // namespace regolith::kernels
