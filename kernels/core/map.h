@@ -14,12 +14,12 @@ struct Map {
   int pitch = 0;  // elements from one pixel to the next: C for a whole buffer, the parent's channels for a slice
   DType dtype = DType::f32;
 
-  explicit operator bool() const { return data != nullptr; }
-  int64_t pixels() const { return static_cast<int64_t>(N) * H * W; }
-  int64_t elements() const { return pixels() * C; }
-  bool whole() const { return pitch == C; }
+  REGOLITH_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
+  REGOLITH_HOST_DEVICE int64_t pixels() const { return static_cast<int64_t>(N) * H * W; }
+  REGOLITH_HOST_DEVICE int64_t elements() const { return pixels() * C; }
+  REGOLITH_HOST_DEVICE bool whole() const { return pitch == C; }
   template <class T>
-  T* as() const {
+  REGOLITH_HOST_DEVICE T* as() const {
     return static_cast<T*>(data);
   }
 };
