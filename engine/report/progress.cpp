@@ -1,0 +1,128 @@
+#include "engine/report/progress.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+namespace regolith {
+namespace {
+
+constexpr double kRedraw = 0.1;  // seconds
+
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+template <class... Args>
+std::string format(const char* pattern, Args... args) {
+  char text[128];
+  std::snprintf(text, sizeof text, pattern, args...);
+  return text;
+}
+
+}  // namespace
+
+std::string duration_text(double seconds) {
+  if (!std::isfinite(seconds)) return "?";
+  if (seconds < 9.95) return format("%.1fs", std::max(0.0, seconds));
+  const auto whole = static_cast<long long>(std::llround(seconds));
+  if (whole < 60) return format("%llds", whole);
+  if (whole < 3600) return format("%lld:%02lld", whole / 60, whole % 60);
+  return format("%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+Progress::Progress(std::ostream& out, int columns, Clock clock)
+    : out_(out), columns_(columns), clock_(clock ? std::move(clock) : steady_seconds), start_(clock_()) {}
+
+Progress::~Progress() {
+  if (!current_.empty()) out_ << "\n" << std::flush;
+}
+
+int Progress::columns_of(int file_descriptor) {
+  if (!::isatty(file_descriptor)) return 0;
+  winsize size{};
+  return ::ioctl(file_descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+std::string Progress::line(const ProgressState& s) const {
+  const int64_t done = (s.epoch - 1) * s.steps + s.step, total = s.epochs * s.steps;
+  const int width = static_cast<int>(std::to_string(s.epochs).size());
+  const int step_width = static_cast<int>(std::to_string(s.steps).size());
+  std::string text = format("epoch %*d/%d  step %*lld/%lld", width, s.epoch, s.epochs, step_width,
+                            static_cast<long long>(s.step), static_cast<long long>(s.steps));
+  text += format("  loss %.4g  lr %.2e  %.1f images/s", s.loss, s.lr, s.images_per_second);
+  if (done > first_ && done < total)
+    text += "  ETA " +
+            duration_text((clock_() - start_) / static_cast<double>(done - first_) * static_cast<double>(total - done));
+  if (done >= total) text += "  in " + duration_text(clock_() - start_);
+  if (s.val_loss) text += format("  val loss %.4g", *s.val_loss);
+  if (s.val_miou) text += format("  val mIoU %.4f", *s.val_miou);
+  return text;
+}
+
+void Progress::erase() {
+  if (!current_.empty()) out_ << "\r\x1b[K";
+  current_.clear();
+}
+
+void Progress::draw(const std::string& line) {
+  erase();
+  current_ = line.substr(0, static_cast<size_t>(std::max(1, columns_ - 1)));  // a line that wraps cannot be redrawn
+  out_ << current_ << std::flush;
+}
+
+void Progress::step(const ProgressState& state) {
+  const double now = clock_();
+  if (first_ < 0) {  // the clock of the ETA starts after the first step: it pays for what happens once
+    first_ = (state.epoch - 1) * state.steps + state.step;
+    start_ = now;
+  }
+  if (columns_ == 0 || (!current_.empty() && now - drawn_ < kRedraw)) return;
+  drawn_ = now;
+  draw(line(state));
+}
+
+void Progress::epoch(const ProgressState& state) {
+  if (first_ < 0) first_ = (state.epoch - 1) * state.steps;
+  erase();
+  out_ << line(state) << "\n" << std::flush;
+}
+
+void Progress::message(const std::string& text) {
+  const std::string under = current_;
+  erase();
+  out_ << text << "\n";
+  if (!under.empty()) draw(under);
+  out_ << std::flush;
+}
+
+Phases::Phases(Progress::Clock clock) : clock_(clock ? std::move(clock) : steady_seconds) {}
+
+void Phases::start(const std::string& name) {
+  stop();
+  auto phase = std::find_if(seconds_.begin(), seconds_.end(), [&](const auto& entry) { return entry.first == name; });
+  if (phase == seconds_.end()) phase = seconds_.insert(phase, {name, 0.0});
+  current_ = static_cast<int>(phase - seconds_.begin());
+  began_ = clock_();
+}
+
+void Phases::stop() {
+  if (current_ >= 0) seconds_[static_cast<size_t>(current_)].second += clock_() - began_;
+  current_ = -1;
+}
+
+std::string Phases::text() const {
+  std::string text;
+  double total = 0;
+  for (const auto& [name, seconds] : seconds_) {
+    text += (text.empty() ? "" : ", ") + name + " " + duration_text(seconds);
+    total += seconds;
+  }
+  return text + "; " + duration_text(total) + " in all";
+}
+
+}  // namespace regolith

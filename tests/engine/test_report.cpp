@@ -1,0 +1,188 @@
+// What a run shows and leaves behind: progress, tables, history, curves.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engine/report/history.h"
+#include "engine/report/progress.h"
+#include "engine/report/table.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+ProgressState state(int epoch, int64_t step) { return {epoch, 12, step, 24, 0.12345, 1e-3, 51.26, {}, {}}; }
+
+TEST(Progress, PipedGivesOnePlainLinePerEpoch) {
+  std::ostringstream out;
+  double now = 0;
+  {
+    Progress progress(out, 0, [&] { return now; });
+    for (int step = 1; step <= 24; ++step, now += 0.5) progress.step(state(1, step));
+    ProgressState done = state(1, 24);
+    done.val_loss = 0.5;
+    done.val_miou = 0.61;
+    progress.epoch(done);
+  }
+  // The clock started after the first step: 23 steps took 12 s, 264 are left.
+  EXPECT_EQ(
+      out.str(),
+      "epoch  1/12  step 24/24  loss 0.1235  lr 1.00e-03  51.3 images/s  ETA 2:18  val loss 0.5  val mIoU 0.6100\n");
+}
+
+TEST(Progress, ATerminalIsRedrawnSeldomAndNeverWraps) {
+  std::ostringstream out;
+  double now = 0;
+  Progress progress(out, 40, [&] { return now; });
+  for (int step = 1; step <= 24; ++step, now += 0.03) progress.step(state(3, step));
+  const std::string drawn = out.str();
+  EXPECT_EQ(drawn.substr(0, 39), "epoch  3/12  step  1/24  loss 0.1235  l");
+  EXPECT_THAT(drawn, Not(HasSubstr("\n")));
+  const auto redraws = std::count(drawn.begin(), drawn.end(), '\r');
+  EXPECT_GE(redraws, 4);
+  EXPECT_LE(redraws, 7);  // in 0.69 seconds
+  progress.message("a note");
+  EXPECT_THAT(out.str(), HasSubstr("\r\x1b[Ka note\nepoch  3/12"));
+  progress.epoch(state(12, 24));
+  EXPECT_THAT(out.str(), HasSubstr("images/s  in 0.7s\n"));
+}
+
+TEST(Progress, AResumedRunCountsItsOwnSteps) {
+  std::ostringstream out;
+  double now = 100;
+  Progress progress(out, 0, [&] { return now; });
+  progress.step(state(7, 1));
+  now += 46;
+  progress.epoch(state(7, 24));
+  EXPECT_THAT(out.str(), HasSubstr("ETA 4:00"));  // 2 s per step, 120 steps
+}
+
+TEST(Phases, AddUpByName) {
+  double now = 0;
+  Phases phases([&] { return now; });
+  phases.start("data");
+  now = 0.44;
+  phases.start("train");
+  now = 100;
+  phases.start("data");
+  now = 101;
+  phases.stop();
+  now = 500;
+  EXPECT_EQ(phases.text(), "data 1.4s, train 1:40; 1:41 in all");
+  EXPECT_EQ(phases.seconds().size(), 2u);
+  EXPECT_EQ(duration_text(3725), "1:02:05");
+  EXPECT_EQ(duration_text(59.7), "1:00");
+  EXPECT_EQ(duration_text(9.96), "10s");
+  EXPECT_EQ(duration_text(NAN), "?");
+}
+
+TEST(Table, AlignsTextLeftAndNumbersRight) {
+  Table table({"name", "value"});
+  table.add({"søil", "1.5"});
+  table.add({"b"});
+  table.add({"long name", "12.25"});
+  EXPECT_EQ(table.text(), "name       value\n---------  -----\nsøil         1.5\nb\nlong name  12.25\n");
+  EXPECT_THROW(table.add({"1", "2", "3"}), std::invalid_argument);
+}
+
+TEST(Table, ScoresOfARun) {
+  const std::vector<double> iou{0.5, 0.61234, NAN}, precision{1, 0.25, NAN}, recall{0, 0.125, 0};
+  const std::vector<std::string> names{"background", "soil"};
+  EXPECT_EQ(score_table("test", names, {iou, precision, recall, 0.55, 0.6, 0.3}),
+            "test                   IoU  precision  recall\n"
+            "------------------  ------  ---------  ------\n"
+            "background          0.5000     1.0000  0.0000\n"
+            "soil                0.6123     0.2500  0.1250\n"
+            "class 2                  -          -  0.0000\n"
+            "------------------  ------  ---------  ------\n"
+            "miou                0.5500\n"
+            "miou_foreground     0.6000\n"
+            "miou_keras_ignore0  0.3000\n");
+}
+
+class HistoryTest : public testing::Test {
+ protected:
+  HistoryTest() : folder_(fs::temp_directory_path() / ("regolith_history_" + std::to_string(::getpid()))) {
+    fs::create_directories(folder_);
+    path_ = (folder_ / "history.jsonl").string();
+  }
+  ~HistoryTest() override { fs::remove_all(folder_); }
+  std::string text() const {
+    std::ifstream file(path_);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  static EpochRecord record(int64_t epoch) {
+    EpochRecord r;
+    r.epoch = epoch;
+    r.step = 10 * epoch;
+    r.loss = 1.0 / static_cast<double>(epoch);
+    if (epoch % 2 == 0) r.val_iou = {0.1, EpochRecord::kNone}, r.val_loss = 0.3, r.val_miou = 0.25;
+    return r;
+  }
+  fs::path folder_;
+  std::string path_;
+};
+
+TEST_F(HistoryTest, ComesBackAndGoesOnAfterTheResumedEpoch) {
+  {
+    History history(path_);
+    for (int epoch = 1; epoch <= 4; ++epoch) history.append(record(epoch));
+  }
+  const auto records = History::read(path_);
+  ASSERT_EQ(records.size(), 4u);
+  EXPECT_EQ(records[2].loss, 1.0 / 3);
+  EXPECT_EQ(records[1].val_iou[0], 0.1);
+  EXPECT_TRUE(std::isnan(records[1].val_iou[1]));
+  EXPECT_TRUE(std::isnan(records[0].val_loss));
+  const std::string before = text();
+  EXPECT_THAT(before, testing::StartsWith(R"({"epoch":1,"step":10,"lr":null,"loss":1.0,)"));
+
+  std::ofstream(path_, std::ios::app) << R"({"epoch":5,"st)";  // killed while it wrote
+  History resumed(path_, 3);
+  EXPECT_EQ(resumed.records().size(), 3u);
+  resumed.append(record(4));
+  EXPECT_EQ(text(), before);
+
+  History fresh(path_);
+  EXPECT_EQ(text(), "");
+}
+
+TEST_F(HistoryTest, DamageIsTold) {
+  std::ofstream(path_) << "{\"epoch\":1}\nnonsense\n";
+  EXPECT_THROW(History(path_, 1), IoError);
+  EXPECT_THROW(History::read((folder_ / "none").string()), IoError);
+  EXPECT_THROW(History((folder_ / "none" / "h").string()), IoError);
+}
+
+TEST_F(HistoryTest, CurvesAreDrawnInsideOfTheirAxes) {
+  std::vector<EpochRecord> records;
+  for (int epoch = 1; epoch <= 30; ++epoch) records.push_back(record(epoch));
+  const std::string svg = history_svg("a < b & c", records);
+  EXPECT_THAT(svg, HasSubstr("a &lt; b &amp; c"));
+  for (const char* text : {">training<", ">validation<", ">miou<", ">loss<", ">validation mIoU<", ">epoch<", ">0.2<"})
+    EXPECT_THAT(svg, HasSubstr(text));
+  EXPECT_THAT(svg, Not(HasSubstr("miou_foreground")));  // never measured here
+  EXPECT_THAT(svg, Not(HasSubstr("nan")));
+  // 30 points of the training loss from the top left to the bottom right of the left panel, 15 each of the other two.
+  size_t points = 0;
+  double x = 0, y = 0;
+  for (size_t at = svg.find("<circle"); at != std::string::npos; at = svg.find("<circle", at + 1)) {
+    ASSERT_EQ(std::sscanf(svg.c_str() + at, "<circle cx=\"%lf\" cy=\"%lf\"", &x, &y), 2);
+    EXPECT_TRUE(x >= 70 && x <= 920 && y >= 70 && y <= 340) << x << " " << y;
+    ++points;
+  }
+  EXPECT_EQ(points, 60u);
+  EXPECT_THAT(history_svg("empty", {}), HasSubstr("nothing measured"));
+}
+
+}  // namespace
+}  // namespace regolith
