@@ -1,4 +1,4 @@
-// The providers that a build can have; conv_providers() lists those that it has.
+// The providers that a build can have, and what they share; conv_providers() lists those that it has.
 #pragma once
 
 #include "engine/conv/provider.h"
@@ -13,5 +13,9 @@ ConvProvider& onednn_provider();  // the CPU
 #if defined(REGOLITH_CUDA)
 ConvProvider& cudnn_provider();  // CUDA
 #endif
+
+// Throws KernelError where x, or y, is not the request's map: whole, of its shape and type. `provider` leads the text.
+void check_x(std::string_view provider, const ConvRequest& request, const Map& x);
+void check_y(std::string_view provider, const ConvRequest& request, const Map& y);
 
 }  // namespace regolith

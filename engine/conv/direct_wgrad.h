@@ -1,0 +1,36 @@
+// Weight gradients on the CPU by outer products held in registers, for processors on which oneDNN's run at a third of
+// the machine's rate (those without AVX-512). Maps are packed, a few rows at a time, into panels of channels; the tile
+// is two vectors of output channels times six pairs of (tap, input channel).
+#pragma once
+
+#include <cstddef>
+
+#include "engine/conv/provider.h"
+
+namespace regolith {
+
+class DirectWgrad {
+ public:
+  // `type`: of x and dy. `threads`: how many of the machine's it uses.
+  DirectWgrad(const ConvShape& shape, DType type, int threads);
+  size_t workspace() const { return threads_ * (packed_ + sums_) * sizeof(float); }
+
+  // dw (K,R,S,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
+  void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const;
+
+ private:
+  template <int Taps, class T>
+  void run(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
+  template <int Taps, class T>
+  void accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed,
+                       float* sums) const;
+
+  ConvShape shape_;
+  DType type_;
+  int threads_, k_groups_;  // threads: k_groups_ ranges of output channels times ranges of rows
+  int taps_, c_blocks_, k_blocks_, group_blocks_;
+  int rows_, in_rows_, in_columns_;  // of a chunk: output rows, input rows, input columns with their padding
+  size_t packed_, sums_;             // floats per thread
+};
+
+}  // namespace regolith

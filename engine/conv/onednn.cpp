@@ -1,0 +1,320 @@
+#include "engine/conv/onednn.h"
+
+#include <omp.h>
+
+#include <map>
+#include <mutex>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
+#include <tuple>
+#include <unordered_map>
+
+#include "engine/conv/builtin.h"
+#include "engine/conv/direct_wgrad.h"
+#include "kernels/cast.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+using dnnl::memory;
+using Arguments = std::unordered_map<int, memory>;
+
+const dnnl::engine& cpu() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+bool cpu_has(dnnl::cpu_isa isa) {  // instruction sets are bit masks, a larger one holds the bits of the smaller
+  const int all = static_cast<int>(dnnl::get_effective_cpu_isa()), wanted = static_cast<int>(isa);
+  return (all & wanted) == wanted;
+}
+
+size_t whole_lines(size_t bytes) { return (bytes + 255) / 256 * 256; }
+std::byte* at(const void* base, size_t offset) {
+  return const_cast<std::byte*>(static_cast<const std::byte*>(base)) + offset;
+}
+memory view(const memory::desc& desc, const void* data) { return memory(desc, cpu(), const_cast<void*>(data)); }
+
+struct ReferenceLoops {  // thrown while compiling
+  std::string direction;
+};
+
+// A compiled primitive with what it needs.
+struct Primitive {
+  dnnl::primitive run;
+  memory::desc weights, scratch;  // weights: the layout it reads or, for wgrad, writes
+  std::string name;
+
+  Primitive() = default;
+  template <class P, class Desc>
+  static Primitive make(const Desc& desc, const memory::desc& weights, const char* direction) {
+    Primitive p;
+    p.name = desc.impl_info_str();
+    if (p.name.find("ref") != std::string::npos) throw ReferenceLoops{direction};
+    p.weights = weights;
+    p.scratch = desc.scratchpad_desc();
+    p.run = P(desc);
+    return p;
+  }
+  void execute(Arguments arguments, const void* scratchpad) const {
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, view(scratch, scratchpad));
+    static const dnnl::stream stream(cpu());
+    run.execute(stream, arguments);
+  }
+};
+
+// A change of layout of weights, or one that adds to what stands at the destination.
+struct Reorder {
+  memory::desc from, to;
+  dnnl::primitive run;
+
+  Reorder(const memory::desc& a, const memory::desc& b, bool add = false) : from(a), to(b) {
+    dnnl::primitive_attr attributes;
+    if (add) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.0f);
+      attributes.set_post_ops(sum);
+    }
+    run = dnnl::reorder(dnnl::reorder::primitive_desc(cpu(), a, cpu(), b, attributes));
+  }
+  void execute(const void* a, void* b) const {
+    static const dnnl::stream stream(cpu());
+    run.execute(stream, {{DNNL_ARG_FROM, view(from, a)}, {DNNL_ARG_TO, view(to, b)}});
+  }
+};
+
+// All that oneDNN compiles for a request.
+struct Compiled {
+  memory::desc x, y, bias, weights;  // weights: (K,R,S,C)
+  Primitive forward;
+  std::optional<Primitive> dgrad, wgrad;
+  std::optional<Reorder> pack_forward, pack_dgrad, write_dw, add_dw;
+  std::optional<DirectWgrad> direct_wgrad;
+
+  Compiled(const ConvRequest& request, memory::data_type type, bool direct) {
+    using Tag = memory::format_tag;
+    const ConvShape& s = request.shape;
+    const auto f32 = memory::data_type::f32;
+    x = {{s.N, s.C, s.H, s.W}, type, Tag::nhwc};
+    y = {{s.N, s.K, s.P(), s.Q()}, type, Tag::nhwc};
+    bias = {{s.K}, f32, Tag::a};
+    const memory::dims size{s.K, s.C, s.R, s.S};
+    weights = {size, type, Tag::ohwi};
+    const memory::desc any(size, type, Tag::any), none;
+    const memory::dims stride{s.stride[0], s.stride[1]}, dilation{s.dilation[0] - 1, s.dilation[1] - 1};
+    const memory::dims before{s.pad_before[0], s.pad_before[1]}, after{s.pad_after[0], s.pad_after[1]};
+    constexpr auto direct_algorithm = dnnl::algorithm::convolution_direct;
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    using Forward = dnnl::convolution_forward;
+    const Forward::primitive_desc hint(cpu(), dnnl::prop_kind::forward_training, direct_algorithm, x, any, none, y,
+                                       stride, dilation, before, after, attributes);
+    if (request.needs_dgrad) {
+      using Dgrad = dnnl::convolution_backward_data;
+      const Dgrad::primitive_desc desc(cpu(), direct_algorithm, x, any, y, stride, dilation, before, after, hint,
+                                       attributes);
+      dgrad = Primitive::make<Dgrad>(desc, desc.weights_desc(), "dgrad");
+      if (dgrad->weights != weights) pack_dgrad.emplace(weights, dgrad->weights);
+    }
+    if (request.needs_wgrad && direct) direct_wgrad.emplace(s, request.type, omp_get_max_threads());
+    if (request.needs_wgrad && !direct) {
+      using Wgrad = dnnl::convolution_backward_weights;
+      const Wgrad::primitive_desc desc(cpu(), direct_algorithm, x, memory::desc(size, f32, Tag::any),
+                                       request.bias ? bias : none, y, stride, dilation, before, after, hint,
+                                       attributes);
+      wgrad = Primitive::make<Wgrad>(desc, desc.diff_weights_desc(), "wgrad");
+      const memory::desc dw(size, f32, Tag::ohwi);
+      write_dw.emplace(wgrad->weights, dw);
+      add_dw.emplace(wgrad->weights, dw, true);
+    }
+    if (request.relu) {
+      dnnl::post_ops relu;
+      relu.append_eltwise(dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+      attributes.set_post_ops(relu);
+    }
+    const Forward::primitive_desc desc(cpu(), dnnl::prop_kind::forward_training, direct_algorithm, x, any,
+                                       request.bias ? bias : none, y, stride, dilation, before, after, attributes);
+    forward = Primitive::make<Forward>(desc, desc.weights_desc(), "forward");
+    if (forward.weights != weights) pack_forward.emplace(weights, forward.weights);
+  }
+};
+
+std::shared_ptr<const Compiled> compile(const ConvRequest& r, memory::data_type type, bool direct) {
+  static std::mutex mutex;
+  using Key = std::tuple<ConvShape, DType, memory::data_type, bool, bool, bool, bool, bool, int>;
+  static std::map<Key, std::shared_ptr<const Compiled>> cache;
+  const std::lock_guard lock(mutex);
+  auto& entry =
+      cache[{r.shape, r.type, type, r.bias, r.relu, r.needs_dgrad, r.needs_wgrad, direct, omp_get_max_threads()}];
+  if (entry == nullptr) entry = std::make_shared<Compiled>(r, type, direct);
+  return entry;
+}
+
+class OnednnConvolution : public Convolution {
+ public:
+  OnednnConvolution(const ConvRequest& request, memory::data_type type, bool direct)
+      : request_(request),
+        compiled_(compile(request, type, direct)),
+        via_fp32_(type == memory::data_type::f32 && request.type != DType::f32) {
+    const Compiled& c = *compiled_;
+    if (via_fp32_) forward_at_ = whole_lines(c.weights.get_size());
+    dgrad_at_ = forward_at_ + (c.pack_forward ? whole_lines(c.forward.weights.get_size()) : 0);
+    packed_ = dgrad_at_ + (c.pack_dgrad ? whole_lines(c.dgrad->weights.get_size()) : 0);
+    if (via_fp32_) {
+      x_bytes_ = whole_lines(c.x.get_size());
+      y_bytes_ = whole_lines(c.y.get_size());
+    }
+  }
+
+  std::string_view provider() const override { return "onednn"; }
+  std::string implementation() const override {
+    const Compiled& c = *compiled_;
+    std::string text = c.forward.name;
+    if (c.dgrad && c.dgrad->name != text) text += ", dgrad " + c.dgrad->name;
+    if (c.wgrad && c.wgrad->name != c.forward.name) text += ", wgrad " + c.wgrad->name;
+    if (c.direct_wgrad) text += ", wgrad direct";
+    return via_fp32_ ? text + " via fp32" : text;
+  }
+
+  size_t forward_workspace() const override { return x_bytes_ + y_bytes_ + compiled_->forward.scratch.get_size(); }
+  size_t dgrad_workspace() const override {
+    return compiled_->dgrad ? x_bytes_ + y_bytes_ + compiled_->dgrad->scratch.get_size() : 0;
+  }
+  size_t wgrad_workspace() const override {
+    const Compiled& c = *compiled_;
+    if (c.direct_wgrad) return c.direct_wgrad->workspace();
+    return c.wgrad ? scratch_at() + c.wgrad->scratch.get_size() : 0;
+  }
+
+  size_t packed_weights() const override { return packed_; }
+  void pack_weights(DeviceStream& stream, const void* w, void* packed) override {
+    if (via_fp32_) {
+      kernels::cast(stream, {w, request_.type, packed, DType::f32, request_.shape.weights()});
+      w = packed;
+    }
+    if (!compiled_->pack_forward && !compiled_->pack_dgrad) return;
+    stream.enqueue("onednn_pack_weights", [c = compiled_, w, packed, f = forward_at_, d = dgrad_at_] {
+      if (c->pack_forward) c->pack_forward->execute(w, at(packed, f));
+      if (c->pack_dgrad) c->pack_dgrad->execute(w, at(packed, d));
+    });
+  }
+
+  void forward(DeviceStream& stream, const Map& x, const void* w, const void* packed, const float* bias, const Map& y,
+               void* workspace) override {
+    check_x(provider(), request_, x);
+    check_y(provider(), request_, y);
+    const void* weights = compiled_->pack_forward ? at(packed, forward_at_) : via_fp32_ ? packed : w;
+    const void* in = to_fp32(stream, x, workspace);
+    void* out = via_fp32_ ? at(workspace, x_bytes_) : y.data;
+    stream.enqueue("onednn_forward", [c = compiled_, in, weights, bias, out, has_bias = request_.bias,
+                                      scratch = at(workspace, x_bytes_ + y_bytes_)] {
+      Arguments arguments{{DNNL_ARG_SRC, view(c->x, in)},
+                          {DNNL_ARG_WEIGHTS, view(c->forward.weights, weights)},
+                          {DNNL_ARG_DST, view(c->y, out)}};
+      if (has_bias) arguments.emplace(DNNL_ARG_BIAS, view(c->bias, bias));
+      c->forward.execute(std::move(arguments), scratch);
+    });
+    if (via_fp32_) kernels::cast(stream, {out, DType::f32, y.data, request_.type, y.elements()});
+  }
+
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void* packed, const Map& dx,
+             void* workspace) override {
+    require(compiled_->dgrad.has_value(), "dgrad");
+    check_x(provider(), request_, dx);
+    check_y(provider(), request_, dy);
+    const void* weights = compiled_->pack_dgrad ? at(packed, dgrad_at_) : via_fp32_ ? packed : w;
+    const void* in = to_fp32(stream, dy, workspace);
+    void* out = via_fp32_ ? at(workspace, y_bytes_) : dx.data;
+    stream.enqueue("onednn_dgrad", [c = compiled_, in, weights, out, scratch = at(workspace, x_bytes_ + y_bytes_)] {
+      c->dgrad->execute({{DNNL_ARG_DIFF_DST, view(c->y, in)},
+                         {DNNL_ARG_WEIGHTS, view(c->dgrad->weights, weights)},
+                         {DNNL_ARG_DIFF_SRC, view(c->x, out)}},
+                        scratch);
+    });
+    if (via_fp32_) kernels::cast(stream, {out, DType::f32, dx.data, request_.type, dx.elements()});
+  }
+
+  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+             void* workspace) override {
+    require(compiled_->direct_wgrad || compiled_->wgrad, "wgrad");
+    check_x(provider(), request_, x);
+    check_y(provider(), request_, dy);
+    if (compiled_->direct_wgrad) {
+      stream.enqueue("direct_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
+        c->direct_wgrad->run(x, dy, dw, db, accumulate, workspace);
+      });
+      return;
+    }
+    require(db == nullptr || request_.bias, "bias gradient");
+    const void* a = to_fp32(stream, x, workspace);
+    const void* b = to_fp32(stream, dy, at(workspace, x_bytes_));
+    stream.enqueue("onednn_wgrad", [c = compiled_, a, b, dw, db, accumulate, K = request_.shape.K,
+                                    has_bias = request_.bias, blocked = at(workspace, x_bytes_ + y_bytes_),
+                                    bias_sums = at(workspace, bias_at()), scratch = at(workspace, scratch_at())] {
+      Arguments arguments{{DNNL_ARG_SRC, view(c->x, a)},
+                          {DNNL_ARG_DIFF_DST, view(c->y, b)},
+                          {DNNL_ARG_DIFF_WEIGHTS, view(c->wgrad->weights, blocked)}};
+      if (has_bias) arguments.emplace(DNNL_ARG_DIFF_BIAS, view(c->bias, bias_sums));
+      c->wgrad->execute(std::move(arguments), scratch);
+      (accumulate ? c->add_dw : c->write_dw)->execute(blocked, dw);
+      const float* sums = reinterpret_cast<const float*>(bias_sums);
+      if (db != nullptr)
+        for (int k = 0; k < K; ++k) db[k] = accumulate ? db[k] + sums[k] : sums[k];
+    });
+  }
+
+ private:
+  size_t bias_at() const { return x_bytes_ + y_bytes_ + whole_lines(compiled_->wgrad->weights.get_size()); }
+  size_t scratch_at() const { return bias_at() + whole_lines(compiled_->bias.get_size()); }
+  const void* to_fp32(DeviceStream& stream, const Map& m, void* workspace) const {
+    if (!via_fp32_) return m.data;
+    kernels::cast(stream, {m.data, request_.type, workspace, DType::f32, m.elements()});
+    return workspace;
+  }
+  void require(bool there, const char* what) const {
+    if (!there)
+      throw KernelError("convolution " + to_string(request_.shape) + " (onednn): its request asked for no " + what);
+  }
+
+  ConvRequest request_;
+  std::shared_ptr<const Compiled> compiled_;
+  bool via_fp32_;
+  size_t forward_at_ = 0, dgrad_at_ = 0, packed_ = 0;  // in the packed weights; first their fp32 copy, if via_fp32_
+  size_t x_bytes_ = 0, y_bytes_ = 0;                   // of the fp32 copies in the workspaces
+};
+
+struct OnednnProvider : ConvProvider {
+  std::string_view name() const override { return "onednn"; }
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+    return make_onednn_convolution(device, request);
+  }
+};
+
+}  // namespace
+
+std::variant<std::unique_ptr<Convolution>, Refusal> make_onednn_convolution(Device& device, const ConvRequest& request,
+                                                                            WeightGradients who) {
+  if (device.kind() != DeviceKind::cpu) return Refusal{"runs on the CPU only"};
+  if (request.type != DType::f32 && request.type != DType::bf16 && request.type != DType::f16)
+    return Refusal{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
+  if (request.shape.P() < 1 || request.shape.Q() < 1) return Refusal{"the output would be empty"};
+  const bool native = request.type == DType::bf16 && cpu_has(dnnl::cpu_isa::avx512_core_bf16);
+  const bool direct =
+      who == WeightGradients::direct || (who == WeightGradients::measured && !cpu_has(dnnl::cpu_isa::avx512_core));
+  try {
+    return std::make_unique<OnednnConvolution>(request, native ? memory::data_type::bf16 : memory::data_type::f32,
+                                               direct);
+  } catch (const ReferenceLoops& e) {
+    return Refusal{"has only its reference loops for " + e.direction};
+  } catch (const dnnl::error& e) {
+    return Refusal{std::string("oneDNN says: ") + e.what()};
+  }
+}
+
+ConvProvider& onednn_provider() {
+  static OnednnProvider provider;
+  return provider;
+}
+
+}  // namespace regolith

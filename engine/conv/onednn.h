@@ -1,0 +1,18 @@
+// Convolutions by oneDNN (v3 interface) on the CPU. Activations are NHWC; weights are kept in the layouts that the
+// primitives ask for. Primitives are compiled once per request and process.
+//
+// Where the processor has no bf16 (AVX512-BF16), bf16 runs as fp32 between casts; so does fp16 everywhere.
+#pragma once
+
+#include "engine/conv/provider.h"
+
+namespace regolith {
+
+// Who computes weight gradients: `measured` is oneDNN where it has AVX-512, and else kernels of our own, which run at
+// twice to three times its AVX2 rate.
+enum class WeightGradients { measured, library, direct };
+
+std::variant<std::unique_ptr<Convolution>, Refusal> make_onednn_convolution(
+    Device& device, const ConvRequest& request, WeightGradients weight_gradients = WeightGradients::measured);
+
+}  // namespace regolith

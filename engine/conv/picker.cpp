@@ -1,0 +1,47 @@
+#include <algorithm>
+
+#include "engine/conv/builtin.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+
+std::vector<ConvProvider*> conv_providers() {
+  return {
+    &thin_provider(),
+#if defined(REGOLITH_ONEDNN)
+        &onednn_provider(),
+#endif
+#if defined(REGOLITH_CUDA)
+        &cudnn_provider(),
+#endif
+        &reference_provider(),
+  };
+}
+
+std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice) {
+  std::string refusals, names;
+  bool known = choice.provider == "auto";
+  for (ConvProvider* provider : conv_providers()) {
+    const std::string name(provider->name());
+    names += (names.empty() ? "" : ", ") + name;
+    if (choice.provider == "auto") {
+      // The simulated device shows the engine's faults; the reference loops run there, and only there, unasked.
+      if ((device.kind() == DeviceKind::simulated) != (name == "reference")) continue;
+    } else if (choice.provider != name) {
+      continue;
+    }
+    known = true;
+    auto made = provider->create(device, request);
+    if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) return std::move(*convolution);
+    refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;
+  }
+  const std::string what = "convolution " + to_string(request.shape) + " " + std::string(name_of(request.type));
+  if (!known) {
+    throw GraphError(what + ": no provider '" + choice.provider + "' in this build; choose auto or one of " + names);
+  }
+  throw GraphError(
+      what + " on " + device.name() + ": no provider takes it (provider: " + choice.provider + ")" +
+      (refusals.empty() ? "; this build has none for the device, name reference for the slow loops" : refusals));
+}
+
+}  // namespace regolith
