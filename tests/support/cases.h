@@ -13,15 +13,15 @@
 namespace regolith::testing {
 
 struct Instance {
-  std::function<void()> run;     // enqueues the kernel on the lab's stream
-  std::function<void()> check;   // after the first run is done; throws Mismatch
-  int64_t bytes = 0, flops = 0;  // that the algorithm must move and compute
+  std::function<void()> run = {};    // enqueues the kernel on the lab's stream
+  std::function<void()> check = {};  // after the first run is done; throws Mismatch
+  int64_t bytes = 0, flops = 0;      // that the algorithm must move and compute
 };
 
 struct Case {
-  std::string name;                        // letters, digits and underscores; the kernel's name first
-  std::function<Instance(Lab&)> make;      // null: only a gradient
-  std::function<void(uint64_t)> gradient;  // checks the oracle's backward by finite differences; takes a seed
+  std::string name;                             // letters, digits and underscores; the kernel's name first
+  std::function<Instance(Lab&)> make = {};      // null: only a gradient
+  std::function<void(uint64_t)> gradient = {};  // checks the oracle's backward by finite differences; takes a seed
   std::vector<DType> dtypes = {DType::f32, DType::bf16, DType::f16};
   bool large = false;  // for benchmarks: too slow for the checked execution
 };

@@ -1,0 +1,384 @@
+// Group norm and batch norm against plain loops in double precision. One description serves both: batch norm is the
+// norm of one sample with every channel a group.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/batch_norm.h"
+#include "kernels/group_norm.h"
+#include "tests/support/cases.h"
+
+namespace regolith::testing {
+namespace {
+
+struct Norm {
+  std::string name;
+  int N, H, W, C, groups;  // groups 0: batch norm
+  bool relu = true, residual = false, dy2 = false;
+  bool slices = false;      // of wider parents, all of them
+  bool accumulate = false;  // all gradients
+  bool sums = false;        // group norm's third output
+  bool training = true;     // batch norm
+  bool in_place = false;    // y over x, dx over dy, dresidual over dy2
+  double offset = 0;        // of x: what a careless variance loses
+  bool large = false;
+
+  Layout layout(int before, int after) const { return {N, H, W, C, slices ? before : 0, slices ? after : 0}; }
+  int samples() const { return groups > 0 ? N : 1; }
+  int parts() const { return groups > 0 ? groups : C; }
+  int64_t pixels() const { return static_cast<int64_t>(N) * H * W / samples(); }  // of a sample
+  size_t size() const { return static_cast<size_t>(N) * H * W * C; }
+  // Index of the statistics that element i belongs to.
+  size_t statistic(size_t i) const { return i / (pixels() * C) * parts() + i % C / (C / parts()); }
+};
+constexpr double kEpsilon = 1e-3, kMomentum = 0.9;
+
+struct Statistics {
+  Values mean, variance, rstd;
+};
+Statistics statistics(const Norm& k, const Values& x) {
+  const size_t count = static_cast<size_t>(k.samples()) * k.parts();
+  const double each = static_cast<double>(k.size()) / static_cast<double>(count);
+  Statistics s{Values(count), Values(count), Values(count)};
+  for (size_t i = 0; i < x.size(); ++i) s.mean[k.statistic(i)] += x[i] / each;
+  for (size_t i = 0; i < x.size(); ++i) s.variance[k.statistic(i)] += std::pow(x[i] - s.mean[k.statistic(i)], 2) / each;
+  for (size_t g = 0; g < count; ++g) s.rstd[g] = 1 / std::sqrt(s.variance[g] + kEpsilon);
+  return s;
+}
+Statistics running(const Values& mean, const Values& variance) {
+  Statistics s{mean, variance, variance};
+  for (double& r : s.rstd) r = 1 / std::sqrt(r + kEpsilon);
+  return s;
+}
+
+// What goes into the activation.
+Values preactivation(const Norm& k, const Statistics& s, const Values& x, const Values& gamma, const Values& beta,
+                     const Values& residual) {
+  Values h(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const size_t g = k.statistic(i), c = i % k.C;
+    h[i] = gamma[c] * (x[i] - s.mean[g]) * s.rstd[g] + beta[c] + (residual.empty() ? 0 : residual[i]);
+  }
+  return h;
+}
+
+struct Gradients {
+  Values dx, dresidual, dgamma, dbeta;
+};
+Gradients backward(const Norm& k, const Statistics& s, const Values& x, const Values& gamma, const Values& h,
+                   const Values& dy) {
+  const size_t count = s.mean.size(), C = k.C;
+  const double each = static_cast<double>(k.size()) / static_cast<double>(count);
+  Gradients d{Values(x.size()), Values(x.size()), Values(C), Values(C)};
+  Values sum(count), moment(count);
+  const auto normal = [&](size_t i) { return (x[i] - s.mean[k.statistic(i)]) * s.rstd[k.statistic(i)]; };
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double g = d.dresidual[i] = k.relu && h[i] <= 0 ? 0 : dy[i];
+    d.dbeta[i % C] += g;
+    d.dgamma[i % C] += g * normal(i);
+    sum[k.statistic(i)] += g * gamma[i % C];
+    moment[k.statistic(i)] += g * gamma[i % C] * normal(i);
+  }
+  for (size_t i = 0; i < x.size(); ++i) {
+    const size_t g = k.statistic(i);
+    const double centred = k.training ? (sum[g] + normal(i) * moment[g]) / each : 0;
+    d.dx[i] = s.rstd[g] * (gamma[i % C] * d.dresidual[i] - centred);
+  }
+  return d;
+}
+
+// Inputs that both directions share. dy is 0 where a rounding could flip the activation's mask.
+struct Inputs {
+  Values x, residual, gamma, beta, running_mean, running_variance, h;
+  Statistics used;
+};
+Inputs draw(const Norm& k, Lab& lab) {
+  Inputs in;
+  const Fill fill = normal(1.5, k.offset);
+  in.x = lab.draw(k.size(), fill, lab.dtype());
+  if (k.residual) in.residual = lab.draw(k.size(), normal(), lab.dtype());
+  in.gamma = lab.draw(k.C, uniform(0.5, 1.5), DType::f32);
+  in.beta = lab.draw(k.C, normal(0.5), DType::f32);
+  in.running_mean = lab.draw(k.parts(), normal(1, k.offset), DType::f32);
+  in.running_variance = lab.draw(k.parts(), uniform(0.5, 2), DType::f32);
+  in.used = k.training ? statistics(k, in.x) : running(in.running_mean, in.running_variance);
+  in.h = preactivation(k, in.used, in.x, in.gamma, in.beta, in.residual);
+  return in;
+}
+
+// Of fp32 arithmetic about the offset of x, and of the storage of the result.
+Tolerance within(const Norm& k, DType stored, double magnitude = 4) {
+  return tolerance(stored, 64, magnitude * (1 + std::abs(k.offset) / 16));
+}
+int64_t map_bytes(const Norm& k, DType t) { return static_cast<int64_t>(k.size() * size_of(t)); }
+
+Instance forward_instance(const Norm& k, Lab& lab) {
+  const Inputs in = draw(k, lab);
+  const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()}, per_group{1, 1, 1, k.parts()};
+  Buffer& x = k.in_place ? lab.inout("x", k.layout(16, 8), in.x) : lab.input("x", k.layout(16, 8), in.x);
+  Buffer* residual = k.residual ? &lab.input("residual", k.layout(0, 32), in.residual) : nullptr;
+  Buffer& y = k.in_place ? x : lab.output("y", k.layout(8, 0));
+  Buffer &gamma = lab.input("gamma", per_channel, in.gamma, DType::f32),
+         &beta = lab.input("beta", per_channel, in.beta, DType::f32);
+  Buffer &mean = lab.output("mean", per_part, DType::f32), &rstd = lab.output("rstd", per_part, DType::f32);
+  Buffer& sums = lab.output("sums", {1, 1, k.N, k.C}, DType::f32);
+  Buffer &running_mean = lab.inout("running_mean", per_group, in.running_mean, DType::f32),
+         &running_variance = lab.inout("running_variance", per_group, in.running_variance, DType::f32);
+  Instance instance;
+  const Map r = residual ? residual->map() : Map{};
+  if (k.groups > 0) {
+    const kernels::GroupNormForward args{.x = x.map(),
+                                         .residual = r,
+                                         .y = y.map(),
+                                         .gamma = gamma.as<float>(),
+                                         .beta = beta.as<float>(),
+                                         .mean = mean.as<float>(),
+                                         .rstd = rstd.as<float>(),
+                                         .sums = k.sums ? sums.as<float>() : nullptr,
+                                         .groups = k.groups,
+                                         .epsilon = kEpsilon,
+                                         .relu = k.relu,
+                                         .workspace = lab.workspace(kernels::group_norm_workspace(k.N, k.C))};
+    instance.run = [&lab, args] { kernels::group_norm_forward(lab.stream(), args); };
+  } else {
+    const kernels::BatchNormForward args{.x = x.map(),
+                                         .residual = r,
+                                         .y = y.map(),
+                                         .gamma = gamma.as<float>(),
+                                         .beta = beta.as<float>(),
+                                         .running_mean = running_mean.as<float>(),
+                                         .running_variance = running_variance.as<float>(),
+                                         .mean = mean.as<float>(),
+                                         .rstd = rstd.as<float>(),
+                                         .momentum = kMomentum,
+                                         .epsilon = kEpsilon,
+                                         .relu = k.relu,
+                                         .training = k.training,
+                                         .workspace = lab.workspace(kernels::batch_norm_workspace(k.C))};
+    instance.run = [&lab, args] { kernels::batch_norm_forward(lab.stream(), args); };
+  }
+  instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, t = lab.dtype()] {
+    Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (k.relu) expected[i] = std::max(0.0, expected[i]);
+      totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
+    }
+    y.expect(expected, within(k, t));
+    mean.expect(in.used.mean, within(k, DType::f32));
+    rstd.expect(in.used.rstd, within(k, DType::f32));
+    if (k.sums) sums.expect(totals, within(k, DType::f32, 4 * std::sqrt(static_cast<double>(k.pixels()))));
+    Values new_mean = in.running_mean, new_variance = in.running_variance;
+    for (int g = 0; g < k.parts() && k.groups == 0 && k.training; ++g) {
+      new_mean[g] = kMomentum * new_mean[g] + (1 - kMomentum) * in.used.mean[g];
+      new_variance[g] = kMomentum * new_variance[g] + (1 - kMomentum) * in.used.variance[g];
+    }
+    running_mean.expect(new_mean, within(k, DType::f32));
+    running_variance.expect(new_variance, within(k, DType::f32));
+  };
+  instance.bytes = (2 + k.residual) * map_bytes(k, lab.dtype());
+  instance.flops = 8 * static_cast<int64_t>(k.size());
+  return instance;
+}
+
+Instance backward_instance(const Norm& k, Lab& lab) {
+  const Inputs in = draw(k, lab);
+  const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()};
+  Values gradient = lab.draw(k.size(), normal(), lab.dtype()), gradient2 = lab.draw(k.size(), normal(), lab.dtype());
+  Values total(k.size()), activated = in.h;
+  for (size_t i = 0; i < total.size(); ++i) {
+    activated[i] = std::max(0.0, activated[i]);
+    if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = gradient2[i] = 0;
+    total[i] = gradient[i] + (k.dy2 ? gradient2[i] : 0);
+  }
+  Buffer& x = lab.input("x", k.layout(16, 8), in.x);
+  Buffer* y = k.residual && k.relu ? &lab.input("y", k.layout(0, 16), activated) : nullptr;
+  Buffer& dy = k.in_place ? lab.inout("dy", k.layout(8, 8), gradient) : lab.input("dy", k.layout(8, 8), gradient);
+  Buffer* dy2 = !k.dy2       ? nullptr
+                : k.in_place ? &lab.inout("dy2", k.layout(32, 0), gradient2)
+                             : &lab.input("dy2", k.layout(32, 0), gradient2);
+  const auto result = [&](const char* name, Layout l, std::optional<DType> t) -> Buffer& {
+    return k.accumulate ? lab.inout(name, l, normal(), t) : lab.output(name, l, t);
+  };
+  Buffer& dx = k.in_place ? dy : result("dx", k.layout(0, 8), {});
+  Buffer* dresidual = !k.residual ? nullptr : k.in_place && k.dy2 ? dy2 : &result("dresidual", k.layout(24, 8), {});
+  Buffer &dgamma = result("dgamma", per_channel, DType::f32), &dbeta = result("dbeta", per_channel, DType::f32);
+  Buffer &gamma = lab.input("gamma", per_channel, in.gamma, DType::f32),
+         &beta = lab.input("beta", per_channel, in.beta, DType::f32);
+  Buffer &mean = lab.input("mean", per_part, in.used.mean, DType::f32),
+         &rstd = lab.input("rstd", per_part, in.used.rstd, DType::f32);
+  const auto map = [](Buffer* b) { return b ? b->map() : Map{}; };
+  Instance instance;
+  if (k.groups > 0) {
+    const kernels::GroupNormBackward args{.x = x.map(),
+                                          .y = map(y),
+                                          .dy = dy.map(),
+                                          .dy2 = map(dy2),
+                                          .dx = dx.map(),
+                                          .dresidual = map(dresidual),
+                                          .gamma = gamma.as<float>(),
+                                          .beta = beta.as<float>(),
+                                          .mean = mean.as<float>(),
+                                          .rstd = rstd.as<float>(),
+                                          .dgamma = dgamma.as<float>(),
+                                          .dbeta = dbeta.as<float>(),
+                                          .groups = k.groups,
+                                          .relu = k.relu,
+                                          .accumulate_dx = k.accumulate,
+                                          .accumulate_dresidual = k.accumulate,
+                                          .accumulate_parameters = k.accumulate,
+                                          .workspace = lab.workspace(kernels::group_norm_workspace(k.N, k.C))};
+    instance.run = [&lab, args] { kernels::group_norm_backward(lab.stream(), args); };
+  } else {
+    const kernels::BatchNormBackward args{.x = x.map(),
+                                          .y = map(y),
+                                          .dy = dy.map(),
+                                          .dy2 = map(dy2),
+                                          .dx = dx.map(),
+                                          .dresidual = map(dresidual),
+                                          .gamma = gamma.as<float>(),
+                                          .beta = beta.as<float>(),
+                                          .mean = mean.as<float>(),
+                                          .rstd = rstd.as<float>(),
+                                          .dgamma = dgamma.as<float>(),
+                                          .dbeta = dbeta.as<float>(),
+                                          .relu = k.relu,
+                                          .training = k.training,
+                                          .accumulate_dx = k.accumulate,
+                                          .accumulate_dresidual = k.accumulate,
+                                          .accumulate_parameters = k.accumulate,
+                                          .workspace = lab.workspace(kernels::batch_norm_workspace(k.C))};
+    instance.run = [&lab, args] { kernels::batch_norm_backward(lab.stream(), args); };
+  }
+  instance.check = [=, &dx, &dgamma, &dbeta, t = lab.dtype()] {
+    const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
+      for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
+      b.expect(expected, tolerance);
+    };
+    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, total);
+    const double root = std::sqrt(static_cast<double>(k.size() / k.C));
+    expect(dx, d.dx, within(k, t));
+    if (dresidual) expect(*dresidual, d.dresidual, within(k, t));
+    expect(dgamma, d.dgamma, within(k, DType::f32, 4 * root));
+    expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
+  };
+  const int maps = 3 + (y != nullptr) + k.dy2 + k.residual + (k.accumulate ? 1 + k.residual : 0);
+  instance.bytes = maps * map_bytes(k, lab.dtype());
+  instance.flops = 16 * static_cast<int64_t>(k.size());
+  return instance;
+}
+
+// The oracle's gradients of a random linear loss, by finite differences.
+void check_oracle(const Norm& k, uint64_t seed) {
+  Random random(seed);
+  const auto draw = [&](size_t count, const Fill& fill) {
+    Values v(count);
+    for (double& value : v) value = fill(random);
+    return v;
+  };
+  const Values x = draw(k.size(), normal(1.5)), gamma = draw(k.C, uniform(0.5, 1.5)), beta = draw(k.C, normal(0.5)),
+               residual = k.residual ? draw(k.size(), normal()) : Values{}, mean = draw(k.parts(), normal()),
+               variance = draw(k.parts(), uniform(0.5, 2)), weight = draw(k.size(), normal());
+  const auto used = [&](const Values& at) { return k.training ? statistics(k, at) : running(mean, variance); };
+  const auto loss = [&](const Values& at, const Values& scale, const Values& shift, const Values& added) {
+    const Values h = preactivation(k, used(at), at, scale, shift, added);
+    double sum = 0;
+    for (size_t i = 0; i < h.size(); ++i) sum += weight[i] * (k.relu ? std::max(0.0, h[i]) : h[i]);
+    return sum;
+  };
+  const Values h = preactivation(k, used(x), x, gamma, beta, residual);
+  const Gradients d = backward(k, used(x), x, gamma, h, weight);
+  expect_gradient(
+      "dx", [&](const Values& v) { return loss(v, gamma, beta, residual); }, x, d.dx, 1e-6);
+  expect_gradient(
+      "dgamma", [&](const Values& v) { return loss(x, v, beta, residual); }, gamma, d.dgamma, 1e-6);
+  expect_gradient(
+      "dbeta", [&](const Values& v) { return loss(x, gamma, v, residual); }, beta, d.dbeta, 1e-6);
+  if (k.residual) {
+    expect_gradient(
+        "dresidual", [&](const Values& v) { return loss(x, gamma, beta, v); }, residual, d.dresidual, 1e-6);
+  }
+}
+
+std::vector<Case> describe(const std::vector<Norm>& norms) {
+  std::vector<Case> all;
+  for (const Norm& k : norms) {
+    const std::string kind = k.groups > 0 ? "group_norm_" : "batch_norm_";
+    all.push_back({.name = kind + "forward_" + k.name,
+                   .make = [k](Lab& lab) { return forward_instance(k, lab); },
+                   .gradient = {},
+                   .large = k.large});
+    if (!k.sums) {
+      Case c{.name = kind + "backward_" + k.name,
+             .make = [k](Lab& lab) { return backward_instance(k, lab); },
+             .gradient = {},
+             .large = k.large};
+      if (!k.large) c.gradient = [k](uint64_t seed) { check_oracle(k, seed); };
+      all.push_back(c);
+    }
+  }
+  return all;
+}
+
+const Register cases_of_norms(describe({
+    // Of all: tiles that fit shared memory and one that does not; few samples, whose passes are launches of their own.
+    {.name = "plain", .N = 3, .H = 5, .W = 7, .C = 32, .groups = 32, .relu = false},
+    {.name = "relu", .N = 2, .H = 9, .W = 11, .C = 64, .groups = 32},
+    {.name = "wide_groups", .N = 2, .H = 3, .W = 5, .C = 96, .groups = 2},
+    {.name = "residual", .N = 4, .H = 6, .W = 6, .C = 32, .groups = 8, .residual = true},
+    {.name = "slices", .N = 3, .H = 5, .W = 6, .C = 64, .groups = 16, .residual = true, .dy2 = true, .slices = true},
+    {.name = "odd_channels", .N = 2, .H = 4, .W = 5, .C = 15, .groups = 5, .residual = true, .slices = true},
+    {.name = "one_sample", .N = 1, .H = 40, .W = 31, .C = 16, .groups = 4, .dy2 = true},
+    {.name = "one_sample_accumulates",
+     .N = 1,
+     .H = 37,
+     .W = 20,
+     .C = 64,
+     .groups = 32,
+     .residual = true,
+     .slices = true,
+     .accumulate = true},
+    {.name = "two_samples_of_one_group", .N = 2, .H = 24, .W = 30, .C = 24, .groups = 1, .dy2 = true},
+    {.name = "big_tile", .N = 2, .H = 40, .W = 50, .C = 16, .groups = 8, .residual = true, .dy2 = true},
+    {.name = "one_pixel", .N = 2, .H = 1, .W = 1, .C = 32, .groups = 8},
+    {.name = "in_place",
+     .N = 3,
+     .H = 7,
+     .W = 6,
+     .C = 32,
+     .groups = 16,
+     .residual = true,
+     .dy2 = true,
+     .in_place = true},
+    {.name = "accumulates",
+     .N = 3,
+     .H = 7,
+     .W = 6,
+     .C = 48,
+     .groups = 12,
+     .residual = true,
+     .slices = true,
+     .accumulate = true},
+    {.name = "offset", .N = 2, .H = 16, .W = 16, .C = 16, .groups = 8, .relu = false, .offset = 250},
+    {.name = "sums", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true},
+    {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
+    {.name = "plain", .N = 3, .H = 5, .W = 7, .C = 32, .groups = 0, .relu = false},
+    {.name = "relu", .N = 4, .H = 13, .W = 17, .C = 64, .groups = 0},
+    {.name = "residual", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true, .dy2 = true},
+    {.name = "slices", .N = 2, .H = 9, .W = 6, .C = 96, .groups = 0, .slices = true},
+    {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},
+    {.name = "evaluates", .N = 2, .H = 5, .W = 9, .C = 32, .groups = 0, .residual = true, .training = false},
+    {.name = "in_place", .N = 2, .H = 6, .W = 7, .C = 16, .groups = 0, .residual = true, .dy2 = true, .in_place = true},
+    {.name = "accumulates",
+     .N = 2,
+     .H = 6,
+     .W = 7,
+     .C = 48,
+     .groups = 0,
+     .residual = true,
+     .slices = true,
+     .accumulate = true},
+    {.name = "one_pixel", .N = 3, .H = 1, .W = 1, .C = 16, .groups = 0},
+    {.name = "offset", .N = 4, .H = 16, .W = 16, .C = 16, .groups = 0, .relu = false, .offset = 250},
+}));
+
+}  // namespace
+}  // namespace regolith::testing
