@@ -1,0 +1,179 @@
+#include "data/clean.h"
+
+// Hash, sort and runs on the host: this is done once, before there is a device.
+#define THRUST_HOST_SYSTEM THRUST_HOST_SYSTEM_CPP
+#define THRUST_DEVICE_SYSTEM THRUST_DEVICE_SYSTEM_OMP
+#include <thrust/execution_policy.h>
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/reduce.h>
+#include <thrust/sort.h>
+#include <thrust/transform.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+uint64_t hash_bytes(const uint8_t* p, int64_t n) {
+  uint64_t h = 0x9E3779B97F4A7C15ull ^ static_cast<uint64_t>(n);
+  const auto mix = [&](uint64_t word) {
+    h = (h ^ word) * 0xD6E8FEB86659FD93ull;
+    h ^= h >> 32;
+  };
+  for (; n >= 8; n -= 8, p += 8) {
+    uint64_t word;
+    std::memcpy(&word, p, 8);
+    mix(word);
+  }
+  for (; n > 0; --n, ++p) mix(*p);
+  return h;
+}
+
+// Groups of at least two equal blocks among `count` blocks of `bytes`, each group ascending, in the order of their
+// first members. Sorted by hash, then by content, so that equal hashes of different blocks do no harm.
+std::vector<std::vector<int64_t>> equal_groups(const std::vector<uint8_t>& data, int64_t count, int64_t bytes) {
+  const auto block = [&](int64_t i) { return data.data() + i * bytes; };
+  std::vector<uint64_t> hash(count);
+  std::vector<int64_t> order(count), heads(count), lengths(count), ones(count, 1);
+  const thrust::counting_iterator<int64_t> first(0);
+  thrust::transform(thrust::device, first, first + count, hash.begin(),
+                    [&](int64_t i) { return hash_bytes(block(i), bytes); });
+  thrust::copy(thrust::host, first, first + count, order.begin());
+  thrust::sort(thrust::host, order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    if (hash[a] != hash[b]) return hash[a] < hash[b];
+    const int c = std::memcmp(block(a), block(b), bytes);
+    return c != 0 ? c < 0 : a < b;
+  });
+  const auto ends = thrust::reduce_by_key(
+      thrust::host, order.begin(), order.end(), ones.begin(), heads.begin(), lengths.begin(),
+      [&](int64_t a, int64_t b) { return hash[a] == hash[b] && std::memcmp(block(a), block(b), bytes) == 0; });
+  std::vector<std::vector<int64_t>> groups;
+  auto member = order.begin();
+  for (auto length = lengths.begin(); length != ends.second; member += *length++) {
+    if (*length > 1) groups.emplace_back(member, member + *length);
+  }
+  std::sort(groups.begin(), groups.end());
+  return groups;
+}
+
+SharedMask describe(const Dataset& d, const std::vector<int64_t>& group, const CleanRule& rule) {
+  SharedMask s;
+  for (const int64_t i : group) s.rows.push_back(d.source[i]);
+  const uint8_t* mask = d.mask(group[0]);
+  int top = d.height, bottom = -1, left = d.width, right = -1;
+  for (int y = 0; y < d.height; ++y) {
+    for (int x = 0; x < d.width; ++x) {
+      const uint8_t id = mask[y * d.width + x];
+      if (id >= s.pixels.size()) s.pixels.resize(id + 1, 0);
+      ++s.pixels[id];
+      if (id == 0) continue;
+      top = std::min(top, y), bottom = std::max(bottom, y), left = std::min(left, x), right = std::max(right, x);
+    }
+  }
+  const int64_t labelled = d.mask_bytes() - s.pixels[0];
+  s.fill = labelled == 0 ? 1 : static_cast<double>(labelled) / ((bottom - top + 1.0) * (right - left + 1.0));
+  s.plain = std::count_if(s.pixels.begin() + 1, s.pixels.end(), [](int64_t n) { return n > 0; }) <= 1 &&
+            s.fill >= rule.plain_fill;
+  return s;
+}
+
+std::string list(const std::vector<int64_t>& rows) {
+  std::string text;
+  for (size_t i = 0; i < rows.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(rows[i]);
+  return text;
+}
+
+std::string percent(double share) { return std::to_string(static_cast<int>(100 * share + 0.5)) + "%"; }
+
+}  // namespace
+
+std::string CleanReport::summary() const {
+  int64_t in_odd = 0, in_kept = 0, copies = 0;
+  for (const SharedMask& s : odd) in_odd += static_cast<int64_t>(s.rows.size());
+  for (const SharedMask& s : kept) in_kept += static_cast<int64_t>(s.rows.size());
+  for (const auto& group : duplicate_images) copies += static_cast<int64_t>(group.size()) - 1;
+  std::string text = "Cleaning: " + std::to_string(before) + " samples, " + std::to_string(before - after) +
+                     " dropped, " + std::to_string(after) + " kept.\n  Rule: a mask shared by " +
+                     std::to_string(rule.min_shared) +
+                     " or more different images is odd, unless it is plain: one class that fills " +
+                     percent(rule.plain_fill) + " of its bounding box, or nothing labelled.\n";
+  text += "  Odd masks: " + std::to_string(odd.size()) + ", in " + std::to_string(in_odd) + " samples" +
+          (rule.drop_shared_masks || odd.empty() ? "" : " (kept: drop_shared_masks is off)") + ".\n";
+  for (const SharedMask& s : odd) {
+    text += "    one mask in " + std::to_string(s.rows.size()) + " images, " + percent(s.fill) +
+            " of its bounding box, pixels by class " + list(s.pixels) + "\n";
+  }
+  text += "  Plain masks that repeat, kept: " + std::to_string(kept.size()) + ", in " + std::to_string(in_kept) +
+          " samples.\n";
+  text += "  Copies of images: " + std::to_string(copies) +
+          (copies > 0 && !rule.drop_duplicate_images ? " (kept)" : "") + ".\n";
+  if (!dropped.empty()) text += "  Dropped rows: " + list(dropped) + "\n";
+  return text;
+}
+
+Cleaned clean(const Dataset& data, const CleanRule& rule) {
+  Cleaned result;
+  CleanReport& report = result.report;
+  report.rule = rule;
+  report.before = data.count;
+  std::vector<bool> drop(static_cast<size_t>(data.count), false);
+  std::vector<bool> copy(static_cast<size_t>(data.count), false);  // of an image that came earlier
+  for (const auto& group : equal_groups(data.images, data.count, data.image_bytes())) {
+    auto& rows = report.duplicate_images.emplace_back();
+    for (const int64_t i : group) {
+      rows.push_back(data.source[i]);
+      copy[i] = i != group[0];
+      if (copy[i] && rule.drop_duplicate_images) drop[i] = true;
+    }
+  }
+  if (!data.masks.empty()) {
+    for (const auto& group : equal_groups(data.masks, data.count, data.mask_bytes())) {
+      const auto different = std::count_if(group.begin(), group.end(), [&](int64_t i) { return !copy[i]; });
+      if (different < rule.min_shared) continue;
+      SharedMask s = describe(data, group, rule);
+      if (!s.plain && rule.drop_shared_masks) {
+        for (const int64_t i : group) drop[i] = true;
+      }
+      (s.plain ? report.kept : report.odd).push_back(std::move(s));
+    }
+  }
+  for (auto* groups : {&report.odd, &report.kept}) {
+    std::stable_sort(groups->begin(), groups->end(),
+                     [](const SharedMask& a, const SharedMask& b) { return a.rows.size() > b.rows.size(); });
+  }
+  std::vector<int64_t> keep;
+  for (int64_t i = 0; i < data.count; ++i) {
+    if (drop[i]) {
+      report.dropped.push_back(data.source[i]);
+    } else {
+      keep.push_back(i);
+    }
+  }
+  std::sort(report.dropped.begin(), report.dropped.end());
+  report.after = static_cast<int64_t>(keep.size());
+  if (keep.empty()) throw DataError(data.origin + ": cleaning would drop every sample\n" + report.summary());
+  result.data = select_samples(data, keep);
+  return result;
+}
+
+Dataset select_samples(const Dataset& data, const std::vector<int64_t>& indices) {
+  Dataset d;
+  d.count = static_cast<int64_t>(indices.size());
+  d.height = data.height;
+  d.width = data.width;
+  d.channels = data.channels;
+  d.origin = data.origin;
+  d.images.reserve(static_cast<size_t>(d.count * d.image_bytes()));
+  d.source.reserve(indices.size());
+  for (const int64_t i : indices) {
+    d.images.insert(d.images.end(), data.image(i), data.image(i) + d.image_bytes());
+    if (!data.masks.empty()) d.masks.insert(d.masks.end(), data.mask(i), data.mask(i) + d.mask_bytes());
+    d.source.push_back(data.source[i]);
+  }
+  return d;
+}
+
+}  // namespace regolith

@@ -1,0 +1,49 @@
+// Finds samples that should not be trained on.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+
+namespace regolith {
+
+// The rule: a mask that at least `min_shared` different images share is odd, unless it is plain. It is plain where its
+// labelled pixels (class above 0) are none, or all of one class and fill at least `plain_fill` of their bounding box.
+// Two crops of wide plains may well both be sand to their edges, whatever frame of unlabelled pixels the crop left; an
+// outline drawn by hand never falls on the same pixels twice, so one that repeats was stamped, not drawn.
+struct CleanRule {
+  int min_shared = 3;
+  double plain_fill = 0.9;
+  bool drop_shared_masks = true;       // odd ones
+  bool drop_duplicate_images = false;  // all but the first of equal images
+};
+
+struct SharedMask {
+  std::vector<int64_t> rows;    // where the samples stand in their file (Dataset::source), ascending
+  std::vector<int64_t> pixels;  // of each class in the mask
+  double fill = 0;              // labelled pixels / pixels of their bounding box; 1 where there are none
+  bool plain = false;
+};
+
+struct CleanReport {
+  int64_t before = 0, after = 0;
+  std::vector<int64_t> dropped;                        // rows of the file, ascending
+  std::vector<SharedMask> odd, kept;                   // groups of at least min_shared images, largest first
+  std::vector<std::vector<int64_t>> duplicate_images;  // groups of rows whose images are equal byte for byte
+  CleanRule rule;
+
+  std::string summary() const;  // a few lines: what was dropped, by which rule, what was kept in spite of it
+};
+
+struct Cleaned {
+  Dataset data;
+  CleanReport report;
+};
+// Throws DataError where nothing would be left.
+Cleaned clean(const Dataset& data, const CleanRule& rule = {});
+
+// The samples at `indices`, in that order.
+Dataset select_samples(const Dataset& data, const std::vector<int64_t>& indices);
+
+}  // namespace regolith

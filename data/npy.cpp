@@ -1,0 +1,339 @@
+#include "data/npy.h"
+
+#include <zip.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <limits>
+
+#include "kernels/core/dtype.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the readers and writers of arrays assume little endian");
+
+// Reads the Python dictionary of a header: {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }
+class Header {
+ public:
+  Header(std::string_view text, const std::string& where) : text_(text), where_(where) {}
+
+  std::string_view quoted(std::string_view key) {
+    std::string_view v = value(key);
+    const char quote = v.empty() ? 0 : v.front();
+    const size_t end = v.size() > 1 ? v.find(quote, 1) : v.npos;
+    if ((quote != '\'' && quote != '"') || end == v.npos) bad(key, "a quoted element type");
+    return v.substr(1, end - 1);
+  }
+  bool boolean(std::string_view key) {
+    const std::string_view v = value(key);
+    if (v.starts_with("True")) return true;
+    if (!v.starts_with("False")) bad(key, "True or False");
+    return false;
+  }
+  std::vector<int64_t> tuple(std::string_view key) {
+    std::string_view v = value(key);
+    if (!v.starts_with("(") || v.find(')') == v.npos) bad(key, "a tuple");
+    std::vector<int64_t> numbers;
+    bool inside = false;
+    for (const char c : v.substr(1, v.find(')') - 1)) {
+      if (c >= '0' && c <= '9') {
+        if (!inside) numbers.push_back(0);
+        if (numbers.back() > (std::numeric_limits<int64_t>::max() - 9) / 10) bad(key, "sizes below 2^63");
+        numbers.back() = numbers.back() * 10 + (c - '0');
+      } else if (c != ',' && c != ' ' && c != 'L') {
+        bad(key, "a tuple of whole numbers");
+      }
+      inside = c >= '0' && c <= '9';
+    }
+    return numbers;
+  }
+
+ private:
+  std::string_view value(std::string_view key) {
+    size_t at = text_.find("'" + std::string(key) + "'");
+    if (at != text_.npos) at = text_.find(':', at);
+    if (at == text_.npos) bad(key, "this key");
+    const size_t start = text_.find_first_not_of(' ', at + 1);
+    return start == text_.npos ? std::string_view() : text_.substr(start);
+  }
+  [[noreturn]] void bad(std::string_view key, const char* expected) {
+    throw DataError(where_ + ": damaged .npy header: expected " + expected + " at '" + std::string(key) + "'");
+  }
+  std::string_view text_;
+  const std::string& where_;
+};
+
+// Moves elements from Fortran order (first index fastest) to C order.
+std::vector<uint8_t> to_c_order(const std::vector<uint8_t>& in, const std::vector<int64_t>& shape, int item) {
+  std::vector<uint8_t> out(in.size());
+  const int dims = static_cast<int>(shape.size());
+  std::vector<int64_t> index(shape.size(), 0), stride(shape.size(), 1);  // strides of the Fortran array
+  for (int d = 1; d < dims; ++d) stride[d] = stride[d - 1] * shape[d - 1];
+  int64_t from = 0;
+  for (size_t to = 0; to < out.size(); to += item) {
+    std::memcpy(&out[to], &in[from * item], item);
+    for (int d = dims - 1; d >= 0; --d) {
+      from += stride[d];
+      if (++index[d] < shape[d]) break;
+      from -= stride[d] * shape[d];
+      index[d] = 0;
+    }
+  }
+  return out;
+}
+
+template <class T>
+T element(const std::vector<uint8_t>& bytes, int64_t i) {
+  T x;
+  std::memcpy(&x, bytes.data() + i * sizeof(T), sizeof(T));
+  return x;
+}
+
+}  // namespace
+
+int64_t NpyArray::count() const {
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  return n;
+}
+
+std::string NpyArray::type_name() const {
+  if (kind == 'b') return "bool";
+  return (kind == 'u' ? "uint" : kind == 'i' ? "int" : "float") + std::to_string(8 * item);
+}
+
+double NpyArray::at(int64_t i) const {
+  switch (kind == 'f' ? -item : kind == 'i' ? 10 + item : item) {
+    case -2:
+      return static_cast<float>(std::bit_cast<fp16>(element<uint16_t>(bytes, i)));
+    case -4:
+      return element<float>(bytes, i);
+    case -8:
+      return element<double>(bytes, i);
+    case 11:
+      return element<int8_t>(bytes, i);
+    case 12:
+      return element<int16_t>(bytes, i);
+    case 14:
+      return element<int32_t>(bytes, i);
+    case 18:
+      return static_cast<double>(element<int64_t>(bytes, i));
+    case 1:
+      return element<uint8_t>(bytes, i);
+    case 2:
+      return element<uint16_t>(bytes, i);
+    case 4:
+      return element<uint32_t>(bytes, i);
+    default:
+      return static_cast<double>(element<uint64_t>(bytes, i));
+  }
+}
+
+std::vector<double> NpyArray::as_f64() const {
+  std::vector<double> out(count());
+  for (int64_t i = 0; i < count(); ++i) out[i] = at(i);
+  return out;
+}
+
+std::vector<float> NpyArray::as_f32() const {
+  std::vector<float> out(count());
+  if (kind == 'f' && item == 4) {
+    std::memcpy(out.data(), bytes.data(), bytes.size());
+  } else {
+    for (int64_t i = 0; i < count(); ++i) out[i] = static_cast<float>(at(i));
+  }
+  return out;
+}
+
+std::vector<uint8_t> NpyArray::as_u8() const {
+  if (kind == 'u' && item == 1) return bytes;
+  std::vector<uint8_t> out(count());
+  for (int64_t i = 0; i < count(); ++i) {
+    const double x = at(i);
+    if (!(x >= 0 && x <= 255) || x != std::floor(x)) {
+      throw DataError(where + ": element " + std::to_string(i) + " is " + std::to_string(x) +
+                      ": expected whole numbers of 0 to 255");
+    }
+    out[i] = static_cast<uint8_t>(x);
+  }
+  return out;
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
+  const auto fail = [&](const std::string& what) { throw DataError(where + ": " + what); };
+  if (file.size() < 10 || std::memcmp(file.data(), "\x93NUMPY", 6) != 0)
+    fail("not a .npy array: its first bytes differ");
+  const int version = file[6];
+  if (version < 1 || version > 3) fail("written in .npy format " + std::to_string(version) + ": 1 to 3 can be read");
+  const size_t prefix = version == 1 ? 10 : 12;
+  if (file.size() < prefix) fail("truncated in its header");
+  const size_t length = file[8] | file[9] << 8 | (version == 1 ? 0 : size_t{file[10]} << 16 | size_t{file[11]} << 24);
+  if (file.size() < prefix + length) fail("truncated in its header");
+  Header header({reinterpret_cast<const char*>(file.data()) + prefix, length}, where);
+  const std::string_view descr = header.quoted("descr");
+  NpyArray a;
+  a.where = where;
+  a.shape = header.tuple("shape");
+  const bool fortran = header.boolean("fortran_order");
+  const bool order = !descr.empty() && std::string_view("<>|=").find(descr[0]) != std::string_view::npos;
+  const std::string_view type = order ? descr.substr(1) : descr;
+  a.kind = type.size() == 2 ? type[0] : 0;
+  a.item = type.size() == 2 ? type[1] - '0' : 0;
+  const bool size_known = a.item == 1 || a.item == 2 || a.item == 4 || a.item == 8;
+  const bool valid = a.kind == 'b' ? a.item == 1 : a.kind == 'f' ? size_known && a.item > 1 : size_known;
+  if (!valid || (a.kind != 'b' && a.kind != 'u' && a.kind != 'i' && a.kind != 'f')) {
+    fail("has element type '" + std::string(descr) + "': expected bool, (u)int8 to 64 or float16 to 64");
+  }
+  uint64_t bytes = a.item;
+  for (const int64_t d : a.shape) {
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(d), &bytes))
+      fail("has a size beyond 2^64: " + shape_text(a.shape));
+  }
+  const uint64_t found = file.size() - prefix - length;
+  if (found != bytes) {
+    fail((found < bytes ? "truncated: " : "longer than it says: ") + shape_text(a.shape) + " of " + a.type_name() +
+         " takes " + std::to_string(bytes) + " bytes, found " + std::to_string(found));
+  }
+  a.bytes.assign(file.begin() + prefix + length, file.end());
+  if (descr[0] == '>' && a.item > 1) {
+    for (size_t i = 0; i < a.bytes.size(); i += a.item) std::reverse(&a.bytes[i], &a.bytes[i] + a.item);
+  }
+  if (fortran && a.shape.size() > 1) a.bytes = to_c_order(a.bytes, a.shape, a.item);
+  return a;
+}
+
+NpyArray read_npy(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
+  const std::vector<uint8_t> file((std::istreambuf_iterator<char>(in)), {});
+  if (in.bad()) throw DataError(path + ": cannot be read");
+  return parse_npy(file, path);
+}
+
+struct NpzReader::Archive {
+  zip_t* zip = nullptr;
+  ~Archive() {
+    if (zip != nullptr) zip_discard(zip);
+  }
+};
+
+NpzReader::NpzReader(const std::string& path) : path_(path), archive_(std::make_unique<Archive>()) {
+  int code = 0;
+  archive_->zip = zip_open(path.c_str(), ZIP_RDONLY | ZIP_CHECKCONS, &code);
+  if (archive_->zip == nullptr) {
+    zip_error_t error;
+    zip_error_init_with_code(&error, code);
+    const std::string text = zip_error_strerror(&error);
+    zip_error_fini(&error);
+    const bool there = code != ZIP_ER_NOENT && code != ZIP_ER_OPEN;
+    throw DataError(path + (there ? ": not an .npz file, or a truncated one: " : ": cannot be opened: ") + text);
+  }
+  for (zip_int64_t i = 0; i < zip_get_num_entries(archive_->zip, 0); ++i) {
+    const char* name = zip_get_name(archive_->zip, i, 0);
+    if (std::string_view n = name != nullptr ? name : ""; n.ends_with(".npy"))
+      names_.emplace_back(n.substr(0, n.size() - 4));
+  }
+}
+
+NpzReader::~NpzReader() = default;
+
+bool NpzReader::has(const std::string& name) const {
+  return std::find(names_.begin(), names_.end(), name) != names_.end();
+}
+
+NpyArray NpzReader::read(const std::string& name) const {
+  if (!has(name)) {
+    std::string found;
+    for (const std::string& n : names_) found += (found.empty() ? "" : ", ") + n;
+    throw DataError(path_ + ": has no array '" + name + "'; found: " + (found.empty() ? "none" : found));
+  }
+  const std::string where = path_ + ": array '" + name + "'";
+  const std::unique_ptr<zip_file_t, decltype(&zip_fclose)> file(zip_fopen(archive_->zip, (name + ".npy").c_str(), 0),
+                                                                &zip_fclose);
+  if (!file) throw DataError(where + ": cannot be read: " + zip_strerror(archive_->zip));
+  std::vector<uint8_t> bytes;  // grows with what is there: the size in a damaged archive may be anything
+  constexpr size_t kChunk = size_t{1} << 22;
+  for (;;) {
+    const size_t at = bytes.size();
+    bytes.resize(at + kChunk);
+    const zip_int64_t got = zip_fread(file.get(), bytes.data() + at, kChunk);
+    if (got < 0)
+      throw DataError(where + ": damaged or truncated: " + zip_error_strerror(zip_file_get_error(file.get())));
+    bytes.resize(at + got);
+    if (got == 0) break;
+  }
+  return parse_npy(bytes, where);
+}
+
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data) {
+  return {std::move(name), std::move(shape), data, "<f4"};
+}
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const double* data) {
+  return {std::move(name), std::move(shape), data, "<f8"};
+}
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const uint8_t* data) {
+  return {std::move(name), std::move(shape), data, "|u1"};
+}
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const int64_t* data) {
+  return {std::move(name), std::move(shape), data, "<i8"};
+}
+
+void write_npz(const std::string& path, std::span<const NpzEntry> entries) {
+  int code = 0;
+  zip_t* zip = zip_open(path.c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code);
+  const auto fail = [&](const std::string& what) {
+    if (zip != nullptr) zip_discard(zip);
+    throw IoError(path + ": cannot be written: " + what);
+  };
+  if (zip == nullptr) {
+    zip_error_t error;
+    zip_error_init_with_code(&error, code);
+    const std::string text = zip_error_strerror(&error);
+    zip_error_fini(&error);
+    fail(text);
+  }
+  std::vector<std::string> headers;  // must live until the archive is closed
+  std::vector<std::vector<zip_buffer_fragment_t>> parts;
+  headers.reserve(entries.size());
+  parts.reserve(entries.size());
+  for (const NpzEntry& e : entries) {
+    std::string text = "{'descr': '" + e.descr + "', 'fortran_order': False, 'shape': " + shape_text(e.shape) + ", }";
+    text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10, ' ');  // the data starts on a multiple of 64
+    text.back() = '\n';
+    std::string& header = headers.emplace_back("\x93NUMPY\x01", 7);
+    header += '\0';
+    header += static_cast<char>(text.size() & 255);
+    header += static_cast<char>(text.size() >> 8);
+    header += text;
+    uint64_t bytes = e.descr.back() - '0';
+    for (const int64_t d : e.shape) bytes *= d;
+    auto& fragments = parts.emplace_back();
+    fragments.push_back({reinterpret_cast<zip_uint8_t*>(header.data()), header.size()});
+    if (bytes > 0) fragments.push_back({static_cast<zip_uint8_t*>(const_cast<void*>(e.data)), bytes});
+    zip_source_t* source = zip_source_buffer_fragment(zip, fragments.data(), fragments.size(), 0);
+    const zip_int64_t index =
+        source == nullptr ? -1
+                          : zip_file_add(zip, (e.name + ".npy").c_str(), source, ZIP_FL_OVERWRITE | ZIP_FL_ENC_UTF_8);
+    if (index < 0) {
+      if (source != nullptr) zip_source_free(source);
+      fail(zip_strerror(zip));
+    }
+    zip_set_file_compression(zip, index, ZIP_CM_STORE, 0);
+    zip_file_set_dostime(zip, index, 0, 1 << 5 | 1, 0);  // 1980-01-01: the same arrays give the same bytes
+  }
+  if (zip_close(zip) != 0) fail(zip_strerror(zip));  // libzip writes to a temporary file and renames it
+}
+
+}  // namespace regolith

@@ -1,0 +1,151 @@
+#include "engine/report/image.h"
+
+#include <png.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+// After <cstdio>, which it needs and does not include.
+#include <jpeglib.h>
+
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
+// libpng and libjpeg report errors by longjmp: what is changed between setjmp and the jump lives in an object whose
+// address the library has, not in registers.
+struct PngReading {
+  ImageBytes image;
+  std::vector<png_bytep> rows;
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  std::string error;
+  ~PngReading() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+ImageBytes read_png(std::FILE* file, const std::string& path, bool raw) {
+  PngReading r;
+  ImageBytes& image = r.image;
+  const auto on_error = [](png_structp png, png_const_charp text) {
+    *static_cast<std::string*>(png_get_error_ptr(png)) = text;
+    png_longjmp(png, 1);
+  };
+  r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.error, on_error, [](png_structp, png_const_charp) {});
+  if (r.png != nullptr) r.info = png_create_info_struct(r.png);
+  if (r.info == nullptr) throw DataError(path + ": no memory to read it");
+  if (setjmp(png_jmpbuf(r.png)) != 0) throw DataError(path + ": damaged or truncated PNG: " + r.error);
+  png_init_io(r.png, file);
+  png_read_info(r.png, r.info);
+  const int color = png_get_color_type(r.png, r.info), depth = png_get_bit_depth(r.png, r.info);
+  if (raw && ((color & PNG_COLOR_MASK_COLOR && color != PNG_COLOR_TYPE_PALETTE) || depth > 8)) {
+    throw DataError(path + ": expected a mask of 8 bits with one channel of class ids (grey or palette)");
+  }
+  png_set_strip_16(r.png);
+  if (!raw) png_set_expand(r.png);  // palettes to RGB, few grey bits to eight
+  png_set_packing(r.png);
+  png_set_strip_alpha(r.png);
+  png_set_interlace_handling(r.png);
+  png_read_update_info(r.png, r.info);
+  image.width = static_cast<int>(png_get_image_width(r.png, r.info));
+  image.height = static_cast<int>(png_get_image_height(r.png, r.info));
+  image.channels = png_get_channels(r.png, r.info);
+  image.bytes.resize(static_cast<size_t>(image.width) * image.height * image.channels);
+  for (int y = 0; y < image.height; ++y) {
+    r.rows.push_back(image.bytes.data() + static_cast<size_t>(y) * image.width * image.channels);
+  }
+  png_read_image(r.png, r.rows.data());
+  png_read_end(r.png, nullptr);
+  return std::move(r.image);
+}
+
+struct JpegReading {
+  ImageBytes image;
+  jpeg_decompress_struct jpeg{};
+  jpeg_error_mgr errors{};
+  std::jmp_buf jump;
+  char text[JMSG_LENGTH_MAX] = "";
+  ~JpegReading() { jpeg_destroy_decompress(&jpeg); }
+};
+
+ImageBytes read_jpeg(std::FILE* file, const std::string& path) {
+  JpegReading r;
+  ImageBytes& image = r.image;
+  r.jpeg.err = jpeg_std_error(&r.errors);
+  r.jpeg.client_data = &r;
+  r.errors.error_exit = [](j_common_ptr jpeg) {
+    auto* reading = static_cast<JpegReading*>(jpeg->client_data);
+    jpeg->err->format_message(jpeg, reading->text);
+    std::longjmp(reading->jump, 1);
+  };
+  r.errors.emit_message = [](j_common_ptr jpeg, int level) {
+    if (level < 0) jpeg->err->error_exit(jpeg);  // a truncated file is only a warning to libjpeg
+  };
+  if (setjmp(r.jump) != 0) throw DataError(path + ": damaged or truncated JPEG: " + r.text);
+  jpeg_create_decompress(&r.jpeg);
+  jpeg_stdio_src(&r.jpeg, file);
+  jpeg_read_header(&r.jpeg, TRUE);
+  r.jpeg.out_color_space = r.jpeg.num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg_start_decompress(&r.jpeg);
+  image.width = static_cast<int>(r.jpeg.output_width);
+  image.height = static_cast<int>(r.jpeg.output_height);
+  image.channels = r.jpeg.output_components;
+  image.bytes.resize(static_cast<size_t>(image.width) * image.height * image.channels);
+  while (r.jpeg.output_scanline < r.jpeg.output_height) {
+    JSAMPROW row = image.bytes.data() + static_cast<size_t>(r.jpeg.output_scanline) * image.width * image.channels;
+    jpeg_read_scanlines(&r.jpeg, &row, 1);
+  }
+  jpeg_finish_decompress(&r.jpeg);
+  return std::move(r.image);
+}
+
+}  // namespace
+
+void replace_file(const std::string& path, const std::function<void(const std::string&)>& write) {
+  const std::string temporary = path + ".part" + std::to_string(getpid());
+  try {
+    write(temporary);
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+      throw IoError(path + ": cannot be written: " + std::strerror(errno));
+    }
+  } catch (...) {
+    std::remove(temporary.c_str());
+    throw;
+  }
+}
+
+void write_png(const std::string& path, const Picture& picture) {
+  replace_file(path, [&](const std::string& temporary) {
+    png_image image{};
+    image.version = PNG_IMAGE_VERSION;
+    image.width = static_cast<png_uint_32>(picture.width);
+    image.height = static_cast<png_uint_32>(picture.height);
+    image.format = PNG_FORMAT_RGB;
+    if (png_image_write_to_file(&image, temporary.c_str(), 0, picture.pixels.data(), 0, nullptr) == 0) {
+      throw IoError(path + ": cannot be written: " + image.message);
+    }
+  });
+}
+
+ImageBytes read_image(const std::string& path, bool raw) {
+  const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
+  unsigned char head[8] = {};
+  const size_t got = std::fread(head, 1, sizeof head, file.get());
+  std::rewind(file.get());
+  if (got == sizeof head && png_sig_cmp(head, 0, sizeof head) == 0) return read_png(file.get(), path, raw);
+  if (got >= 3 && head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff) {
+    if (raw) throw DataError(path + ": a mask must be a PNG: JPEG does not keep class ids");
+    return read_jpeg(file.get(), path);
+  }
+  throw DataError(path + ": expected a PNG or JPEG image");
+}
+
+}  // namespace regolith
