@@ -20,7 +20,7 @@ DeviceDataset::DeviceDataset(Device& device, DeviceStream& stream, const Dataset
 }
 
 Sampler::Sampler(Device& device, const DeviceDataset& data, std::vector<Occurrence> occurrences, int batch, bool wrap,
-                 uint64_t seed, const kernels::Augment& augment)
+                 uint64_t seed, const kernels::Augment& augment, double scale, double shift)
     : device_(device),
       data_(data),
       occurrences_(std::move(occurrences)),
@@ -29,6 +29,8 @@ Sampler::Sampler(Device& device, const DeviceDataset& data, std::vector<Occurren
       wrap_(wrap),
       seed_(seed),
       augment_(augment),
+      divisor_(static_cast<float>(1 / scale)),
+      offset_(static_cast<float>(-shift / scale)),
       order_(device, occurrences_.size() * sizeof(int32_t)) {
   if (occurrences_.empty()) throw DataError("no samples to take batches from");
   for (const Occurrence& o : occurrences_) {
@@ -91,6 +93,8 @@ void Sampler::sample(DeviceStream& stream, const int64_t* step, const Map& x, ui
                                  .wrap = wrap_,
                                  .seed = seed_,
                                  .augment = augment_,
+                                 .divisor = divisor_,
+                                 .offset = offset_,
                                  .x = x,
                                  .labels = labels});
 }

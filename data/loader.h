@@ -35,8 +35,9 @@ class DeviceDataset {
 class Sampler {
  public:
   // `wrap`: the last batch is filled up with the first samples of the epoch, else with absent ones (kAbsentClass).
+  // The network sees byte * scale + shift.
   Sampler(Device& device, const DeviceDataset& data, std::vector<Occurrence> occurrences, int batch, bool wrap,
-          uint64_t seed, const kernels::Augment& augment = {});
+          uint64_t seed, const kernels::Augment& augment = {}, double scale = 1.0 / 255, double shift = 0);
   ~Sampler();
   int64_t count() const { return static_cast<int64_t>(occurrences_.size()); }
   int steps_per_epoch() const { return steps_; }
@@ -61,6 +62,7 @@ class Sampler {
   bool wrap_;
   uint64_t seed_;
   kernels::Augment augment_;
+  float divisor_, offset_;
   DeviceBuffer order_;                // (count) int32, order_entry
   std::array<int32_t*, 2> staged_{};  // host memory for copies: one is filled while the other may be on its way
   std::array<std::unique_ptr<Event>, 2> copied_;

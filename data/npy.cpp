@@ -3,6 +3,7 @@
 #include <zip.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -69,16 +70,18 @@ class Header {
   const std::string& where_;
 };
 
+constexpr size_t kMostDimensions = 64;  // NumPy's own bound
+
 // Moves elements from Fortran order (first index fastest) to C order.
 std::vector<uint8_t> to_c_order(const std::vector<uint8_t>& in, const std::vector<int64_t>& shape, int item) {
   std::vector<uint8_t> out(in.size());
-  const int dims = static_cast<int>(shape.size());
-  std::vector<int64_t> index(shape.size(), 0), stride(shape.size(), 1);  // strides of the Fortran array
-  for (int d = 1; d < dims; ++d) stride[d] = stride[d - 1] * shape[d - 1];
+  const size_t dims = shape.size();
+  std::array<int64_t, kMostDimensions> index{}, stride{};  // strides of the Fortran array
+  for (size_t d = 0; d < dims; ++d) stride[d] = d == 0 ? item : stride[d - 1] * shape[d - 1];
   int64_t from = 0;
-  for (size_t to = 0; to < out.size(); to += item) {
-    std::memcpy(&out[to], &in[from * item], item);
-    for (int d = dims - 1; d >= 0; --d) {
+  for (auto to = out.begin(); to != out.end(); to += item) {
+    std::copy_n(in.begin() + from, item, to);
+    for (size_t d = dims; d-- > 0;) {
       from += stride[d];
       if (++index[d] < shape[d]) break;
       from -= stride[d] * shape[d];
@@ -196,6 +199,8 @@ NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
   if (!valid || (a.kind != 'b' && a.kind != 'u' && a.kind != 'i' && a.kind != 'f')) {
     fail("has element type '" + std::string(descr) + "': expected bool, (u)int8 to 64 or float16 to 64");
   }
+  if (a.shape.size() > kMostDimensions)
+    fail("has " + std::to_string(a.shape.size()) + " dimensions: at most 64 can be read");
   uint64_t bytes = a.item;
   for (const int64_t d : a.shape) {
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(d), &bytes))

@@ -127,11 +127,11 @@ Loaded loaded(Dataset d) {
   return l;
 }
 
-Loaded load_study(const NpzReader& npz, const std::string& path, int classes) {
+Loaded load_study(const NpzReader& npz, const std::string& path, int classes, const NpzNames& names) {
   Loaded l;
   const std::string origin = fs::path(path).filename().string(), expected = "(N, 2, H, W)";
   {
-    const NpyArray a = npz.read("training_set");
+    const NpyArray a = npz.read(names.training);
     const auto& s = a.shape;
     if (s.size() != 4 || s[0] < 1 || s[1] != 2) bad_shape(a, expected);
     check_size(a, s[2], s[3], expected);
@@ -139,12 +139,12 @@ Loaded load_study(const NpzReader& npz, const std::string& path, int classes) {
     d.images = images_of(a, {d.count, 0, 2 * d.mask_bytes(), d.height, d.width, 1});
     d.masks = masks_of(a, {d.count, d.mask_bytes(), 2 * d.mask_bytes(), d.height, d.width, 1}, classes);
   }
-  if (npz.has("test_set")) {
-    const NpyArray a = npz.read("test_set");
+  if (npz.has(names.test)) {
+    const NpyArray a = npz.read(names.test);
     const std::string wanted =
         "(M, " + std::to_string(l.labelled.height) + ", " + std::to_string(l.labelled.width) + ")";
     if (a.shape.size() != 3 || a.shape[1] != l.labelled.height || a.shape[2] != l.labelled.width) bad_shape(a, wanted);
-    if (a.shape[0] > 0) l.unlabelled = plain_images(a, origin + " test_set", wanted);
+    if (a.shape[0] > 0) l.unlabelled = plain_images(a, origin + " " + names.test, wanted);
   }
   return l;
 }
@@ -186,11 +186,11 @@ std::vector<uint8_t> with_channels(const ImageBytes& image, int channels) {
 
 Loaded load_npz(const std::string& path, int classes, const NpzNames& names) {
   const NpzReader npz(path);
-  if (npz.has("training_set") && !npz.has(names.images)) return load_study(npz, path, classes);
+  if (npz.has(names.training)) return load_study(npz, path, classes, names);
   if (!npz.has(names.images)) {
     std::string found;
     for (const std::string& n : npz.names()) found += (found.empty() ? "" : ", ") + n;
-    throw DataError(path + ": has neither 'training_set' (the study's layout) nor '" + names.images +
+    throw DataError(path + ": has neither '" + names.training + "' (the study's layout) nor '" + names.images +
                     "'; found: " + (found.empty() ? "no arrays" : found) + "; name the arrays in the configuration");
   }
   Dataset d = plain_images(npz.read(names.images), fs::path(path).filename().string());

@@ -16,11 +16,12 @@ struct Loaded {
   Dataset unlabelled;  // images without; count 0 where there are none
 };
 
-struct NpzNames {  // arrays of a plain .npz
-  std::string images = "images", masks = "masks";
+struct NpzNames {
+  std::string training = "training_set", test = "test_set";  // the study's layout
+  std::string images = "image", masks = "mask";              // a plain one
 };
 
-// The study's layout where the file has `training_set` (N, 2, H, W), image and mask, with or without `test_set`
+// The study's layout where the file has the training array (N, 2, H, W), image and mask, with or without the test array
 // (M, H, W). Else a plain one: images (N, H, W) or (N, H, W, C) and masks (N, H, W); images alone where `names.masks`
 // is empty.
 Loaded load_npz(const std::string& path, int classes, const NpzNames& names = {});

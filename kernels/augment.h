@@ -9,7 +9,7 @@
 namespace regolith::kernels {
 
 struct AugmentDraw {
-  bool flip;
+  bool flip_x, flip_y;
   float zoom, shift_y, shift_x, turns;  // scale, pixels, pixels, turns
 };
 
@@ -21,11 +21,12 @@ REGOLITH_HOST_DEVICE inline AugmentDraw draw_augment(const Augment& a, int H, in
   const Philox p = philox(seed, low, high, slot * 2, kAugmentStream);
   const Philox q = philox(seed, low, high, slot * 2 + 1, kAugmentStream);
   AugmentDraw d;
-  d.flip = a.flip && (p.v[0] >> 31) != 0;
+  d.flip_x = a.flip_x && (p.v[0] >> 31) != 0;
+  d.flip_y = a.flip_y && (p.v[0] >> 30 & 1) != 0;
   d.zoom = 1 + a.zoom_low + uniform(p.v[1]) * (a.zoom_high - a.zoom_low);
   d.shift_y = (2 * uniform(p.v[2]) - 1) * a.shift_y * static_cast<float>(H);
   d.shift_x = (2 * uniform(p.v[3]) - 1) * a.shift_x * static_cast<float>(W);
-  d.turns = (2 * uniform(q.v[0]) - 1) * a.rotation;
+  d.turns = a.rotation_low + uniform(q.v[0]) * (a.rotation_high - a.rotation_low);
   return d;
 }
 
@@ -37,9 +38,9 @@ REGOLITH_HOST_DEVICE inline Affine affine_of(const AugmentDraw& d, int H, int W)
 #else
   const float cosine = std::cos(6.283185307f * d.turns), sine = std::sin(6.283185307f * d.turns);
 #endif
-  const float c = d.zoom * cosine, s = d.zoom * sine, side = d.flip ? -1.0f : 1.0f;
-  const float tx = d.zoom * d.shift_x, ty = d.zoom * d.shift_y;
-  return {side * c, side * -s, cx + side * (-c * cx + s * cy - tx), s, c, cy - s * cx - c * cy - ty};
+  const float c = d.zoom * cosine, s = d.zoom * sine, tx = d.zoom * d.shift_x, ty = d.zoom * d.shift_y;
+  const float fx = d.flip_x ? -1.0f : 1.0f, fy = d.flip_y ? -1.0f : 1.0f;
+  return {fx * c, fx * -s, cx + fx * (-c * cx + s * cy - tx), fy * s, fy * c, cy + fy * (-s * cx - c * cy - ty)};
 }
 
 }  // namespace regolith::kernels

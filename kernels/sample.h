@@ -20,10 +20,10 @@ enum class Fill : int {
 };
 
 struct Augment {
-  bool flip = false;                  // left to right, with probability 1/2
-  float zoom_low = 0, zoom_high = 0;  // scale in U(1 + low, 1 + high); above 1 zooms out
-  float shift_y = 0, shift_x = 0;     // in U(-shift, shift) of the height and width; positive moves down and right
-  float rotation = 0;                 // in U(-rotation, rotation) turns; positive counter-clockwise
+  bool flip_x = false, flip_y = false;  // left to right, upside down: each with probability 1/2
+  float zoom_low = 0, zoom_high = 0;    // scale in U(1 + low, 1 + high); above 1 zooms out
+  float shift_y = 0, shift_x = 0;       // in U(-shift, shift) of the height and width; positive moves down and right
+  float rotation_low = 0, rotation_high = 0;  // in U(low, high) turns; positive counter-clockwise
   Fill fill = Fill::reflect;
   float fill_value = 0;  // of `constant`, in the units of the bytes
   Fill mask_fill = Fill::reflect;

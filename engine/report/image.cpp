@@ -1,7 +1,6 @@
 #include "engine/report/image.h"
 
 #include <png.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <csetjmp>
@@ -13,6 +12,7 @@
 // After <cstdio>, which it needs and does not include.
 #include <jpeglib.h>
 
+#include "engine/report/atomic_file.h"
 #include "kernels/core/error.h"
 
 namespace regolith {
@@ -108,30 +108,19 @@ ImageBytes read_jpeg(std::FILE* file, const std::string& path) {
 
 }  // namespace
 
-void replace_file(const std::string& path, const std::function<void(const std::string&)>& write) {
-  const std::string temporary = path + ".part" + std::to_string(getpid());
-  try {
-    write(temporary);
-    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-      throw IoError(path + ": cannot be written: " + std::strerror(errno));
-    }
-  } catch (...) {
-    std::remove(temporary.c_str());
-    throw;
-  }
-}
-
 void write_png(const std::string& path, const Picture& picture) {
-  replace_file(path, [&](const std::string& temporary) {
-    png_image image{};
-    image.version = PNG_IMAGE_VERSION;
-    image.width = static_cast<png_uint_32>(picture.width);
-    image.height = static_cast<png_uint_32>(picture.height);
-    image.format = PNG_FORMAT_RGB;
-    if (png_image_write_to_file(&image, temporary.c_str(), 0, picture.pixels.data(), 0, nullptr) == 0) {
-      throw IoError(path + ": cannot be written: " + image.message);
-    }
-  });
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = static_cast<png_uint_32>(picture.width);
+  image.height = static_cast<png_uint_32>(picture.height);
+  image.format = PNG_FORMAT_RGB;
+  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
+  std::string bytes(size, '\0');
+  if (png_image_write_to_memory(&image, bytes.data(), &size, 0, picture.pixels.data(), 0, nullptr) == 0) {
+    throw IoError(path + ": cannot be encoded: " + image.message);
+  }
+  bytes.resize(size);
+  write_file_atomically(path, bytes);
 }
 
 ImageBytes read_image(const std::string& path, bool raw) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,11 +22,7 @@ struct Picture {
   const Rgb& at(int x, int y) const { return pixels[static_cast<size_t>(y) * width + x]; }
 };
 
-// Lets `write` fill a temporary file beside `path`, then renames it: `path` is the old file or the new one, never half
-// of it. Throws IoError where the rename fails; what `write` throws passes, the temporary file gone.
-void replace_file(const std::string& path, const std::function<void(const std::string& temporary)>& write);
-
-// An 8-bit RGB PNG, by way of replace_file. Throws IoError (no such folder, no space left, no permission).
+// An 8-bit RGB PNG, written atomically. Throws IoError (no such folder, no space left, no permission).
 void write_png(const std::string& path, const Picture& picture);
 
 // An image file as bytes. Palettes are not applied and grey is not rescaled where `raw` asks for class ids.

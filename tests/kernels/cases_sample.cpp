@@ -43,11 +43,14 @@ Place input_place(const AugmentDraw& d, double x, double y, int H, int W) {
   const double moved_x = rotated_x - d.shift_x, moved_y = rotated_y - d.shift_y;
   const double zoomed_x = d.zoom * moved_x + (W - 1) / 2.0 * (1 - d.zoom);
   const double zoomed_y = d.zoom * moved_y + (H - 1) / 2.0 * (1 - d.zoom);
-  return {d.flip ? W - 1 - zoomed_x : zoomed_x, zoomed_y};
+  return {d.flip_x ? W - 1 - zoomed_x : zoomed_x, d.flip_y ? H - 1 - zoomed_y : zoomed_y};
 }
 
 Case make_case(const Sample& k) {
-  return {.name = std::string("sample_") + k.name, .make = [k](Lab& lab) {
+  return {
+      .name = std::string("sample_") + k.name,
+      .make =
+          [k](Lab& lab) {
             const int batch = k.batch > 0 ? k.batch : k.N, entries = static_cast<int>(k.order.size());
             const int steps = (entries + batch - 1) / batch;
             Buffer& images = lab.input("images", {kRows, k.H, k.W, k.C}, integers(0, 255), DType::u8);
@@ -78,7 +81,7 @@ Case make_case(const Sample& k) {
                 const int slot = k.first + n, at = static_cast<int>(k.step % steps) * batch + slot;
                 if (at >= entries && !k.wrap) continue;
                 const int entry = static_cast<int>(k.order[at % entries]), row = entry / 2;
-                AugmentDraw draw{false, 1, 0, 0, 0};
+                AugmentDraw draw{false, false, 1, 0, 0, 0};
                 if (entry % 2 == 1) draw = draw_augment(k.augment, k.H, k.W, 77, k.step, slot);
                 for (int y = 0; y < k.H; ++y) {
                   for (int px = 0; px < k.W; ++px) {
@@ -112,7 +115,7 @@ Case make_case(const Sample& k) {
               }
               // Coordinates of up to a few hundred in fp32, times the largest step between neighbours.
               const double coordinates =
-                  255 / k.divisor * 4e-5 * (k.augment.rotation + k.augment.zoom_high + k.augment.shift_x > 0);
+                  255 / k.divisor * 4e-5 * (k.augment.rotation_high + k.augment.zoom_high + k.augment.shift_x > 0);
               const double rounding = lab.dtype() == DType::f32 ? 2e-7 : lab.dtype() == DType::bf16 ? 8e-3 : 1e-3;
               x.expect(want_x, {coordinates + (coordinates > 0 ? rounding : 0), coordinates > 0 ? rounding : 0});
               labels.expect(want_labels, kExact);
@@ -122,12 +125,18 @@ Case make_case(const Sample& k) {
                             .check = check,
                             .bytes = pixels * (k.C + 2 + k.C * static_cast<int64_t>(size_of(lab.dtype()))),
                             .flops = 4 * pixels * k.C};
-          }};
+          },
+      .gradient = nullptr};
 }
 
 using enum kernels::Fill;
-const Augment kAll{
-    .flip = true, .zoom_low = -0.1f, .zoom_high = 0.3f, .shift_y = 0.2f, .shift_x = 0.1f, .rotation = 0.1f};
+const Augment kAll{.flip_x = true,
+                   .zoom_low = -0.1f,
+                   .zoom_high = 0.3f,
+                   .shift_y = 0.2f,
+                   .shift_x = 0.1f,
+                   .rotation_low = -0.1f,
+                   .rotation_high = 0.1f};
 Augment filled(Augment a, kernels::Fill fill, kernels::Fill mask_fill) {
   a.fill = fill, a.mask_fill = mask_fill;
   a.fill_value = 31, a.mask_fill_value = 3;
@@ -143,12 +152,18 @@ const Register cases_of_sample({
     make_case({"absent", 4, 4, 16, 1, kAll, {0, 2, 4, 6, 2, 5}, 1, 0, 0, false}),
     make_case({"no_masks", 2, 4, 16, 1, kAll, {0, 3}, 0, 0, 0, true, false}),
     make_case({"slice_of_batch", 2, 6, 16, 1, kAll, {0, 3, 5, 7, 1, 2, 3}, 5, 1, 4}),
-    make_case({"flip", 6, 4, 8, 2, {.flip = true}}),
+    make_case({"flip", 6, 4, 8, 2, {.flip_x = true, .flip_y = true}}),
     make_case({"reflect", 7, 12, 16, 1, kAll}),
     make_case({"nearest", 7, 12, 16, 2, filled(kAll, nearest, constant)}),
     make_case({"constant", 7, 12, 16, 1, filled(kAll, constant, nearest)}),
     make_case({"wrap_fill", 7, 12, 16, 1, filled(kAll, wrap, wrap)}),
-    make_case({"far_out", 7, 3, 5, 1, {.zoom_low = 3, .zoom_high = 6, .shift_y = 2, .shift_x = 2, .rotation = 0.5f}}),
+    make_case(
+        {"far_out",
+         7,
+         3,
+         5,
+         1,
+         {.zoom_low = 3, .zoom_high = 6, .shift_y = 2, .shift_x = 2, .rotation_low = -0.5f, .rotation_high = 0.5f}}),
 });
 
 }  // namespace

@@ -48,7 +48,7 @@ TEST(Augment, FillsByHand) {
 }
 
 TEST(Augment, QuarterTurnIsCounterClockwise) {
-  const Affine a = affine_of({false, 1, 0, 0, 0.25f}, 3, 3);
+  const Affine a = affine_of({false, false, 1, 0, 0, 0.25f}, 3, 3);
   // The output's top row (y = 0) was the input's right column (x = 2): its top-left pixel came from the top right.
   EXPECT_NEAR(a.xx * 0 + a.xy * 0 + a.x0, 2, 1e-6);
   EXPECT_NEAR(a.yx * 0 + a.yy * 0 + a.y0, 0, 1e-6);
@@ -57,25 +57,33 @@ TEST(Augment, QuarterTurnIsCounterClockwise) {
 }
 
 TEST(Augment, ShiftMovesDownAndRight) {
-  const Affine a = affine_of({false, 1, 2, 3, 0}, 8, 8);
+  const Affine a = affine_of({false, false, 1, 2, 3, 0}, 8, 8);
   EXPECT_EQ(a.xx * 5 + a.x0, 2);
   EXPECT_EQ(a.yy * 5 + a.y0, 3);
 }
 
 TEST(Augment, DrawsFillTheirRanges) {
-  const Augment a{
-      .flip = true, .zoom_low = -0.2f, .zoom_high = 0.1f, .shift_y = 0.25f, .shift_x = 0.5f, .rotation = 0.1f};
-  AugmentDraw low{false, 9, 99, 99, 9}, high{false, -9, -99, -99, -9};
-  int flips = 0;
+  const Augment a{.flip_x = true,
+                  .flip_y = true,
+                  .zoom_low = -0.2f,
+                  .zoom_high = 0.1f,
+                  .shift_y = 0.25f,
+                  .shift_x = 0.5f,
+                  .rotation_low = -0.1f,
+                  .rotation_high = 0.1f};
+  AugmentDraw low{false, false, 9, 99, 99, 9}, high{false, false, -9, -99, -99, -9};
+  int flips = 0, upside_down = 0;
   for (uint32_t i = 0; i < 4000; ++i) {
     const AugmentDraw d = draw_augment(a, 64, 128, 5, i / 16, i % 16);
-    flips += d.flip;
+    flips += d.flip_x;
+    upside_down += d.flip_y;
     for (auto member : {&AugmentDraw::zoom, &AugmentDraw::shift_y, &AugmentDraw::shift_x, &AugmentDraw::turns}) {
       low.*member = std::min(low.*member, d.*member);
       high.*member = std::max(high.*member, d.*member);
     }
   }
   EXPECT_NEAR(flips, 2000, 150);
+  EXPECT_NEAR(upside_down, 2000, 150);
   EXPECT_NEAR(low.zoom, 0.8, 0.001);
   EXPECT_NEAR(high.zoom, 1.1, 0.001);
   EXPECT_NEAR(low.shift_y, -16, 0.1);
