@@ -1,5 +1,5 @@
-// The weights of a network in device memory: one flat fp32 master buffer, its gradient, the optimizer's moments, and a
-// copy in the maps' type. The optimizer sees flat buffers only.
+// The weights of a network in device memory: one flat fp32 master buffer, its gradient, and a copy in the maps' type.
+// The optimizer sees flat buffers only.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace regolith {
 
 class Parameters {
  public:
-  // Memory for the parameters of an inferred graph. training: with gradients and moments.
+  // Memory for the parameters of an inferred graph. training: with gradients.
   Parameters(const Graph& graph, Device& device, DType low, bool training);
 
   // Fresh weights; the same seed and names give the same weights, whatever else the graph holds.
@@ -29,7 +29,7 @@ class Parameters {
   const std::vector<Entry>& entries() const { return entries_; }
   ParamView view(int param) const;
 
-  // Blocking copies to and from the host, in fp32. `what`: 'w' master, 'g' gradient, 'm' and 'v' moments.
+  // Blocking copies to and from the host, in fp32. `what`: 'w' master, 'g' gradient.
   std::vector<float> read(int param, char what, DeviceStream& stream) const;
   void write(int param, char what, const std::vector<float>& values, DeviceStream& stream);
   // Rewrites the low copy after master weights were written by hand. Marks the weights as changed.
@@ -39,8 +39,6 @@ class Parameters {
   int64_t flat_size() const { return flat_size_; }
   float* master() const { return master_.as<float>(); }
   float* grad() const { return grad_.as<float>(); }
-  float* first_moment() const { return first_moment_.as<float>(); }
-  float* second_moment() const { return second_moment_.as<float>(); }
   void* low() const { return low_.as(); }
   DType low_type() const { return low_type_; }
   size_t bytes() const;
@@ -63,7 +61,7 @@ class Parameters {
   DType low_type_;
   std::vector<Entry> entries_;
   int64_t flat_size_ = 0, state_size_ = 0;
-  DeviceBuffer master_, grad_, first_moment_, second_moment_, low_, state_;
+  DeviceBuffer master_, grad_, low_, state_;
   int64_t version_ = 1;
 };
 

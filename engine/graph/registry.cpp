@@ -1,0 +1,52 @@
+#include "engine/graph/registry.h"
+
+#include <algorithm>
+
+#include "engine/ops/basic.h"
+#include "engine/ops/conv.h"
+#include "engine/ops/norm.h"
+#include "engine/ops/resample.h"
+
+namespace regolith {
+
+const std::vector<OpEntry>& op_registry() {
+  constexpr int many = 1 << 20;
+  static const std::vector<std::string> conv{"filters", "kernel", "stride", "dilation", "padding", "bias", "init"};
+  static const std::vector<OpEntry> entries{
+      {"add", "the sum of maps of one shape", {}, 2, many, [](const Attributes&) { return std::make_unique<AddOp>(); }},
+      {"batch_norm", "batch normalisation", {"momentum", "epsilon"}, 1, 1, parse_batch_norm},
+      {"concat", "channels side by side", {}, 2, many, [](const Attributes&) { return std::make_unique<ConcatOp>(); }},
+      {"conv", "convolution", conv, 1, 1, [](const Attributes& a) { return std::make_unique<ConvOp>(parse_conv(a)); }},
+      {"conv_transpose", "transposed convolution, the adjoint of the convolution", conv, 1, 1,
+       [](const Attributes& a) { return std::make_unique<ConvTransposeOp>(parse_conv(a)); }},
+      {"group_norm", "group normalisation", {"groups", "epsilon"}, 1, 1, parse_group_norm},
+      {"max_pool",
+       "max pooling without padding",
+       {"pool", "stride"},
+       1,
+       1,
+       [](const Attributes& a) {
+         const int pool = a.integer("pool", 1, 64, 2);
+         return std::make_unique<MaxPoolOp>(pool, a.integer("stride", 1, 64, pool));
+       }},
+      {"relu", "max(x, 0)", {}, 1, 1, [](const Attributes&) { return std::make_unique<ReluOp>(); }},
+      {"upsample",
+       "upsampling by a whole factor, nearest or bilinear",
+       {"factor", "mode"},
+       1,
+       1,
+       [](const Attributes& a) {
+         return std::make_unique<UpsampleOp>(a.integer("factor", 2, 64, 2),
+                                             a.choice("mode", {"nearest", "bilinear"}, "nearest") == "bilinear");
+       }},
+  };
+  return entries;
+}
+
+const OpEntry* find_op(std::string_view kind) {
+  const auto& all = op_registry();
+  const auto it = std::find_if(all.begin(), all.end(), [&](const OpEntry& e) { return e.kind == kind; });
+  return it == all.end() ? nullptr : &*it;
+}
+
+}  // namespace regolith

@@ -1,0 +1,86 @@
+// Group and batch normalisation with the activation and the residual add that fusion puts into the same pass, and ReLU.
+#pragma once
+
+#include "engine/graph/attributes.h"
+#include "engine/graph/op.h"
+
+namespace regolith {
+
+// What fusion adds to a norm: y = act(norm(x) + residual). The residual is input 1.
+struct NormEpilogue {
+  bool residual = false;
+  bool relu = false;
+};
+
+class NormOp : public Op {
+ public:
+  NormEpilogue epilogue;
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  std::string describe() const override;
+
+ protected:
+  // What both norms infer: shape, gamma and beta, and what backward reads.
+  Inference infer_norm(const std::vector<Shape>& inputs) const;
+  virtual std::string numbers() const = 0;
+  float epsilon_ = 1e-3f;
+};
+
+// Parameters: gamma (C), beta (C).
+class GroupNormOp : public NormOp {
+ public:
+  // Fewer channels than groups: a group per channel.
+  GroupNormOp(int groups, float epsilon) : groups_(groups) { epsilon_ = epsilon; }
+  std::string_view kind() const override { return "group_norm"; }
+  std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  size_t forward_workspace() const override;
+  size_t backward_workspace() const override { return forward_workspace(); }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  std::string numbers() const override;
+  int groups_;
+  Shape shape_;
+};
+
+// Parameters: gamma, beta, and the running mean and variance (C), which are not trained.
+class BatchNormOp : public NormOp {
+ public:
+  BatchNormOp(float momentum, float epsilon) : momentum_(momentum) { epsilon_ = epsilon; }
+  std::string_view kind() const override { return "batch_norm"; }
+  std::unique_ptr<Op> clone() const override { return std::make_unique<BatchNormOp>(*this); }
+  bool couples_batch() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void compile(const CompileContext& context) override { training_ = context.batch_statistics; }
+  size_t forward_workspace() const override;
+  size_t backward_workspace() const override { return forward_workspace(); }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  std::string numbers() const override;
+  float momentum_;
+  bool training_ = true;
+  Shape shape_;
+};
+
+class ReluOp : public OpBase<ReluOp> {
+ public:
+  std::string_view kind() const override { return "relu"; }
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+};
+
+std::unique_ptr<Op> parse_group_norm(const Attributes& a);  // groups, epsilon
+std::unique_ptr<Op> parse_batch_norm(const Attributes& a);  // momentum, epsilon
+
+}  // namespace regolith

@@ -1,0 +1,59 @@
+#include "engine/ops/resample.h"
+
+#include "kernels/core/error.h"
+#include "kernels/max_pool.h"
+#include "kernels/upsample.h"
+
+namespace regolith {
+
+std::string MaxPoolOp::describe() const {
+  return std::to_string(kernel_) + "x" + std::to_string(kernel_) + ", stride " + std::to_string(stride_);
+}
+
+Inference MaxPoolOp::infer(const std::vector<Shape>& inputs) {
+  const Shape& x = inputs[0];
+  if (x.H < kernel_ || x.W < kernel_ || (x.H - kernel_) % stride_ != 0 || (x.W - kernel_) % stride_ != 0)
+    throw GraphError("a map of " + std::to_string(x.H) + "x" + std::to_string(x.W) + " is not covered by windows of " +
+                     describe() +
+                     "; choose an input whose height and width are multiples of the product of all strides");
+  Inference r;
+  r.shape = {x.N, (x.H - kernel_) / stride_ + 1, (x.W - kernel_) / stride_ + 1, x.C};
+  r.saves_input = {true};
+  return r;
+}
+
+void MaxPoolOp::forward(const OpRun& run) {
+  kernels::max_pool_forward(*run.stream, {.x = run.x[0], .y = run.y, .kernel = kernel_, .stride = stride_});
+}
+
+void MaxPoolOp::backward(const OpRun& run) {
+  kernels::max_pool_backward(*run.stream, {.x = run.x[0],
+                                           .dy = run.dy,
+                                           .dx = run.dx[0],
+                                           .kernel = kernel_,
+                                           .stride = stride_,
+                                           .accumulate = run.accumulate[0]});
+}
+
+std::string UpsampleOp::describe() const {
+  return std::string(bilinear_ ? "bilinear" : "nearest") + " x" + std::to_string(factor_);
+}
+
+Inference UpsampleOp::infer(const std::vector<Shape>& inputs) {
+  const Shape& x = inputs[0];
+  Inference r;
+  r.shape = {x.N, x.H * factor_, x.W * factor_, x.C};
+  return r;
+}
+
+void UpsampleOp::forward(const OpRun& run) {
+  kernels::upsample_forward(*run.stream, {.x = run.x[0], .y = run.y, .factor = factor_, .bilinear = bilinear_});
+}
+
+void UpsampleOp::backward(const OpRun& run) {
+  kernels::upsample_backward(
+      *run.stream,
+      {.dy = run.dy, .dx = run.dx[0], .factor = factor_, .bilinear = bilinear_, .accumulate = run.accumulate[0]});
+}
+
+}  // namespace regolith

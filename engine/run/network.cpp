@@ -1,0 +1,112 @@
+#include "engine/run/network.h"
+
+#include <algorithm>
+
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+Graph prepare(Graph graph, const FuseOptions& options, std::vector<std::string>& fusions) {
+  fusions = fuse(graph, options);
+  graph.infer(1);
+  return graph;
+}
+
+std::string mebibytes(size_t bytes) { return std::to_string(bytes / (1 << 20)) + " MiB"; }
+
+// Bytes of one image's largest map that a slice of a batch on a CPU should hold: a few such maps are alive at once, and
+// together they should stay in the last-level cache.
+constexpr size_t kSliceMapBytes = 4 << 20;
+
+}  // namespace
+
+DType storage_type(Precision p) {
+  return p == Precision::bf16 ? DType::bf16 : p == Precision::fp16 ? DType::f16 : DType::f32;
+}
+
+std::string_view name_of(Precision p) {
+  constexpr std::string_view names[] = {"fp32", "tf32", "fp16", "bf16"};
+  return names[static_cast<int>(p)];
+}
+
+Precision best_precision(const Device& device) {
+  if (device.kind() == DeviceKind::cuda) return Precision::bf16;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return Precision::bf16;
+#endif
+  return Precision::fp32;
+}
+
+Network::Network(Graph graph, Device& device, const NetworkOptions& options)
+    : device_(device),
+      options_(options),
+      graph_(prepare(std::move(graph), options.fuse, fusions_)),
+      parameters_(graph_, device, storage_type(options.precision), options.training) {}
+
+int Network::slice_size(int N) const {
+  if (options_.slices > 0) return (N + options_.slices - 1) / options_.slices;
+  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
+  if (device_.kind() != DeviceKind::cpu || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples)) return N;
+  size_t widest = 1;
+  for (const Node& n : graph_.nodes)
+    widest = std::max(widest, n.shape().elements() * size_of(storage_type(options_.precision)));
+  const int most = static_cast<int>(std::clamp<size_t>(kSliceMapBytes / widest, 1, N));
+  for (int size = most; size > 1; --size)
+    if (N % size == 0) return size;
+  return N % 2 == 0 ? std::min(N, 2) : 1;
+}
+
+Program& Network::program(int N, Mode mode, const int64_t* step) {
+  std::unique_ptr<Program>& p = programs_[{N, mode}];
+  if (p == nullptr) {
+    ProgramOptions o;
+    o.N = N;
+    o.type = storage_type(options_.precision);
+    o.tf32 = options_.precision == Precision::tf32;
+    o.batch_statistics = mode == Mode::train || mode == Mode::train_without_dropout;
+    o.dropout = mode == Mode::train;
+    o.deterministic = options_.deterministic;
+    o.seed = options_.seed;
+    o.plan = {mode != Mode::eval, options_.views, options_.reuse};
+    o.conv = options_.conv;
+    p = std::make_unique<Program>(graph_, device_, o);
+    if (p->plan().bytes > arena_.bytes()) {
+      arena_ = {};
+      try {
+        check_memory(*p);
+        arena_ = DeviceBuffer(device_, p->plan().bytes);
+      } catch (...) {
+        programs_.clear();
+        throw;
+      }
+      for (auto& [key, other] : programs_) other->bind(arena_.as(), parameters_, step);
+    }
+    p->bind(arena_.as(), parameters_, step);
+  }
+  return *p;
+}
+
+void Network::check_memory(const Program& program) const {
+  const Plan& plan = program.plan();
+  const size_t free = device_.free_bytes();
+  if (plan.bytes <= free) return;
+  std::vector<const PlanBuffer*> largest;
+  for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
+  std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
+  std::string names;
+  for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
+    names += (i == 0 ? "" : ", ") + largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")";
+  const int N = program.options().N;
+  throw DeviceError("the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) + ", and " +
+                    device_.name() + " has " + mebibytes(free) + " free. Largest tensors: " + names + ". A batch of " +
+                    std::to_string(std::max<size_t>(1, N * free / plan.bytes)) + " would fit; or set train.slices");
+}
+
+size_t Network::packed_bytes() const {
+  size_t n = 0;
+  for (const auto& [key, p] : programs_) n += p->packed_bytes();
+  return n;
+}
+
+}  // namespace regolith

@@ -1,0 +1,70 @@
+// A network on a device: its weights, one arena, and a program for every batch size and mode that was asked for.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/run/program.h"
+
+namespace regolith {
+
+enum class Precision { fp32, tf32, fp16, bf16 };
+DType storage_type(Precision p);
+std::string_view name_of(Precision p);
+// Which of them is the fastest that the device computes in: bf16 with AVX512-BF16 or a GPU from Ampere on, else fp32.
+Precision best_precision(const Device& device);
+
+struct NetworkOptions {
+  Precision precision = Precision::fp32;
+  bool training = true;
+  bool deterministic = true;
+  uint64_t seed = 0;
+  int slices = 0;  // of a training batch; 0: the planner chooses
+  FuseOptions fuse;
+  bool views = true, reuse = true;
+  ConvChoice conv;
+};
+
+// How a program runs: training, training as the verifier wants it (no dropout), its gradients with running statistics,
+// and inference.
+enum class Mode { train, train_without_dropout, gradients_of_eval, eval };
+
+class Network {
+ public:
+  // The graph as read_model made it. Throws GraphError or DeviceError.
+  Network(Graph graph, Device& device, const NetworkOptions& options);
+
+  const Graph& graph() const { return graph_; }  // fused, inferred for one image
+  const std::vector<std::string>& fusions() const { return fusions_; }
+  const NetworkOptions& options() const { return options_; }
+  Device& device() const { return device_; }
+  Parameters& parameters() { return parameters_; }
+
+  // A program for N images, compiled at the first call and kept. Pointers into the arena that an earlier program gave
+  // out are stale after a call that has to enlarge it. `step`: see Program::bind; the same in all calls.
+  Program& program(int N, Mode mode, const int64_t* step);
+
+  // Images of one slice of a training batch of N.
+  int slice_size(int N) const;
+  const void* arena() const { return arena_.as(); }
+  size_t arena_bytes() const { return arena_.bytes(); }
+  size_t packed_bytes() const;
+
+ private:
+  void check_memory(const Program& program) const;
+
+  Device& device_;
+  NetworkOptions options_;
+  Graph graph_;
+  std::vector<std::string> fusions_;
+  Parameters parameters_;
+  std::map<std::pair<int, Mode>, std::unique_ptr<Program>> programs_;
+  DeviceBuffer arena_;
+};
+
+// The graph after fusion with shapes, parameters, FLOPs, providers, and the arena's map: what `--explain` prints.
+std::string explain(Network& network, int batch);
+
+}  // namespace regolith

@@ -1,0 +1,132 @@
+#include "engine/run/parameters.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "kernels/cast.h"
+#include "kernels/core/error.h"
+#include "kernels/core/random.h"
+
+namespace regolith {
+namespace {
+
+constexpr int64_t kAlign = 64;  // floats: every parameter, in either type, starts on a cache line
+
+int64_t round_up(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+
+uint64_t name_hash(const std::string& name) {  // FNV-1a
+  uint64_t h = 0xcbf29ce484222325ull;
+  for (unsigned char c : name) h = (h ^ c) * 0x100000001b3ull;
+  return h;
+}
+
+std::vector<float> fresh(const Parameters::Entry& e, uint64_t seed) {
+  std::vector<float> w(e.elements, e.init == Init::ones ? 1.0f : 0.0f);
+  if (e.init == Init::zeros || e.init == Init::ones) return w;
+  const uint64_t key = seed ^ name_hash(e.name);
+  const double limit = std::sqrt(6.0 / static_cast<double>(e.fan_in + e.fan_out));
+  // He et al. 2015 as Keras draws it: a normal cut at two sigma, widened so that the variance is still 2 / fan_in.
+  const double sigma = std::sqrt(2.0 / static_cast<double>(e.fan_in)) / 0.87962566103423978;
+  for (int64_t i = 0; i < e.elements; ++i) {
+    for (uint32_t attempt = 0;; ++attempt) {
+      const Philox r = philox(key, static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), attempt, 0);
+      if (e.init == Init::glorot_uniform) {
+        w[i] = static_cast<float>((2.0 * uniform(r.v[0]) - 1.0) * limit);
+        break;
+      }
+      const double u = 1.0 - uniform(r.v[0]);  // in (0, 1]
+      const double normal = std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * uniform(r.v[1]));
+      if (std::abs(normal) > 2) continue;
+      w[i] = static_cast<float>(normal * sigma);
+      break;
+    }
+  }
+  return w;
+}
+
+}  // namespace
+
+Parameters::Parameters(const Graph& graph, Device& device, DType low, bool training) : device_(device), low_type_(low) {
+  for (const Parameter& p : graph.params) {
+    const ParamSpec& s = p.spec;
+    int64_t& end = s.trainable ? flat_size_ : state_size_;
+    entries_.push_back({p.name, s.shape, s.init, s.fan_in, s.fan_out, s.trainable, end, s.elements()});
+    end += round_up(s.elements());
+  }
+  const auto make = [&](int64_t elements, size_t size) { return DeviceBuffer(device, elements * size); };
+  master_ = make(flat_size_, sizeof(float));
+  state_ = make(state_size_, sizeof(float));
+  if (low != DType::f32) low_ = make(flat_size_, size_of(low));
+  if (training) grad_ = make(flat_size_, sizeof(float));
+  auto stream = device.make_stream();  // the padding between parameters stays zero for ever
+  for (DeviceBuffer* b : {&master_, &state_, &low_, &grad_})
+    if (b->bytes() > 0) device.fill(b->as(), 0, b->bytes(), *stream);
+  stream->synchronize();
+}
+
+void Parameters::initialise(uint64_t seed, DeviceStream& stream) {
+  for (size_t i = 0; i < entries_.size(); ++i) write(static_cast<int>(i), 'w', fresh(entries_[i], seed), stream);
+  refresh_low(stream);
+}
+
+ParamView Parameters::view(int param) const {
+  const Entry& e = entries_[param];
+  ParamView v;
+  v.elements = e.elements;
+  v.master = location(param, 'w');
+  v.low = v.master;
+  if (!e.trainable) return v;
+  if (low_type_ != DType::f32) v.low = low_.as<unsigned char>() + e.offset * size_of(low_type_);
+  if (grad_.bytes() > 0) v.grad = location(param, 'g');
+  return v;
+}
+
+float* Parameters::location(int param, char what) const {
+  const Entry& e = entries_[param];
+  const DeviceBuffer& b = !e.trainable ? state_ : what == 'w' ? master_ : grad_;
+  return b.as<float>() + e.offset;
+}
+
+std::vector<float> Parameters::read(int param, char what, DeviceStream& stream) const {
+  std::vector<float> values(entries_[param].elements);
+  device_.download(values.data(), location(param, what), values.size() * sizeof(float), stream);
+  stream.synchronize();
+  return values;
+}
+
+void Parameters::write(int param, char what, const std::vector<float>& values, DeviceStream& stream) {
+  device_.upload(location(param, what), values.data(), values.size() * sizeof(float), stream);
+  stream.synchronize();
+  touch();
+}
+
+void Parameters::refresh_low(DeviceStream& stream) {
+  if (low_type_ != DType::f32)
+    kernels::cast(stream,
+                  {.from = master(), .from_type = DType::f32, .to = low(), .to_type = low_type_, .n = flat_size_});
+  stream.synchronize();
+  touch();
+}
+
+size_t Parameters::bytes() const {
+  size_t n = 0;
+  for (const DeviceBuffer* b : {&master_, &state_, &low_, &grad_}) n += b->bytes();
+  return n;
+}
+
+Parameters::Snapshot Parameters::snapshot(DeviceStream& stream) const {
+  Snapshot s{std::vector<float>(flat_size_), std::vector<float>(state_size_)};
+  device_.download(s.master.data(), master_.as(), flat_size_ * sizeof(float), stream);
+  device_.download(s.state.data(), state_.as(), state_size_ * sizeof(float), stream);
+  stream.synchronize();
+  return s;
+}
+
+void Parameters::restore(const Snapshot& s, DeviceStream& stream) {
+  device_.upload(master_.as(), s.master.data(), flat_size_ * sizeof(float), stream);
+  device_.upload(state_.as(), s.state.data(), state_size_ * sizeof(float), stream);
+  stream.synchronize();
+  refresh_low(stream);
+}
+
+}  // namespace regolith

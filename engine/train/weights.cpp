@@ -1,0 +1,91 @@
+#include "engine/train/weights.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "engine/config/yaml.h"
+
+namespace regolith {
+namespace {
+
+constexpr std::string_view kOptimizer = "optimizer/";
+
+std::string moment_name(int moment, const std::string& param) {
+  return std::string(kOptimizer) + std::to_string(moment) + "/" + param;
+}
+
+void check(const Parameters& parameters, const Checkpoint& checkpoint) {
+  std::vector<std::string> names;
+  for (const auto& e : parameters.entries()) names.push_back(e.name);
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    if (!name.starts_with(kOptimizer) && std::find(names.begin(), names.end(), name) == names.end())
+      throw CheckpointError(checkpoint.origin + ": is of another model: its parameter '" + name +
+                            "' is not in this network" + did_you_mean(name, names));
+  }
+  for (const auto& e : parameters.entries()) {
+    if (!checkpoint.tensors.contains(e.name))
+      throw CheckpointError(checkpoint.origin + ": is of another model: it lacks the parameter '" + e.name + "' " +
+                            shape_string(e.shape));
+    checkpoint.tensor(e.name, DType::f32, e.shape);  // its error says what differs
+  }
+}
+
+std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name) {
+  const auto values = checkpoint.values<float>(name);
+  return {values.begin(), values.end()};
+}
+
+}  // namespace
+
+Checkpoint save_weights(Network& network, DeviceStream& stream) {
+  Checkpoint c;
+  const auto& entries = network.parameters().entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const std::vector<float> values = network.parameters().read(static_cast<int>(i), 'w', stream);
+    c.set(entries[i].name, entries[i].shape, std::span<const float>(values));
+  }
+  c.metadata["format"] = "regolith";
+  c.metadata["parameters"] = std::to_string(network.graph().parameter_count());
+  return c;
+}
+
+void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream) {
+  check(network.parameters(), checkpoint);
+  const auto& entries = network.parameters().entries();
+  for (size_t i = 0; i < entries.size(); ++i)
+    network.parameters().write(static_cast<int>(i), 'w', floats(checkpoint, entries[i].name), stream);
+  network.parameters().refresh_low(stream);
+}
+
+Checkpoint save_training(Network& network, Trainer& trainer) {
+  Checkpoint c = save_weights(network, trainer.stream());
+  const auto& entries = network.parameters().entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (!entries[i].trainable) continue;
+    for (int m = 0; m < trainer.moments(); ++m) {
+      const std::vector<float> values = trainer.read_moment(m, static_cast<int>(i));
+      c.set(moment_name(m, entries[i].name), entries[i].shape, std::span<const float>(values));
+    }
+  }
+  c.metadata["optimizer"] = to_json(trainer.state()).dump();
+  return c;
+}
+
+void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpoint) {
+  check(network.parameters(), checkpoint);
+  const auto& entries = network.parameters().entries();
+  for (const auto& e : entries) {
+    for (int m = 0; e.trainable && m < trainer.moments(); ++m)
+      checkpoint.tensor(moment_name(m, e.name), DType::f32, e.shape);
+  }
+  const nlohmann::json state = nlohmann::json::parse(checkpoint.meta("optimizer"), nullptr, false);
+  if (state.is_discarded()) throw CheckpointError(checkpoint.origin + ": the optimizer's state is not readable JSON");
+  trainer.set_state(step_state_from_json(state));
+  load_weights(network, checkpoint, trainer.stream());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    for (int m = 0; entries[i].trainable && m < trainer.moments(); ++m)
+      trainer.write_moment(m, static_cast<int>(i), floats(checkpoint, moment_name(m, entries[i].name)));
+  }
+}
+
+}  // namespace regolith

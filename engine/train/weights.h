@@ -1,0 +1,21 @@
+// Weights and training state of a network, to and from checkpoints. Tensors are named by the parameters' paths; the
+// optimizer's moments stand under "optimizer/0/" and "optimizer/1/".
+#pragma once
+
+#include "engine/run/network.h"
+#include "engine/train/checkpoint.h"
+#include "engine/train/trainer.h"
+
+namespace regolith {
+
+// In fp32, with the model's parameter count in the metadata.
+Checkpoint save_weights(Network& network, DeviceStream& stream);
+// Throws CheckpointError, and changes nothing, where the checkpoint lacks a parameter of the network, has one of
+// another shape, or has one that the network does not know.
+void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream);
+
+// The same with the moments and the optimizer's state.
+Checkpoint save_training(Network& network, Trainer& trainer);
+void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpoint);
+
+}  // namespace regolith
