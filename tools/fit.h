@@ -1,0 +1,25 @@
+// A training run from its configuration to its last table: data, epochs, validation, checkpoints, early stopping, test.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "engine/config/run_config.h"
+
+namespace regolith {
+
+struct FitOptions {
+  std::string resume;  // a run folder to go on in; empty: a new one
+  // Set by a signal: the step is finished, last.safetensors written.
+  const std::atomic<bool>* interrupted = nullptr;
+};
+
+struct FitResult {
+  std::string folder;
+  bool interrupted = false;
+};
+
+// Prints as it goes. Throws what the parts throw; what was written before stays.
+FitResult fit(const config::RunConfig& config, const FitOptions& options);
+
+}  // namespace regolith
