@@ -57,7 +57,9 @@ class Header {
 
  private:
   std::string_view value(std::string_view key) {
-    size_t at = text_.find("'" + std::string(key) + "'");
+    std::string quoted_key(key);
+    quoted_key.append("'");
+    size_t at = text_.find(quoted_key);
     if (at != text_.npos) at = text_.find(':', at);
     if (at == text_.npos) bad(key, "this key");
     const size_t start = text_.find_first_not_of(' ', at + 1);

@@ -1,0 +1,36 @@
+// Pictures of what a network did: rows of image | truth | prediction, and a legend of the classes.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/report/image.h"
+
+namespace regolith {
+
+struct LegendEntry {
+  std::string name;
+  Rgb colour;
+};
+
+// `n` colours that people with any colour vision tell apart (Okabe and Ito, "Color Universal Design", 2008), the first
+// near black; beyond eight they come again, lighter.
+std::vector<Rgb> default_colours(int n);
+
+struct PanelRow {
+  const uint8_t* image;       // (H, W, C)
+  const uint8_t* truth;       // (H, W), or null: left out
+  const uint8_t* prediction;  // (H, W), or null
+  std::string caption;        // under the image: "row 17 of mars.npz"
+};
+
+// Small images are enlarged by a whole factor. A class beyond the legend is drawn in grey checks.
+Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int channels,
+                   std::span<const LegendEntry> legend);
+
+// Text in capitals, 5x7 pixels a character times `scale`, 6 apart; what the font lacks is drawn as a box.
+void draw_text(Picture& picture, int x, int y, const std::string& text, Rgb colour, int scale = 1);
+int text_width(const std::string& text, int scale = 1);
+
+}  // namespace regolith

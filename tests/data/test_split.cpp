@@ -1,0 +1,132 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "data/split.h"
+#include "data/synthetic.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// 1x4 masks: all of class 1, every third with a pixel of class 2, every tenth with two of class 3.
+Dataset made(int64_t count) {
+  Dataset d;
+  d.count = count;
+  d.height = 1;
+  d.width = 4;
+  d.origin = "made";
+  d.images.resize(4 * count);
+  d.source.resize(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint8_t mask[] = {1, static_cast<uint8_t>(i % 3 == 0 ? 2 : 1), static_cast<uint8_t>(i % 10 == 0 ? 3 : 1),
+                            static_cast<uint8_t>(i % 10 == 0 ? 3 : 1)};
+    d.masks.insert(d.masks.end(), mask, mask + 4);
+  }
+  return d;
+}
+
+int64_t holding(const Dataset& d, const std::vector<int64_t>& part, uint8_t cls) {
+  return std::count_if(part.begin(), part.end(),
+                       [&](int64_t i) { return std::count(d.mask(i), d.mask(i) + d.mask_bytes(), cls) > 0; });
+}
+
+TEST(Split, SizesAreExactAndPartsAreDisjoint) {
+  for (const int64_t count : {1, 2, 7, 10, 99, 1000}) {
+    for (const auto& [v, t] : {std::pair{0.1, 0.1}, {0.15, 0.25}, {0.0, 0.5}, {1.0 / 3, 1.0 / 3}}) {
+      const Dataset d = made(count);
+      const int64_t validations = std::llround(v * static_cast<double>(count)),
+                    tests = std::llround(t * static_cast<double>(count));
+      if (count - validations - tests < 1) continue;
+      const Split s = split(d, 1 - v - t, v, t, 3);
+      EXPECT_EQ(static_cast<int64_t>(s.validation.size()), validations);
+      EXPECT_EQ(static_cast<int64_t>(s.test.size()), tests);
+      std::set<int64_t> all(s.train.begin(), s.train.end());
+      all.insert(s.validation.begin(), s.validation.end());
+      all.insert(s.test.begin(), s.test.end());
+      EXPECT_EQ(static_cast<int64_t>(all.size()), count);
+      EXPECT_EQ(static_cast<int64_t>(s.train.size()), count - validations - tests);
+    }
+  }
+}
+
+TEST(Split, EveryPartHasItsShareOfRareClasses) {
+  const Dataset d = made(600);
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const Split s = split(d, 0.8, 0.1, 0.1, seed);
+    EXPECT_NEAR(holding(d, s.test, 3), 6, 1);
+    EXPECT_NEAR(holding(d, s.validation, 3), 6, 1);
+    EXPECT_NEAR(holding(d, s.test, 2), 20, 2);
+    EXPECT_NEAR(holding(d, s.train, 3), 48, 2);
+  }
+}
+
+TEST(Split, DependsOnTheSeedAlone) {
+  const Dataset d = made(200);
+  EXPECT_EQ(split(d, 0.8, 0.1, 0.1, 5).test, split(d, 0.8, 0.1, 0.1, 5).test);
+  EXPECT_NE(split(d, 0.8, 0.1, 0.1, 5).test, split(d, 0.8, 0.1, 0.1, 6).test);
+  EXPECT_THAT(split(d, 0.8, 0.1, 0.1, 5).summary, HasSubstr("test: 20 samples; with class 0: 0, 1: 20"));
+}
+
+TEST(Split, PartOfTheDataMayBeLeftOut) {
+  const Split s = split(made(100), 0.5, 0.1, 0.1, 1);
+  EXPECT_EQ(s.train.size(), 50u);
+}
+
+TEST(Split, RefusesWhatCannotBe) {
+  const Dataset d = made(10);
+  EXPECT_THROW(split(d, 0.9, 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split(d, -0.1, 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split(d, std::nan(""), 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split(d, 0, 0.5, 0.5, 1), DataError);
+  EXPECT_THROW(split_by_index(d, {0, 10}, {}, {}), DataError);
+  EXPECT_THROW(split_by_index(d, {0, -1}, {}, {}), DataError);
+  EXPECT_THROW(split_by_index(d, {0, 1}, {1}, {}), DataError);
+  EXPECT_THROW(split_by_index(d, {}, {1}, {}), DataError);
+  EXPECT_THAT(split_by_index(d, {4, 1}, {2}, {0}).train, ElementsAre(4, 1));
+}
+
+TEST(Oversample, RepeatsAreAugmentedTheFirstIsNot) {
+  const Dataset d = made(12);  // 0 and 10 have two pixels of class 3
+  const auto all = oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 2, .factor = 3});
+  std::vector<std::pair<int64_t, bool>> flat;
+  for (const Occurrence& o : all) flat.emplace_back(o.index, o.augment);
+  using P = std::pair<int64_t, bool>;
+  EXPECT_THAT(flat,
+              ElementsAre(P{0, false}, P{0, true}, P{0, true}, P{1, false}, P{10, false}, P{10, true}, P{10, true}));
+  EXPECT_EQ(oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 3, .factor = 3}).size(), 3u);
+  const auto everything = oversample(d, {0, 1}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_all = true});
+  EXPECT_TRUE(std::all_of(everything.begin(), everything.end(), [](const Occurrence& o) { return o.augment; }));
+  const auto plain = oversample(d, {0}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_repeats = false});
+  EXPECT_FALSE(plain[1].augment);
+  EXPECT_THROW(oversample(d, {0}, {.factor = 0}), DataError);
+}
+
+TEST(EpochOrder, IsAPermutationOfItsOwn) {
+  std::set<std::vector<int64_t>> seen;
+  for (int64_t epoch = 0; epoch < 50; ++epoch) {
+    std::vector<int64_t> order = epoch_order(9, epoch, 100);
+    seen.insert(order);
+    EXPECT_EQ(order, epoch_order(9, epoch, 100));
+    std::sort(order.begin(), order.end());
+    for (int64_t i = 0; i < 100; ++i) EXPECT_EQ(order[i], i);
+  }
+  EXPECT_EQ(seen.size(), 50u);
+  EXPECT_NE(epoch_order(9, 0, 100), epoch_order(10, 0, 100));
+  EXPECT_THAT(epoch_order(1, 1, 1), ElementsAre(0));
+}
+
+TEST(EpochOrder, PlacesAreUniform) {
+  std::vector<int> first(10, 0);
+  for (int64_t epoch = 0; epoch < 5000; ++epoch) ++first[epoch_order(4, epoch, 10)[0]];
+  for (const int n : first) EXPECT_NEAR(n, 500, 110);  // five standard deviations
+}
+
+}  // namespace
+}  // namespace regolith

@@ -1,0 +1,91 @@
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <array>
+#include <map>
+
+#include "data/synthetic.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+TEST(Synthetic, HasTheStudysFlaws) {
+  const Dataset d = make_synthetic({.count = 200, .seed = 3}).labelled;
+  std::array<double, 5> share{};
+  std::map<std::string, int> masks;
+  int64_t with_rocks = 0;
+  for (int64_t i = 0; i < d.count; ++i) {
+    bool rock = false;
+    for (int64_t p = 0; p < d.mask_bytes(); ++p) {
+      const uint8_t c = d.mask(i)[p];
+      ASSERT_LT(c, 5);
+      share[c] += 1.0 / static_cast<double>(d.masks.size());
+      rock |= c == 4;
+    }
+    with_rocks += rock;
+    ++masks[std::string(d.mask(i), d.mask(i) + d.mask_bytes())];
+  }
+  EXPECT_NEAR(share[0], 0.27, 0.1);
+  EXPECT_NEAR(share[1], 0.29, 0.12);
+  EXPECT_NEAR(share[2], 0.32, 0.12);
+  EXPECT_NEAR(share[3], 0.13, 0.08);
+  EXPECT_NEAR(share[4], 0.0015, 0.0004);
+  EXPECT_NEAR(static_cast<double>(with_rocks), 18, 2);
+  int most = 0;
+  for (const auto& [mask, n] : masks) most = std::max(most, n);
+  EXPECT_EQ(most, 8);  // 4% share one mask
+}
+
+TEST(Synthetic, DependsOnTheSeedAlone) {
+  const Terrain t{.count = 12, .height = 32, .width = 48, .seed = 11, .unlabelled = 3};
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const Loaded one = make_synthetic(t);
+  omp_set_num_threads(3);
+  const Loaded three = make_synthetic(t);
+  omp_set_num_threads(threads);
+  EXPECT_EQ(one.labelled.images, three.labelled.images);
+  EXPECT_EQ(one.labelled.masks, three.labelled.masks);
+  EXPECT_EQ(one.unlabelled.images, three.unlabelled.images);
+  EXPECT_EQ(one.unlabelled.count, 3);
+  EXPECT_TRUE(one.unlabelled.masks.empty());
+  Terrain other = t;
+  other.seed = 12;
+  EXPECT_NE(make_synthetic(other).labelled.images, one.labelled.images);
+}
+
+// A rock is lit from above: its upper half is much brighter than its lower one, in every picture.
+TEST(Synthetic, RocksAreLitFromAbove) {
+  const Dataset d = make_synthetic({.count = 100, .outliers = 0}).labelled;
+  int rocks = 0, lit = 0;
+  for (int64_t i = 0; i < d.count; ++i) {
+    int64_t pixels = 0, rows = 0;
+    for (int64_t p = 0; p < d.mask_bytes(); ++p) {
+      if (d.mask(i)[p] == 4) ++pixels, rows += p / d.width;
+    }
+    if (pixels == 0) continue;
+    double sum[2] = {}, n[2] = {};
+    for (int64_t p = 0; p < d.mask_bytes(); ++p) {
+      const bool low = p / d.width > rows / pixels;
+      if (d.mask(i)[p] == 4) sum[low] += d.image(i)[p], ++n[low];
+    }
+    ++rocks;
+    lit += sum[0] / n[0] > sum[1] / n[1] + 15;
+  }
+  EXPECT_GE(rocks, 7);
+  EXPECT_GE(lit, rocks * 3 / 4);  // two rocks at different heights mix
+}
+
+TEST(Synthetic, AnySizeAndRefusals) {
+  EXPECT_EQ(make_synthetic({.count = 1, .height = 16, .width = 16}).labelled.count, 1);
+  EXPECT_EQ(make_synthetic({.count = 3, .height = 100, .width = 30, .outliers = 1, .big_rock = 0.05}).labelled.count,
+            3);
+  EXPECT_THROW(make_synthetic({.count = 0}), DataError);
+  EXPECT_THROW(make_synthetic({.height = 8}), DataError);
+  EXPECT_THROW(make_synthetic({.outliers = 1.5}), DataError);
+  EXPECT_THROW(make_synthetic({.big_rock = -1}), DataError);
+}
+
+}  // namespace
+}  // namespace regolith
