@@ -6,6 +6,7 @@
 namespace regolith {
 
 ConvProvider& thin_provider();       // kernels of our own for the thin ends: few channels in or out, 1x1
+ConvProvider& winograd_provider();   // 3x3 on the CPU
 ConvProvider& reference_provider();  // plain loops, every request, every device
 #if defined(REGOLITH_ONEDNN)
 ConvProvider& onednn_provider();  // the CPU

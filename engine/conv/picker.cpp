@@ -6,16 +6,20 @@
 namespace regolith {
 
 std::vector<ConvProvider*> conv_providers() {
-  return {
-    &thin_provider(),
+  std::vector<ConvProvider*> list{&thin_provider(), &winograd_provider()};
 #if defined(REGOLITH_ONEDNN)
-        &onednn_provider(),
+  // oneDNN's AVX-512 kernels, those of bf16 above all, run near the machine's peak; its AVX2 ones do not.
+#if defined(__AVX512F__)
+  list.insert(list.begin() + 1, &onednn_provider());
+#else
+  list.push_back(&onednn_provider());
+#endif
 #endif
 #if defined(REGOLITH_CUDA)
-        &cudnn_provider(),
+  list.push_back(&cudnn_provider());
 #endif
-        &reference_provider(),
-  };
+  list.push_back(&reference_provider());
+  return list;
 }
 
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice) {
