@@ -229,7 +229,8 @@ void check(const char* kernel, const Map& thin, const Map& wide, const ThinWindo
   const auto refuse = [&](const std::string& what) { throw KernelError(std::string(kernel) + ": " + what); };
   if (thin.C > kThinChannels) refuse("more than " + std::to_string(kThinChannels) + " channels on the thin side");
   if (wide.C > kThinWide) refuse("more than " + std::to_string(kThinWide) + " channels on the wide side");
-  if (o.R * o.S * thin.C > kThinTaps) refuse("more than " + std::to_string(kThinTaps) + " taps");
+  if ((o.R * o.S * thin.C + 1) * wide.C > kThinWeights)
+    refuse("more than " + std::to_string(kThinWeights) + " weights");
   if (ThinStrips(wide).patch(wide, thin.C, o) > kThinPatch) refuse("the rows of the maps are too long");
 }
 

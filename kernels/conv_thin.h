@@ -16,10 +16,10 @@
 
 namespace regolith::kernels {
 
-inline constexpr int kThinChannels = 8;      // of the thin side, at most
-inline constexpr int kThinTaps = 128;        // R * S * C, at most
-inline constexpr int kThinWide = 1024;       // channels of the wide side, at most
-inline constexpr int kThinPatch = 8 * 1024;  // floats of shared memory for a strip of the thin map, at most
+inline constexpr int kThinChannels = 8;         // of the thin side, at most
+inline constexpr int kThinWide = 1024;          // channels of the wide side, at most
+inline constexpr int kThinWeights = 12 * 1024;  // (R * S * C + 1) * K, at most: they stay in shared memory, like ...
+inline constexpr int kThinPatch = 8 * 1024;     // ... the floats of a strip of the thin map
 
 // The taps of a pixel of `wide` (N, P, Q, K) are the R*S pixels of `thin` (N, H, W, C) around it:
 // thin[n, p - pad[0] + r, q - pad[1] + s, c], zero outside. Weights are (K, R, S, C), or (R, S, C, K) if `taps_first`.

@@ -177,8 +177,8 @@ const Register cases_of_conv([] {
   for (const Conv& k : kThinIn) add_thin_in(list, k);
   for (const Conv& k : kThinOut) add_thin_out(list, k);
   const size_t small = list.size();
-  add_thin_in(list, {"large", {4, 64, 128, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, true, true});
-  add_thin_out(list, {"large", {4, 64, 128, 32, 5, 1, 1}, true});
+  add_thin_in(list, {"large", {2, 64, 128, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, true, true});
+  add_thin_out(list, {"large", {2, 64, 128, 32, 5, 1, 1}, true});
   for (size_t i = small; i < list.size(); ++i) {
     list[i].large = true;
     list[i].gradient = nullptr;

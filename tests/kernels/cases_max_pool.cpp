@@ -117,7 +117,7 @@ const Register cases_of_max_pool([] {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
-  const Pool large{"large", {8, 64, 128, 32}, {8, 32, 64, 32}};
+  const Pool large{"large", {4, 64, 128, 32}, {4, 32, 64, 32}};
   for (Case c : {forward_case(large), backward_case(large)}) {
     c.large = true;
     c.gradient = nullptr;

@@ -129,7 +129,7 @@ const Register cases_of_upsample([] {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
-  for (const Upsample& k : {Upsample{"nearest_large", {8, 32, 64, 64}}, {"bilinear_large", {8, 32, 64, 64}, 2, true}}) {
+  for (const Upsample& k : {Upsample{"nearest_large", {4, 32, 64, 32}}, {"bilinear_large", {4, 32, 64, 32}, 2, true}}) {
     for (Case c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;

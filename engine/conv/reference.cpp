@@ -1,0 +1,58 @@
+// Convolution by plain loops: takes every request on every device, and is slow.
+#include "engine/conv/builtin.h"
+#include "kernels/channel_sum.h"
+#include "kernels/conv_direct.h"
+
+namespace regolith {
+namespace {
+
+class ReferenceConvolution : public Convolution {
+ public:
+  explicit ReferenceConvolution(const ConvRequest& request) : relu_(request.relu) {
+    const ConvShape& o = request.shape;
+    window_ = {
+        o.R, o.S, {o.stride[0], o.stride[1]}, {o.dilation[0], o.dilation[1]}, {o.pad_before[0], o.pad_before[1]}};
+    wgrad_workspace_ = kernels::channel_sum_workspace({.N = o.N, .H = o.P(), .W = o.Q(), .C = o.K, .pitch = o.K});
+  }
+  std::string_view provider() const override { return "reference"; }
+  std::string implementation() const override { return "plain loops"; }
+  size_t forward_workspace() const override { return 0; }
+  size_t dgrad_workspace() const override { return 0; }
+  size_t wgrad_workspace() const override { return wgrad_workspace_; }
+
+  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
+               void*) override {
+    kernels::conv_direct_forward(stream, {x, w, bias, y, window_, relu_});
+  }
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+    kernels::conv_direct_dgrad(stream, {dy, w, dx, window_});
+  }
+  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+             void* workspace) override {
+    kernels::conv_direct_wgrad(stream, {x, dy, dw, window_, accumulate});
+    if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
+  }
+
+ private:
+  kernels::ConvWindow window_;
+  bool relu_;
+  size_t wgrad_workspace_;
+};
+
+class ReferenceProvider : public ConvProvider {
+ public:
+  std::string_view name() const override { return "reference"; }
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device&, const ConvRequest& request) override {
+    if (request.shape.P() < 1 || request.shape.Q() < 1) return Refusal{"the filter is larger than the padded image"};
+    return std::make_unique<ReferenceConvolution>(request);
+  }
+};
+
+}  // namespace
+
+ConvProvider& reference_provider() {
+  static ReferenceProvider provider;
+  return provider;
+}
+
+}  // namespace regolith

@@ -1,0 +1,122 @@
+// Kernels of our own for the thin ends of a network: the first layer, of few input channels, and the 1x1 convolution to
+// the classes. Libraries run these at a tenth of the machine.
+#include "engine/conv/builtin.h"
+#include "kernels/channel_sum.h"
+#include "kernels/conv_direct.h"
+#include "kernels/conv_thin.h"
+
+namespace regolith {
+namespace {
+
+constexpr int kThinInputs = 4;  // with more, and as many taps, a library is as fast
+constexpr int kWideStep = 16;   // whole vectors on every machine
+
+// Few channels in, stride 1, a small window.
+class ThinInConvolution : public Convolution {
+ public:
+  explicit ThinInConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {
+    window_ = {shape_.R, shape_.S, {shape_.pad_before[0], shape_.pad_before[1]}};
+  }
+  std::string_view provider() const override { return "thin"; }
+  std::string implementation() const override { return "thin input"; }
+  size_t forward_workspace() const override { return 0; }
+  size_t dgrad_workspace() const override { return 0; }
+  size_t wgrad_workspace() const override {
+    return kernels::thin_gather_workspace({.N = shape_.N, .H = shape_.P(), .W = shape_.Q(), .C = shape_.K},
+                                          shape_.R * shape_.S * shape_.C);
+  }
+
+  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
+               void*) override {
+    kernels::thin_spread(stream, {x, w, bias, y, window_, relu_});
+  }
+  // Of the images themselves: no network asks for it in training, so plain loops do.
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+    kernels::conv_direct_dgrad(
+        stream, {dy, w, dx, {.R = shape_.R, .S = shape_.S, .pad = {shape_.pad_before[0], shape_.pad_before[1]}}});
+  }
+  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+             void* workspace) override {
+    kernels::thin_gather(stream, {x, dy, dw, db, window_, accumulate, workspace});
+  }
+
+ private:
+  ConvShape shape_;
+  kernels::ThinWindow window_;
+  bool relu_;
+};
+
+// 1x1 to few channels. The gradients are those of a thin input, with the parts of x and dy exchanged.
+class ThinOutConvolution : public Convolution {
+ public:
+  explicit ThinOutConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {}
+  std::string_view provider() const override { return "thin"; }
+  std::string implementation() const override { return "thin output"; }
+  size_t forward_workspace() const override { return 0; }
+  size_t dgrad_workspace() const override { return 0; }
+  size_t wgrad_workspace() const override {
+    Map x{.N = shape_.N, .H = shape_.H, .W = shape_.W, .C = shape_.C, .pitch = shape_.C}, dy = x;
+    dy.C = dy.pitch = shape_.K;
+    return std::max(kernels::thin_gather_workspace(x, shape_.K), kernels::channel_sum_workspace(dy));
+  }
+
+  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
+               void*) override {
+    kernels::thin_dot(stream, {x, w, bias, y, relu_});
+  }
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+    kernels::thin_spread(stream, {dy, w, nullptr, dx, {.taps_first = true}});
+  }
+  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+             void* workspace) override {
+    kernels::thin_gather(stream, {dy, x, dw, nullptr, {.taps_first = true}, accumulate, workspace});
+    if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
+  }
+
+ private:
+  ConvShape shape_;
+  bool relu_;
+};
+
+// Why these kernels do not take a shape, or nothing.
+std::string refusal_of(const ConvShape& o, bool in) {
+  const auto count = [](int n, const char* what) { return std::to_string(n) + " " + what; };
+  if (o.P() < 1 || o.Q() < 1) return "the filter is larger than the padded image";
+  if (o.stride != std::array{1, 1} || o.dilation != std::array{1, 1}) return "strided or dilated";
+  const int wide = in ? o.K : o.C;
+  if (wide % kWideStep != 0 || wide > kernels::kThinWide)
+    return count(wide, "channels on the wide side, not a multiple of ") + std::to_string(kWideStep) + " up to " +
+           std::to_string(kernels::kThinWide);
+  const Map map{.N = o.N, .H = o.P(), .W = o.Q(), .C = wide};
+  const int taps = in ? o.R * o.S * o.C : o.K;
+  if ((taps + 1) * wide > kernels::kThinWeights) return count(taps * wide, "weights, too many to be thin");
+  const kernels::ThinWindow window{.R = o.R, .S = o.S};
+  if (kernels::ThinStrips(map).patch(map, in ? o.C : o.K, window) > kernels::kThinPatch)
+    return "rows of " + count(o.W, "pixels, too long");
+  return {};
+}
+
+class ThinProvider : public ConvProvider {
+ public:
+  std::string_view name() const override { return "thin"; }
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device&, const ConvRequest& request) override {
+    const ConvShape& o = request.shape;
+    const bool in = o.C <= kThinInputs;
+    const bool pointwise = o.R == 1 && o.S == 1 && o.P() == o.H && o.Q() == o.W;
+    if (!in && !(pointwise && o.K <= kernels::kThinChannels))
+      return Refusal{"not thin: takes up to " + std::to_string(kThinInputs) + " input channels, or 1x1 to up to " +
+                     std::to_string(kernels::kThinChannels)};
+    if (std::string reason = refusal_of(o, in); !reason.empty()) return Refusal{reason};
+    if (in) return std::make_unique<ThinInConvolution>(request);
+    return std::make_unique<ThinOutConvolution>(request);
+  }
+};
+
+}  // namespace
+
+ConvProvider& thin_provider() {
+  static ThinProvider provider;
+  return provider;
+}
+
+}  // namespace regolith

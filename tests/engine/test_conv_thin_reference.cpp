@@ -1,0 +1,124 @@
+// The providers `thin` and `reference`, through the interface: all directions, on the CPU and on the simulated device.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/conv/builtin.h"
+#include "kernels/core/error.h"
+#include "tests/support/conv_oracle.h"
+
+namespace regolith::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<Convolution> take(ConvProvider& provider, Device& device, const ConvRequest& request) {
+  auto answer = provider.create(device, request);
+  if (auto* refusal = std::get_if<Refusal>(&answer)) throw Mismatch("refused: " + refusal->reason);
+  return std::get<std::unique_ptr<Convolution>>(std::move(answer));
+}
+std::string reason(const ConvShape& shape) {
+  const auto device = make_cpu_device(1);
+  auto answer = thin_provider().create(*device, {.shape = shape});
+  const auto* refusal = std::get_if<Refusal>(&answer);
+  return refusal ? refusal->reason : "";
+}
+
+// Small integers, so that every result is exact but for its rounding to the element type.
+void check(ConvProvider& provider, Device& device, const ConvRequest& request) {
+  SCOPED_TRACE(std::string(provider.name()) + " of " + std::string(name_of(request.type)));
+  const auto convolution = take(provider, device, request);
+  EXPECT_EQ(convolution->provider(), provider.name());
+  Lab lab(device, request.type, 7);
+  const ConvOracle oracle{request.shape};
+  const Fill small = integers(-2, 2);
+  Buffer &x = lab.input("x", oracle.x(), small), &w = lab.input("w", oracle.w(), small),
+         &bias = lab.input("bias", oracle.bias(), small, DType::f32), &dy = lab.input("dy", oracle.y(), small);
+  Buffer &y = lab.output("y", oracle.y()), &dx = lab.output("dx", oracle.x()),
+         &dw = lab.output("dw", oracle.w(), DType::f32), &db = lab.output("db", oracle.bias(), DType::f32);
+  Buffer& twice = lab.inout("dw, accumulated", oracle.w(), small, DType::f32);
+  const auto workspace = [&](size_t bytes) { return lab.workspace(bytes); };
+  convolution->forward(lab.stream(), x.map(), w.as<void>(), nullptr, request.bias ? bias.as<float>() : nullptr, y.map(),
+                       workspace(convolution->forward_workspace()));
+  convolution->dgrad(lab.stream(), dy.map(), w.as<void>(), nullptr, dx.map(),
+                     workspace(convolution->dgrad_workspace()));
+  void* scratch = workspace(convolution->wgrad_workspace());
+  convolution->wgrad(lab.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false, scratch);
+  convolution->wgrad(lab.stream(), x.map(), dy.map(), twice.as<float>(), nullptr, true, scratch);
+  lab.stream().synchronize();
+  const Values bias_values = request.bias ? bias.values() : Values{}, gradient = oracle.wgrad(x.values(), dy.values());
+  y.expect(rounded_to(request.type, oracle.forward(x.values(), w.values(), bias_values, request.relu)), kExact);
+  dx.expect(rounded_to(request.type, oracle.dgrad(dy.values(), w.values())), kExact);
+  dw.expect(gradient, kExact);
+  db.expect(oracle.db(dy.values()), kExact);
+  Values sum = twice.values();
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradient[i];
+  twice.expect(sum, kExact);
+  lab.expect_untouched();
+}
+
+const ConvShape kFirstLayer{2, 9, 13, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}};
+const ConvShape kClasses{2, 9, 13, 32, 5, 1, 1};
+const ConvShape kInner{1, 5, 6, 8, 16, 3, 3, {2, 2}, {2, 2}, {1, 2}, {2, 1}};
+
+TEST(ConvReference, AllDirections) {
+  const auto device = make_cpu_device(2);
+  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    check(reference_provider(), *device, {.shape = kInner, .type = type, .bias = true, .relu = true});
+    check(reference_provider(), *device, {.shape = kFirstLayer, .type = type});
+  }
+}
+
+TEST(ConvThin, FirstLayer) {
+  const auto device = make_cpu_device(2);
+  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    check(thin_provider(), *device, {.shape = kFirstLayer, .type = type, .bias = true, .relu = true});
+    check(thin_provider(), *device, {.shape = {1, 6, 7, 3, 16, 2, 2, {1, 1}, {1, 1}, {0, 0}, {1, 1}}, .type = type});
+  }
+}
+
+TEST(ConvThin, Classes) {
+  const auto device = make_cpu_device(2);
+  for (const DType type : {DType::f32, DType::bf16, DType::f16})
+    check(thin_provider(), *device, {.shape = kClasses, .type = type, .bias = true});
+}
+
+TEST(ConvSimulated, BothProvidersOnTheSimulatedDevice) {
+  const auto device = make_simulated_device(3);
+  check(reference_provider(), *device, {.shape = kInner, .type = DType::bf16, .bias = true});
+  check(thin_provider(), *device, {.shape = kFirstLayer, .type = DType::bf16, .bias = true, .relu = true});
+  check(thin_provider(), *device, {.shape = kClasses, .type = DType::bf16, .bias = true});
+}
+
+TEST(ConvThin, SameBytesForEveryNumberOfThreads) {
+  std::vector<std::vector<unsigned char>> first;
+  for (const int threads : {1, 2, 3}) {
+    const auto device = make_cpu_device(threads);
+    Lab lab(*device, DType::f32, 11);
+    const ConvOracle oracle{{4, 32, 48, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}};
+    const auto convolution = take(thin_provider(), *device, {.shape = oracle.shape});
+    Buffer &x = lab.input("x", oracle.x(), normal()), &dy = lab.input("dy", oracle.y(), normal());
+    Buffer &dw = lab.output("dw", oracle.w(), DType::f32), &db = lab.output("db", oracle.bias(), DType::f32);
+    convolution->wgrad(lab.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false,
+                       lab.workspace(convolution->wgrad_workspace()));
+    lab.stream().synchronize();
+    if (threads == 1) first = lab.written();
+    EXPECT_EQ(lab.written(), first) << threads << " threads";
+  }
+}
+
+TEST(ConvThin, RefusesWithAReason) {
+  EXPECT_EQ(reason(kFirstLayer), "");
+  EXPECT_EQ(reason(kClasses), "");
+  EXPECT_THAT(reason({1, 8, 8, 32, 64, 3, 3}), HasSubstr("not thin"));
+  EXPECT_THAT(reason({1, 8, 8, 32, 5, 3, 3}), HasSubstr("not thin"));
+  EXPECT_THAT(reason({1, 8, 8, 32, 5, 1, 1, {1, 1}, {1, 1}, {1, 1}, {0, 0}}), HasSubstr("not thin"));
+  EXPECT_THAT(reason({1, 8, 8, 1, 32, 3, 3, {2, 2}}), HasSubstr("strided"));
+  EXPECT_THAT(reason({1, 8, 8, 1, 32, 3, 3, {1, 1}, {2, 2}}), HasSubstr("dilated"));
+  EXPECT_THAT(reason({1, 8, 8, 1, 24, 3, 3}), HasSubstr("multiple of 16"));
+  EXPECT_THAT(reason({1, 32, 32, 4, 64, 7, 7}), HasSubstr("too many"));
+  EXPECT_THAT(reason({1, 8, 8192, 1, 32, 3, 3}), HasSubstr("too long"));
+  EXPECT_THAT(reason({1, 2, 2, 1, 32, 3, 3}), HasSubstr("larger than the padded image"));
+}
+
+}  // namespace
+}  // namespace regolith::testing
