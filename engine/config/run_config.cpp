@@ -53,8 +53,8 @@ void fields(V& v, FolderData& s) {
 template <class V>
 void fields(V& v, SyntheticData& s) {
   v("count", s.count, {.doc = "images", .min = 1, .max = 1'000'000});
-  v("height", s.height, {.doc = "pixels", .min = 8, .max = 8192});
-  v("width", s.width, {.doc = "pixels", .min = 8, .max = 8192});
+  v("height", s.height, {.doc = "pixels", .min = 16, .max = 8192});
+  v("width", s.width, {.doc = "pixels", .min = 16, .max = 8192});
   v("seed", s.seed, {.doc = "of the terrain; auto: run.seed", .min = 0, .word = "auto", .word_value = -1});
   v("outliers", s.outliers, {.doc = "share of images that carry one and the same wrong mask", .min = 0, .max = 0.5});
 }
@@ -124,14 +124,12 @@ void fields(V& v, DataSection& s) {
   v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
   v("normalise", s.normalise, {});
 }
-constexpr const char* kWeightsDoc =
-    "weight of each class; inverse_frequency: from the pixels of the training set; []: 1 each";
 constexpr const char* kExcludeDoc = "class ids whose pixels contribute nothing";
 constexpr const char* kReductionDoc = "divisor: images; pixels; or pixels x classes that are not excluded";
 template <class V>
 void fields(V& v, CrossEntropyLoss& s) {
   v("label_smoothing", s.label_smoothing, {.doc = "share of the truth spread over all classes", .min = 0, .max = 0.99});
-  v("weights", s.weights, {.doc = kWeightsDoc, .min = 0});
+  v("weights", s.weights, {.doc = "factor of each class; []: 1 each", .min = 0});
   v("exclude", s.exclude, {.doc = kExcludeDoc, .min = 0, .max = 255});
   v("reduction", s.reduction, {.doc = kReductionDoc});
 }
@@ -146,7 +144,10 @@ template <class V>
 void fields(V& v, DiceLoss& s) {
   v("smooth", s.smooth, {.doc = "added above and below the fraction line", .min = 0});
   v("sums", s.sums, {.doc = "over each image, or over the batch"});
-  v("weights", s.weights, {.doc = kWeightsDoc, .min = 0});
+  v("weights", s.weights,
+    {.doc = "of the classes; inverse_frequency: from the pixels of the training set; []: equal",
+     .min = 0,
+     .word = "inverse_frequency"});
   v("exclude", s.exclude, {.doc = "class ids that are left out", .min = 0, .max = 255});
 }
 #define REGOLITH_LOSSES                                                                            \
@@ -171,14 +172,14 @@ void fields(V& v, AdamW& s) {
   v.after_reading([&] {
     if (s.preset == AdamPreset::torch) s.eps = 1e-8, s.weight_decay = 0.01;
   });
-  v("lr", s.lr, {.doc = "learning rate", .min = 0, .max = 10});
+  v("lr", s.lr, {.doc = "learning rate", .min = 1e-12, .max = 10});
   v("betas", s.betas, {.doc = "decay of the two moments", .min = 0, .max = 0.999999});
   v("eps", s.eps, {.doc = "added outside of the root", .min = 1e-12, .max = 1});
   v("weight_decay", s.weight_decay, {.doc = "decoupled: w -= lr * weight_decay * w", .min = 0, .max = 1});
 }
 template <class V>
 void fields(V& v, Sgd& s) {
-  v("lr", s.lr, {.doc = "learning rate", .min = 0, .max = 100});
+  v("lr", s.lr, {.doc = "learning rate", .min = 1e-12, .max = 100});
   v("momentum", s.momentum, {.doc = "share of the last update that is kept", .min = 0, .max = 0.9999});
 }
 template <class V>

@@ -99,7 +99,7 @@ struct DataSection {
 
 // Weights of the classes in a loss.
 struct ClassWeights {
-  bool inverse_frequency = false;  // from the pixels of the training set
+  bool inverse_frequency = false;  // from the pixels of the training set; Dice alone
   std::vector<double> values;      // else one per class; empty: 1 each
 };
 struct CrossEntropyLoss {
@@ -149,7 +149,7 @@ struct ConstantSchedule {};
 struct ReduceOnPlateau {
   double factor = 0.5;
   int patience = 6;
-  double min_lr = 0, min_delta = 0;
+  double min_lr = 0, min_delta = 1e-4;  // of Keras
   int cooldown = 0;
 };
 struct CosineSchedule {

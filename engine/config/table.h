@@ -191,17 +191,19 @@ requires(!Section<T>) std::string text(const std::vector<T>& value, const Rule& 
 template <class T>
 requires(!Section<T>) std::string type(const std::vector<T>&, const Rule& rule) { return "list of " + type(T(), rule); }
 
+// A list; the rule's word, where it has one, is what stands for inverse frequencies.
 inline void read(const Yaml& yaml, ClassWeights& value, const Rule& rule) {
-  value.inverse_frequency = yaml.is_scalar() && yaml.as<std::string>() == "inverse_frequency";
+  value.inverse_frequency = rule.word && yaml.is_scalar() && yaml.as<std::string>() == rule.word;
   if (!value.inverse_frequency && !yaml.is_list())
-    yaml.fail("expected inverse_frequency or a list, one number per class");
-  if (!value.inverse_frequency) read(yaml, value.values, rule);
+    yaml.fail(std::string("expected ") + (rule.word ? rule.word + std::string(" or ") : "") +
+              "a list, one number per class");
+  if (!value.inverse_frequency) read(yaml, value.values, {.min = rule.min, .max = rule.max});
 }
 inline std::string text(const ClassWeights& value, const Rule& rule) {
-  return value.inverse_frequency ? "inverse_frequency" : text(value.values, rule);
+  return value.inverse_frequency ? rule.word : text(value.values, Rule{});
 }
 inline std::string type(const ClassWeights&, const Rule& rule) {
-  return "inverse_frequency or " + type(std::vector<double>(), rule);
+  return (rule.word ? rule.word + std::string(" or ") : "") + type(std::vector<double>(), {.min = rule.min});
 }
 
 template <class T>

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
+#include <sstream>
 #include <string>
 
 #include "engine/config/run_config.h"
@@ -150,6 +152,21 @@ TEST(RunConfig, TrainingNeedsDataThatExists) {
   const RunConfig c = read_run_config(Yaml::load_string("model: {}\ndata: {npz: base.yaml}", kFolder + "some.yaml"),
                                       ConfigUse::training);
   EXPECT_EQ(std::get<FilePath>(c.data.source).path, kFolder + "base.yaml");
+}
+
+TEST(RunConfig, TheConfigurationsOfTheProjectLoad) {
+  const std::filesystem::path configs = std::filesystem::path(REGOLITH_SOURCE_DIR) / "configs";
+  EXPECT_TRUE(std::holds_alternative<SyntheticData>(
+      load_run_config(configs / "quickstart.yaml", {}, ConfigUse::training).data.source));
+  for (const char* name : {"unet", "se_unet", "unet_plus_plus", "double_unet"}) {
+    if (!std::filesystem::exists(configs / "models" / (std::string(name) + ".yaml"))) continue;
+    const RunConfig c = load_run_config(configs / "experiments" / (std::string(name) + "_mars.yaml"),
+                                        {"data.npz=" + kFolder + "base.yaml"}, ConfigUse::training);
+    EXPECT_EQ(c.run.name, std::string(name) + "_mars");
+    EXPECT_EQ(c.train.batch, 128);
+    EXPECT_EQ(c.data.classes.names.size(), 5u);
+    EXPECT_TRUE(c.model.find("nodes")) << name;
+  }
 }
 
 void collect(const Yaml& yaml, std::vector<std::string>& paths) {
