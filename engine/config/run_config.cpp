@@ -105,7 +105,7 @@ void fields(V& v, Split& s) {
 }
 template <class V>
 void fields(V& v, Normalise& s) {
-  v("scale", s.scale, {.doc = "the network reads byte * scale + shift"});
+  v("scale", s.scale, {.doc = "the network reads byte * scale + shift", .min = 1e-9, .max = 1e9});
   v("shift", s.shift, {.doc = "see scale"});
 }
 template <class V>
