@@ -199,7 +199,13 @@ PreparedData prepare_data(const config::RunConfig& c, int classes) {
                             },
                             [&](const config::SyntheticData& s) -> Dataset {
                               const uint64_t seed = s.seed < 0 ? c.run.seed : static_cast<uint64_t>(s.seed);
-                              return make_synthetic({s.count, s.height, s.width, seed, s.outliers});
+                              Terrain t;
+                              t.count = s.count;
+                              t.height = s.height;
+                              t.width = s.width;
+                              t.seed = seed;
+                              t.outliers = s.outliers;
+                              return make_synthetic(t).labelled;
                             },
                             [](std::monostate) -> Dataset { throw DataError("the configuration names no data"); }},
                  d.source);

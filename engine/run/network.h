@@ -57,8 +57,8 @@ class Network {
 
   Device& device_;
   NetworkOptions options_;
+  std::vector<std::string> fusions_;  // before graph_, whose making fills it
   Graph graph_;
-  std::vector<std::string> fusions_;
   Parameters parameters_;
   std::map<std::pair<int, Mode>, std::unique_ptr<Program>> programs_;
   DeviceBuffer arena_;
