@@ -108,7 +108,8 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   doubles[3] = 1.5;
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("array 'mask': sample 0, row 0, column 3: class id 1.5"));
   doubles[3] = -1;
-  EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("array 'image': sample 0, row 0, column 3: image value -255"));
+  EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}),
+              HasSubstr("array 'image': sample 0, row 0, column 3: image value -1: expected 0 to 255"));
   doubles[3] = std::nan("");
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("image value nan"));
   const std::string other = npz({npz_entry("foo", {24}, doubles.data()), npz_entry("bar", {24}, doubles.data())});

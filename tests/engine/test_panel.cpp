@@ -37,7 +37,7 @@ TEST(Panel, ShowsImageTruthPredictionAndLegend) {
   };
   for (int i = 0; i < 8; ++i) {
     EXPECT_EQ(at(0, 0, i / 4, i % 4), (Rgb{image[i], image[i], image[i]}));
-    if (truth[i] < 2) EXPECT_EQ(at(1, 0, i / 4, i % 4), legend[truth[i]].colour);
+    EXPECT_EQ(truth[i] < 2 && at(1, 0, i / 4, i % 4) == legend[truth[i] % 2].colour, truth[i] < 2) << i;
     EXPECT_EQ(at(2, 0, i / 4, i % 4), legend[1].colour);
     EXPECT_EQ(at(2, 1, i / 4, i % 4), (Rgb{250, 250, 250}));
   }
