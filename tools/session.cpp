@@ -189,7 +189,7 @@ PreparedData prepare_data(const config::RunConfig& c, int classes) {
   const config::DataSection& d = c.data;
   Dataset all =
       std::visit(Overloaded{[&](const config::FilePath& npz) {
-                              return load_npz(npz.path, classes, {d.arrays.images, d.arrays.masks}).labelled;
+                              return load_npz(npz.path, classes, {d.arrays.training, d.arrays.test, d.arrays.images, d.arrays.masks}).labelled;
                             },
                             [&](const config::NpyData& npy) -> Dataset {
                               return load_npy(npy.images.path, npy.masks.path, classes).labelled;

@@ -9,6 +9,16 @@
 
 namespace regolith {
 
+namespace {
+
+ConvAttributes with_filters(const Attributes& a) {
+  ConvAttributes c = parse_conv(a);
+  c.filters = a.integer("filters", 1, 1 << 16);
+  return c;
+}
+
+}  // namespace
+
 const std::vector<OpEntry>& op_registry() {
   constexpr int many = 1 << 20;
   static const std::vector<std::string> conv{"filters", "kernel", "stride", "dilation", "padding", "bias", "init"};
@@ -16,9 +26,10 @@ const std::vector<OpEntry>& op_registry() {
       {"add", "the sum of maps of one shape", {}, 2, many, [](const Attributes&) { return std::make_unique<AddOp>(); }},
       {"batch_norm", "batch normalisation", {"momentum", "epsilon"}, 1, 1, parse_batch_norm},
       {"concat", "channels side by side", {}, 2, many, [](const Attributes&) { return std::make_unique<ConcatOp>(); }},
-      {"conv", "convolution", conv, 1, 1, [](const Attributes& a) { return std::make_unique<ConvOp>(parse_conv(a)); }},
+      {"conv", "convolution", conv, 1, 1,
+       [](const Attributes& a) { return std::make_unique<ConvOp>(with_filters(a)); }},
       {"conv_transpose", "transposed convolution, the adjoint of the convolution", conv, 1, 1,
-       [](const Attributes& a) { return std::make_unique<ConvTransposeOp>(parse_conv(a)); }},
+       [](const Attributes& a) { return std::make_unique<ConvTransposeOp>(with_filters(a)); }},
       {"group_norm", "group normalisation", {"groups", "epsilon"}, 1, 1, parse_group_norm},
       {"max_pool",
        "max pooling without padding",

@@ -70,7 +70,6 @@ std::array<int, 2> same_padding(int in, int kernel, int stride, int dilation) {
 
 ConvAttributes parse_conv(const Attributes& a) {
   ConvAttributes c;
-  c.filters = a.integer("filters", 1, 1 << 16, 1);
   c.kernel = a.pair("kernel", 1, 255, 3);
   c.stride = a.pair("stride", 1, 64, 1);
   c.dilation = a.pair("dilation", 1, 1024, 1);

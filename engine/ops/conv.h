@@ -23,7 +23,7 @@ struct ConvAttributes {
   Init init = Init::glorot_uniform;
 };
 
-// filters (where given), kernel, stride, dilation, padding, bias, init.
+// kernel, stride, dilation, padding, bias, init: all but the filters.
 ConvAttributes parse_conv(const Attributes& a);
 
 // Parameters: kernel (filters,R,S,C), bias (filters).

@@ -48,8 +48,8 @@ TEST(Models, NamesFollowTheYaml) {
 TEST(Models, ErrorsSayWhere) {
   EXPECT_EQ(message([] { model("  a: {op: conf, in: input, filters: 3}\n"); }),
             "model.yaml:3:11: nodes.a.op: there is no op 'conf'; did you mean 'conv'?");
-  EXPECT_THAT(message([] { model("  a: {op: conv, in: inpt, filters: 3}\n"); }).find("did you mean 'input'?"),
-              testing::Ne(std::string::npos));
+  EXPECT_THAT(message([] { model("  a: {op: conv, in: inpt, filters: 3}\n"); }),
+              testing::HasSubstr("did you mean 'input'?"));
   EXPECT_THAT(message([] { model("  a: {block: conv_nrm, in: input, filters: 3}\n"); }),
               testing::HasSubstr("there is no block 'conv_nrm'; did you mean 'conv_norm'?"));
   EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filter: 3}\n"); }), testing::HasSubstr("filters"));

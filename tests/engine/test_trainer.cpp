@@ -1,0 +1,268 @@
+// Training steps of a small network: on the CPU, on the simulated device, and with every part of the planner switched
+// off in turn. What must be equal is compared bit for bit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "engine/train/trainer.h"
+#include "kernels/core/error.h"
+#include "kernels/core/random.h"
+#include "losses/loss.h"
+#include "models/reader.h"
+
+namespace regolith {
+namespace {
+
+constexpr int kH = 8, kW = 16, kCount = 10;
+
+Graph small_unet(const std::string& norm) {
+  return read_model(
+      Yaml::load_string("input: {height: 8, width: 16}\n"
+                        "defaults: {kernel: 3, groups: 4, norm: " +
+                            norm +
+                            "}\n"
+                            "nodes:\n"
+                            "  e: {block: conv_norm, in: input, filters: 8}\n"
+                            "  p: {op: max_pool, in: e}\n"
+                            "  b: {block: conv_norm, in: p, filters: 16}\n"
+                            "  u: {op: upsample, in: b, mode: bilinear}\n"
+                            "  c: {op: concat, in: [u, e]}\n"
+                            "  d: {block: conv_norm, in: c, filters: 8}\n"
+                            "  t: {op: conv_transpose, in: b, filters: 8, kernel: 2, stride: 2}\n"
+                            "  s: {op: add, in: [d, t, e]}\n"
+                            "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n",
+                        "small.yaml"));
+}
+
+struct Data {
+  std::vector<uint8_t> images, masks;
+  Data() : images(kCount * kH * kW), masks(images.size()) {
+    for (size_t i = 0; i < images.size(); ++i) {
+      const Philox r = philox(7, static_cast<uint32_t>(i), 0, 0, 0);
+      images[i] = static_cast<uint8_t>(r.v[0] >> 24);
+      masks[i] = static_cast<uint8_t>(r.v[1] % 5);
+    }
+  }
+  SplitView view() const { return {images.data(), masks.data(), kCount, kH, kW, 1}; }
+};
+
+LossFunction focal() {
+  LossSpec spec;
+  spec.terms.push_back({1, FocalSpec{2, {.25}, {0}, Reduction::mean_elements}});
+  auto loss = std::make_shared<Loss>(spec, 5);
+  return {[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t images) {
+            loss->forward_backward(s, std::move(call), images);
+          },
+          [loss](int N, int H, int W) { return loss->workspace_bytes(N, H, W); }, loss->couples_images()};
+}
+
+struct Variant {
+  std::string norm = "batch";
+  NetworkOptions network;
+  TrainerOptions trainer;
+  double lr = 1e-2;
+  Variant() {
+    network.conv.provider = "reference";
+    network.seed = 3;
+    trainer.batch = 4;  // 10 samples: two whole batches and a rest of two
+  }
+};
+
+struct Outcome {
+  std::vector<std::vector<float>> weights;
+  std::vector<double> losses;
+  std::vector<int64_t> confusion;
+  double evaluation = 0;
+};
+
+Outcome train(Device& device, const Variant& setup, int epochs = 2) {
+  const Data data;
+  Network network(small_unet(setup.norm), device, setup.network);
+  Trainer trainer(network, focal(), setup.trainer);
+  network.parameters().initialise(5, trainer.stream());
+  trainer.set_training_data(data.view(), kCount);
+  Outcome o;
+  for (int e = 0; e < epochs; ++e) {
+    std::vector<int32_t> order(kCount);
+    for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry((i * 3 + e) % kCount, i % 2 == 0);
+    trainer.run_epoch(
+        order, [&](int64_t) { return setup.lr; },
+        [&](const StepReport& r) {
+          o.losses.push_back(r.loss);
+          return true;
+        });
+  }
+  const Evaluation evaluation = trainer.evaluate(data.view(), true);
+  o.evaluation = evaluation.loss;
+  o.confusion = evaluation.confusion;
+  for (size_t i = 0; i < network.parameters().entries().size(); ++i)
+    o.weights.push_back(network.parameters().read(static_cast<int>(i), 'w', trainer.stream()));
+  return o;
+}
+
+void expect_same(const Outcome& a, const Outcome& b) {
+  EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.weights, b.weights);
+  EXPECT_EQ(a.evaluation, b.evaluation);
+  EXPECT_EQ(a.confusion, b.confusion);
+}
+
+void expect_close(const Outcome& a, const Outcome& b, double relative) {
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (size_t i = 0; i < a.losses.size(); ++i)
+    EXPECT_TRUE(std::abs(a.losses[i] - b.losses[i]) <= relative * std::abs(b.losses[i]))
+        << "step " << i << ": " << a.losses[i] << " and " << b.losses[i];
+}
+
+TEST(Trainer, LearnsAndCountsItsSteps) {
+  auto cpu = make_cpu_device(2);
+  const Outcome o = train(*cpu, Variant{}, 10);
+  ASSERT_EQ(o.losses.size(), 30u);
+  EXPECT_LT(o.losses.back(), 0.8 * o.losses.front());
+  EXPECT_EQ(std::accumulate(o.confusion.begin(), o.confusion.end(), int64_t{0}), kCount * kH * kW);
+}
+
+TEST(Trainer, OneSeedGivesTheSameBytes) {
+  auto cpu = make_cpu_device(2);
+  Variant setup;
+  setup.trainer.augment.flip_x = true;
+  setup.trainer.augment.rotation_high = 0.1f;
+  expect_same(train(*cpu, setup), train(*cpu, setup));
+}
+
+// Captured once and replayed, run late and in any order that the device may choose: the same bytes as on the CPU.
+TEST(Trainer, SimulatedDeviceEqualsTheCpu) {
+  auto cpu = make_cpu_device(1);
+  for (const char* norm : {"batch", "group"}) {
+    Variant setup;
+    setup.norm = norm;
+    const Outcome expected = train(*cpu, setup);
+    for (uint64_t seed = 1; seed <= 4; ++seed) {
+      for (bool capture : {true, false}) {
+        SCOPED_TRACE(std::string(norm) + ", seed " + std::to_string(seed) + (capture ? ", captured" : ""));
+        auto simulated = make_simulated_device(seed);
+        setup.trainer.capture = capture;
+        expect_same(train(*simulated, setup), expected);
+      }
+    }
+  }
+}
+
+TEST(Trainer, ViewsAndReuseChangeNothing) {
+  auto cpu = make_cpu_device(1);
+  const Outcome expected = train(*cpu, Variant{});
+  Variant copies, roomy;
+  copies.network.views = false;
+  roomy.network.reuse = false;
+  expect_same(train(*cpu, copies), expected);
+  expect_same(train(*cpu, roomy), expected);
+}
+
+TEST(Trainer, FusionChangesNothingButRounding) {
+  auto cpu = make_cpu_device(1);
+  for (const char* norm : {"batch", "group"}) {
+    Variant fused, plain;
+    fused.norm = plain.norm = norm;
+    plain.network.fuse = FuseOptions::none();
+    expect_close(train(*cpu, plain), train(*cpu, fused), 1e-4);
+  }
+}
+
+TEST(Trainer, SlicesChangeNothingButRounding) {
+  auto cpu = make_cpu_device(1);
+  Variant whole, sliced;
+  whole.norm = sliced.norm = "group";
+  whole.network.slices = 1;
+  sliced.network.slices = 4;
+  whole.trainer.augment.flip_x = sliced.trainer.augment.flip_x = true;  // drawn by sample, not by slice
+  expect_close(train(*cpu, sliced), train(*cpu, whole), 1e-4);
+}
+
+TEST(Trainer, LowPrecisionFollowsFp32) {
+  auto cpu = make_cpu_device(2);
+  const Outcome exact = train(*cpu, Variant{});
+  for (Precision p : {Precision::bf16, Precision::fp16}) {
+    Variant low;
+    low.network.precision = p;
+    expect_close(train(*cpu, low), exact, p == Precision::bf16 ? 0.05 : 0.01);
+  }
+}
+
+TEST(Trainer, NamesTheNodeThatWentBad) {
+  auto cpu = make_cpu_device(1);
+  Variant setup;
+  setup.lr = INFINITY;
+  try {
+    train(*cpu, setup, 20);
+    FAIL() << "expected a TrainError";
+  } catch (const TrainError& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("the output of node e/1/conv"));
+  }
+}
+
+TEST(Trainer, StopsWhenItIsTold) {
+  auto cpu = make_cpu_device(1);
+  const Data data;
+  const Variant setup;
+  Network network(small_unet("batch"), *cpu, setup.network);
+  Trainer trainer(network, focal(), setup.trainer);
+  network.parameters().initialise(5, trainer.stream());
+  trainer.set_training_data(data.view(), kCount);
+  std::vector<int32_t> order(kCount);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  const auto rate = [](int64_t) { return 1e-3; };
+  EXPECT_FALSE(trainer.run_epoch(order, rate, [](const StepReport&) { return false; }));
+  EXPECT_LT(trainer.state().step, 3);
+  EXPECT_TRUE(trainer.run_epoch(order, rate, [](const StepReport&) { return true; }));  // the rest of the epoch
+  EXPECT_EQ(trainer.state().step, 3);
+}
+
+TEST(Views, ConcatOfTheUnetCopiesNothing) {
+  auto cpu = make_cpu_device(1);
+  Graph g = read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
+  NetworkOptions options;
+  options.conv.provider = "reference";
+  Network network(std::move(g), *cpu, options);
+  for (Mode mode : {Mode::train, Mode::eval}) {
+    Program& p = network.program(1, mode, nullptr);
+    EXPECT_EQ(p.plan().concat_copies, 0);
+    EXPECT_EQ(p.plan().extra_adds, 0);
+    int parts = 0;
+    for (size_t i = 0; i < p.graph().nodes.size(); ++i) {
+      const Node& n = p.graph().nodes[i];
+      if (n.op->kind() != "concat") continue;
+      int channel = 0;
+      for (int in : n.inputs) {
+        const Map whole = p.value(static_cast<int>(i)), part = p.value(in);
+        EXPECT_EQ(part.data, whole.as<float>() + channel) << n.name;
+        EXPECT_EQ(part.pitch, whole.C);
+        if (mode == Mode::train) {
+          EXPECT_EQ(p.gradient(in).data, p.gradient(static_cast<int>(i)).as<float>() + channel);
+        }
+        channel += part.C;
+        ++parts;
+      }
+    }
+    EXPECT_EQ(parts, 4);
+  }
+}
+
+TEST(Memory, TooLargeABatchNamesTensorsAndOneThatFits) {
+  auto cpu = make_cpu_device(1);
+  Graph g = read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
+  NetworkOptions options;
+  options.conv.provider = "reference";
+  Network network(std::move(g), *cpu, options);
+  try {
+    network.program(1 << 14, Mode::train, nullptr);
+    FAIL() << "expected a DeviceError";
+  } catch (const DeviceError& e) {
+    EXPECT_THAT(e.what(),
+                testing::AllOf(testing::HasSubstr("c1"), testing::ContainsRegex("A batch of [0-9]+ would fit")));
+  }
+}
+
+}  // namespace
+}  // namespace regolith

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what the build needs and is missing: Debian packages, and from PyPI the wheels that carry headers and
+# libraries, into .deps of the checkout. The only place that installs anything; running it twice does nothing twice.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(g++ cmake ninja-build pkg-config ccache libgtest-dev libgmock-dev libbenchmark-dev libyaml-cpp-dev
+  libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libzip-dev libpng-dev libjpeg-dev python3)
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+command -v pip3 >/dev/null || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "setup: installing ${missing[*]}"
+  sudo=""; [ "$(id -u)" -eq 0 ] || sudo=sudo
+  $sudo apt-get update -q >/dev/null
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# name==version, and what of the wheel is used
+wheels=(onednn-devel-cpu-gomp==2023.2.0 onednn-cpu-gomp==2023.2.0 nvidia-cuda-cccl==13.3.5.0.6 nvidia-cudnn-frontend==1.32.0)
+stamp=.deps/installed
+if [ "$(cat "$stamp" 2>/dev/null)" != "${wheels[*]}" ]; then
+  echo "setup: fetching ${wheels[*]}"
+  rm -rf .deps && mkdir -p .deps
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  # cudnn-frontend is headers here: any interpreter's wheel carries the same ones.
+  python3 -m pip download -q --no-deps --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
+    --implementation cp --platform manylinux1_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 \
+    --platform manylinux_2_28_x86_64 -d "$work" "${wheels[@]}"
+  for wheel in "$work"/*.whl; do python3 -m zipfile -e "$wheel" "$work/unpacked"; done
+  for data in "$work"/unpacked/onednn_*.data/data; do cp -r "$data"/{include,lib} .deps/ 2>/dev/null || cp -r "$data"/lib .deps/; done
+  mkdir -p .deps/include .deps/cccl
+  cp -r "$work"/unpacked/include/* .deps/include/                # cudnn-frontend
+  cp -r "$work"/unpacked/nvidia/cu13/include/cccl/* .deps/cccl/  # Thrust
+  echo "${wheels[*]}" > "$stamp"
+fi
