@@ -79,7 +79,7 @@ __device__ __forceinline__ Vec<N> sqrt(const Vec<N>& x) {
 #if REGOLITH_VECTOR_EXTENSION && defined(__AVX512F__)
   if constexpr (N == 16) {
     Vec<N> r;
-    r.v = _mm512_sqrt_ps(x.v);
+    r.v = _mm512_maskz_sqrt_ps(0xffff, x.v);
     return r;
   } else
 #elif REGOLITH_VECTOR_EXTENSION && defined(__AVX__)

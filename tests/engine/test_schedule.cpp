@@ -1,0 +1,107 @@
+#include "engine/train/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+TEST(Schedule, WarmsUpThenStays) {
+  const Schedule s({ConstantSpec{}, 4}, .8, 100);
+  EXPECT_DOUBLE_EQ(s.learning_rate(0), .2);
+  EXPECT_DOUBLE_EQ(s.learning_rate(2), .6);
+  EXPECT_DOUBLE_EQ(s.learning_rate(3), .8);
+  EXPECT_DOUBLE_EQ(s.learning_rate(1000), .8);
+}
+
+TEST(Schedule, Cosine) {
+  const Schedule s({CosineSpec{.1}, 10}, 2, 110);
+  EXPECT_DOUBLE_EQ(s.learning_rate(4), 1);
+  EXPECT_DOUBLE_EQ(s.learning_rate(10), 2);
+  EXPECT_NEAR(s.learning_rate(60), 1.1, 1e-12);  // half way
+  EXPECT_NEAR(s.learning_rate(35), 2 * (.1 + .9 * (1 + std::sqrt(.5)) / 2), 1e-12);
+  EXPECT_NEAR(s.learning_rate(110), .2, 1e-12);
+  EXPECT_NEAR(s.learning_rate(500), .2, 1e-12);
+}
+
+TEST(Schedule, Polynomial) {
+  const Schedule s({PolynomialSpec{.power = 2}, 0}, 1, 100);
+  EXPECT_DOUBLE_EQ(s.learning_rate(0), 1);
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), .25);
+  EXPECT_NEAR(s.learning_rate(90), .01, 1e-15);
+  EXPECT_DOUBLE_EQ(s.learning_rate(100), 0);
+}
+
+// The rates after each epoch, as ReduceLROnPlateau of Keras gives them.
+std::vector<double> rates(Schedule& s, const std::vector<double>& values) {
+  std::vector<double> r;
+  for (const double v : values) {
+    s.end_epoch(v);
+    r.push_back(s.learning_rate(0));
+  }
+  return r;
+}
+
+TEST(Schedule, ReducesOnAPlateau) {
+  Schedule s({PlateauSpec{.factor = .5, .min_lr = .3, .min_delta = .01, .patience = 2}}, 1, 100);
+  // .995 is no improvement of 1 by more than .01; nor is NaN; the last reduction stops at min_lr.
+  EXPECT_EQ(rates(s, {1, .995, NAN, .9, .9, .9, .9, .9, .8}), (std::vector<double>{1, 1, .5, .5, .5, .3, .3, .3, .3}));
+}
+
+TEST(Schedule, CoolsDownAfterAReduction) {
+  Schedule s({PlateauSpec{.factor = .5, .patience = 2, .cooldown = 3}}, 1, 100, "val_miou");
+  // Reduced at the third value; then two epochs do not count, the third of the cooldown does.
+  EXPECT_EQ(rates(s, {.5, .5, .4, .5, .5, .5, .5, .6, .6, .6}),
+            (std::vector<double>{1, 1, .5, .5, .5, .5, .25, .25, .25, .25}));
+}
+
+TEST(Schedule, GoesOnFromItsState) {
+  const ScheduleSpec spec{PlateauSpec{.factor = .5, .patience = 2}};
+  Schedule a(spec, 1, 100), b(spec, 1, 100);
+  rates(a, {3, 3, 3, 2, 2.5});
+  b.restore(nlohmann::json::parse(a.state().dump()));
+  EXPECT_EQ(rates(b, {2.5, 2.5, 2.5}), rates(a, {2.5, 2.5, 2.5}));
+  EXPECT_EQ(b.learning_rate(0), .125);
+  EXPECT_THROW(b.restore({{"rate", "high"}}), CheckpointError);
+}
+
+TEST(EarlyStopping, StopsAfterItsPatience) {
+  EarlyStopping e({.monitor = "val_loss", .patience = 2, .min_delta = .1});
+  EXPECT_TRUE(std::isnan(e.best()));
+  EXPECT_TRUE(e.end_epoch(0, 1).improved);
+  EXPECT_FALSE(e.end_epoch(1, .95).improved);
+  EXPECT_TRUE(e.end_epoch(2, .8).improved);
+  EXPECT_FALSE(e.end_epoch(3, NAN).stop);
+  const auto last = e.end_epoch(4, .75);
+  EXPECT_TRUE(last.stop);
+  EXPECT_FALSE(last.improved);
+  EXPECT_EQ(e.best(), .8);
+  EXPECT_EQ(e.best_epoch(), 2);
+}
+
+TEST(EarlyStopping, HigherIsBetterForScoresAndStateSurvives) {
+  const EarlyStoppingSpec spec{.monitor = "val_miou_foreground", .patience = 2};
+  EarlyStopping a(spec), b(spec);
+  b.restore(nlohmann::json::parse(a.state().dump()));
+  EXPECT_TRUE(std::isnan(b.best()));
+  a.end_epoch(0, .4);
+  EXPECT_TRUE(a.end_epoch(1, .5).improved);
+  a.end_epoch(2, .5);
+  b.restore(nlohmann::json::parse(a.state().dump()));
+  EXPECT_TRUE(b.end_epoch(3, .45).stop);
+  EXPECT_EQ(b.best(), .5);
+  EXPECT_EQ(b.best_epoch(), 1);
+}
+
+TEST(EarlyStopping, WithoutPatienceNeverStops) {
+  EarlyStopping e({.monitor = "loss"});
+  for (int i = 0; i < 50; ++i) EXPECT_FALSE(e.end_epoch(i, 1).stop);
+  EXPECT_THROW(EarlyStopping({.monitor = "val_mood"}), TrainError);
+}
+
+}  // namespace
+}  // namespace regolith
