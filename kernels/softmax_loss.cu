@@ -71,7 +71,8 @@ __device__ __forceinline__ void store_tile(const Pixels<T>& x, int64_t begin, in
       v.set(j, tile[k * kTile + p]);
       if (++k == K) k = 0, ++p;
     }
-    accumulate ? add_to(to + i, v) : store(to + i, v);
+    if (accumulate) v += load<Vec<L>>(to + i);
+    store(to + i, v);
   }
 }
 
