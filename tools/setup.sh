@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(g++ cmake ninja-build pkg-config ccache libgtest-dev libgmock-dev libbenchmark-dev libyaml-cpp-dev
-  libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libzip-dev libpng-dev libjpeg-dev python3)
+  libcli11-dev nlohmann-json3-dev libzip-dev libpng-dev libjpeg-dev python3)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

@@ -42,7 +42,10 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     : device_(device),
       options_(options),
       graph_(prepare(std::move(graph), options.fuse, fusions_)),
-      parameters_(graph_, device, storage_type(options.precision), options.training) {}
+      parameters_(graph_, device, storage_type(options.precision), options.training) {
+  if (options.precision == Precision::fp16 && device.make_stream()->execution() == Execution::fast)
+    throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
+}
 
 int Network::slice_size(int N) const {
   if (options_.slices > 0) return (N + options_.slices - 1) / options_.slices;

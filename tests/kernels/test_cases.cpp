@@ -24,7 +24,9 @@ class KernelCase : public ::testing::TestWithParam<Case> {
   void verify_on(Device& device) {
     const Case& c = GetParam();
     const uint64_t seed = seed_of(c);
+    const Execution execution = device.make_stream()->execution();
     for (const DType t : c.dtypes) {
+      if (t == DType::f16 && execution == Execution::fast) continue;  // with_float_type refuses it there
       try {
         verify(c, device, t, seed);
       } catch (const std::exception& e) {
