@@ -1,0 +1,186 @@
+// Convolutions by cuDNN: its graph API, plans chosen by timing on the device, kept per request for the whole process.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "engine/conv/builtin.h"
+#include "engine/conv/cudnn_graph.h"
+#include "kernels/bias.h"
+#include "kernels/cast.h"
+#include "kernels/channel_sum.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+using cudnn::ConvGraph;
+using cudnn::Direction;
+using cudnn::Operands;
+
+// How many of the heuristics' plans are timed. Those with an epilogue are compiled at run time, half a second each.
+constexpr int kMostPlans = 8, kMostFusedPlans = 3;
+
+constexpr size_t whole_lines(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// The graphs of a request. Shared by all convolutions that ask the same.
+struct Compiled {
+  std::unique_ptr<ConvGraph> forward, dgrad, wgrad;
+  bool fused = true;              // bias and ReLU are in the forward graph
+  DType wgrad_type = DType::f32;  // what the wgrad graph writes
+};
+
+CUstream_st* native(DeviceStream& stream) { return static_cast<CUstream_st*>(stream.native()); }
+
+class CudnnConvolution : public Convolution {
+ public:
+  CudnnConvolution(const ConvRequest& request, std::shared_ptr<const Compiled> compiled)
+      : request_(request), compiled_(std::move(compiled)) {
+    const ConvShape& s = request.shape;
+    const size_t graph = compiled_->wgrad ? whole_lines(compiled_->wgrad->plans().front().workspace) : 0;
+    const Map dy{nullptr, s.N, s.P(), s.Q(), s.K, s.K, request.type};
+    result_at_ = graph;
+    sums_at_ = result_at_ + whole_lines(static_cast<size_t>(s.weights()) * size_of(compiled_->wgrad_type));
+    wgrad_workspace_ = sums_at_ + whole_lines(kernels::channel_sum_workspace(dy));
+  }
+
+  std::string_view provider() const override { return "cudnn"; }
+  std::string implementation() const override {
+    std::string text = "cudnn " + compiled_->forward->plans().front().engine;
+    if (!compiled_->fused) text += " + bias kernel";
+    if (compiled_->dgrad) text += ", dgrad " + compiled_->dgrad->plans().front().engine;
+    if (compiled_->wgrad) text += ", wgrad " + compiled_->wgrad->plans().front().engine;
+    return text;
+  }
+
+  size_t forward_workspace() const override { return compiled_->forward->plans().front().workspace; }
+  size_t dgrad_workspace() const override { return compiled_->dgrad ? compiled_->dgrad->plans().front().workspace : 0; }
+  size_t wgrad_workspace() const override { return compiled_->wgrad ? wgrad_workspace_ : 0; }
+
+  void forward(DeviceStream& s, const Map& x, const void* w, const void*, const float* bias, const Map& y,
+               void* workspace) override {
+    Operands o{x.data, const_cast<void*>(w), y.data, nullptr};
+    if (compiled_->fused && request_.bias) o.bias = const_cast<float*>(bias);
+    compiled_->forward->run(native(s), o, workspace);
+    if (!compiled_->fused) kernels::bias_forward(s, {y, bias, y, request_.relu});
+  }
+  void dgrad(DeviceStream& s, const Map& dy, const void* w, const void*, const Map& dx, void* workspace) override {
+    compiled_->dgrad->run(native(s), {dx.data, const_cast<void*>(w), dy.data, nullptr}, workspace);
+  }
+  void wgrad(DeviceStream& s, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+             void* workspace) override {
+    const DType type = compiled_->wgrad_type;
+    const bool direct = type == DType::f32 && !accumulate;
+    void* result = direct ? static_cast<void*>(dw) : static_cast<char*>(workspace) + result_at_;
+    compiled_->wgrad->run(native(s), {x.data, result, dy.data, nullptr}, workspace);
+    if (!direct) kernels::cast(s, {result, type, dw, DType::f32, request_.shape.weights(), accumulate});
+    if (db != nullptr) kernels::channel_sum(s, {dy, db, accumulate, static_cast<char*>(workspace) + sums_at_});
+  }
+
+ private:
+  ConvRequest request_;
+  std::shared_ptr<const Compiled> compiled_;
+  size_t result_at_, sums_at_, wgrad_workspace_;  // bytes into wgrad's workspace: after the graph's own
+};
+
+// Times the plans on buffers of the true sizes; where the device has no room for them, the heuristics' order stays.
+void tune(Device& device, const ConvRequest& request, Compiled& compiled) {
+  const ConvShape& s = request.shape;
+  const size_t element = size_of(request.type);
+  size_t workspace_bytes = 0;
+  for (const ConvGraph* g : {compiled.forward.get(), compiled.dgrad.get(), compiled.wgrad.get()}) {
+    if (g == nullptr) continue;
+    for (const cudnn::Plan& p : g->plans()) workspace_bytes = std::max(workspace_bytes, p.workspace);
+  }
+  const size_t x_bytes = static_cast<size_t>(s.N) * s.H * s.W * s.C * element;
+  const size_t y_bytes = static_cast<size_t>(s.N) * s.P() * s.Q() * s.K * element;
+  const size_t w_bytes = static_cast<size_t>(s.weights()) * sizeof(float);
+  if (x_bytes + y_bytes + 2 * w_bytes + workspace_bytes > device.free_bytes() / 2) return;
+  DeviceBuffer x(device, x_bytes), y(device, y_bytes), w(device, w_bytes), workspace(device, workspace_bytes);
+  DeviceBuffer bias(device, static_cast<size_t>(s.K) * sizeof(float));
+  auto stream = device.make_stream();
+  for (const DeviceBuffer* b : {&x, &y, &w, &bias}) {
+    device.fill(b->as(), 0x3c, b->bytes(), *stream);  // about 0.01 in fp32 and bf16, about 1 in fp16
+  }
+  const Operands operands{x.as(), w.as(), y.as(), request.bias && compiled.fused ? bias.as() : nullptr};
+  for (ConvGraph* g : {compiled.forward.get(), compiled.dgrad.get(), compiled.wgrad.get()}) {
+    if (g != nullptr) g->tune(native(*stream), operands, workspace.as());
+  }
+  stream->synchronize();
+}
+
+class CudnnProvider : public ConvProvider {
+ public:
+  std::string_view name() const override { return "cudnn"; }
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+    if (device.kind() != DeviceKind::cuda) return Refusal{"needs a CUDA device"};
+    int ordinal = 0;
+    cudaGetDevice(&ordinal);
+    const Key key{ordinal,      request.shape,       request.type,        request.tf32,         request.bias,
+                  request.relu, request.needs_dgrad, request.needs_wgrad, request.deterministic};
+    auto& compiled = cache_[key];
+    if (!compiled) {
+      auto made = compile(device, ordinal, request);
+      if (auto* refusal = std::get_if<Refusal>(&made)) return *refusal;
+      compiled = std::get<std::shared_ptr<const Compiled>>(std::move(made));
+    }
+    return std::make_unique<CudnnConvolution>(request, compiled);
+  }
+
+ private:
+  using Key = std::tuple<int, ConvShape, DType, bool, bool, bool, bool, bool, bool>;
+
+  std::variant<std::shared_ptr<const Compiled>, Refusal> compile(Device& device, int ordinal,
+                                                                 const ConvRequest& request) {
+    auto& target = targets_[ordinal];
+    if (!target) target = cudnn::Target::current_device();
+    const auto graph = [&](const ConvRequest& r, Direction direction, DType result, int most) {
+      return std::make_unique<ConvGraph>(target, r, direction, result, most);
+    };
+    std::optional<Refusal> refusal;
+    const auto expect = [&](const char* what, const ConvGraph& g) {
+      if (g.plans().empty() && !refusal) refusal = Refusal{std::string("no engine for ") + what + ": " + g.refusal()};
+    };
+
+    auto c = std::make_shared<Compiled>();
+    const bool epilogue = request.bias || request.relu;
+    c->forward = graph(request, Direction::forward, request.type, epilogue ? kMostFusedPlans : kMostPlans);
+    if (c->forward->plans().empty() && request.bias) {
+      ConvRequest plain = request;
+      plain.bias = plain.relu = false;
+      c->fused = false;
+      c->forward = graph(plain, Direction::forward, request.type, kMostPlans);
+    }
+    expect("forward", *c->forward);
+    if (request.needs_dgrad) {
+      c->dgrad = graph(request, Direction::dgrad, request.type, kMostPlans);
+      expect("dgrad", *c->dgrad);
+    }
+    if (request.needs_wgrad) {
+      c->wgrad = graph(request, Direction::wgrad, DType::f32, kMostPlans);
+      if (c->wgrad->plans().empty() && request.type != DType::f32) {  // cuDNN before 9.26: no fp32 from 16 bits
+        c->wgrad_type = request.type;
+        c->wgrad = graph(request, Direction::wgrad, request.type, kMostPlans);
+      }
+      expect("wgrad", *c->wgrad);
+    }
+    if (refusal) return *refusal;
+    tune(device, request, *c);
+    return c;
+  }
+
+  std::map<int, std::shared_ptr<const cudnn::Target>> targets_;
+  std::map<Key, std::shared_ptr<const Compiled>> cache_;
+};
+
+}  // namespace
+
+ConvProvider& cudnn_provider() {
+  static auto* provider = new CudnnProvider;  // never destroyed: at exit the driver may be gone before it
+  return *provider;
+}
+
+}  // namespace regolith

@@ -1,0 +1,75 @@
+// One direction of a convolution as a cuDNN graph, with the plans that cuDNN's heuristics offer for it. Building plans
+// needs no device: a Target may be the current one, or one described by JSON.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/conv/provider.h"
+
+struct CUstream_st;
+
+namespace regolith::cudnn {
+
+// More than this of workspace makes a plan unwelcome: packed copies of whole maps.
+inline constexpr size_t kWorkspaceCap = size_t{256} << 20;
+
+class Target {
+ public:
+  // The CUDA device that is current. Throws DeviceError where cuDNN does not start on it.
+  static std::shared_ptr<const Target> current_device();
+  // A device that need not be there: what a cuDNN device property descriptor serialises to. Throws DeviceError.
+  static std::shared_ptr<const Target> described(const std::string& json);
+  struct Impl;
+  explicit Target(std::unique_ptr<Impl> impl);
+  ~Target();
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+enum class Direction { forward, dgrad, wgrad };
+
+struct Plan {
+  std::string engine;  // cuDNN's name: engine and knobs
+  size_t workspace;    // bytes
+  int64_t index;       // in the graph
+};
+
+// Device memory: the maps and weights of the convolution (gradients in place of what they are gradients of).
+struct Operands {
+  void* x = nullptr;     // (N, H, W, C)
+  void* w = nullptr;     // (K, R, S, C)
+  void* y = nullptr;     // (N, P, Q, K)
+  void* bias = nullptr;  // fp32 (K), of a forward graph whose request has a bias
+};
+
+class ConvGraph {
+ public:
+  // `result`: the element type of what is computed; only wgrad has a choice. Builds at most `most` plans, in the order
+  // of the heuristics, leaving out those that need too much workspace, or that the request's precision and determinism
+  // forbid.
+  ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction, DType result,
+            int most);
+  ~ConvGraph();
+
+  const std::vector<Plan>& plans() const { return plans_; }  // the first is run
+  const std::string& refusal() const { return refusal_; }    // why there is no plan
+  // Times every plan on the device and puts the fastest first. Waits for the stream.
+  void tune(CUstream_st* stream, const Operands& operands, void* workspace);
+  void run(CUstream_st* stream, const Operands& operands, void* workspace) const;
+
+ private:
+  struct Graph;
+  bool execute(CUstream_st* stream, const Operands& operands, void* workspace, const Plan& plan,
+               std::string* error) const;
+  std::shared_ptr<const Target> target_;
+  Direction direction_;
+  std::unique_ptr<Graph> graph_;
+  std::vector<Plan> plans_;
+  std::string refusal_;
+};
+
+}  // namespace regolith::cudnn

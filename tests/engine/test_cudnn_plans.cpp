@@ -1,0 +1,161 @@
+// cuDNN has a plan, within the workspace cap, for every convolution of the four networks at batch 128, in every
+// direction and precision, on devices that need not be there. Prints engines and workspaces.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <ostream>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "engine/conv/cudnn_graph.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+namespace {
+
+using cudnn::Direction;
+
+// A convolution with padding "same" over maps of H x W, as the networks have them.
+ConvShape same(int H, int W, int C, int K, int kernel, int dilation = 1, int stride = 1) {
+  ConvShape s{128, H, W, C, K, kernel, kernel, {stride, stride}, {dilation, dilation}};
+  const auto total = [&](int in) {
+    return std::max(((in + stride - 1) / stride - 1) * stride + (kernel - 1) * dilation + 1 - in, 0);
+  };
+  s.pad_before = {total(H) / 2, total(W) / 2};
+  s.pad_after = {total(H) - total(H) / 2, total(W) - total(W) / 2};
+  return s;
+}
+// The transposed convolution from C channels on H x W to K on 2H x 2W: the adjoint of this one.
+ConvShape transposed(int H, int W, int C, int K, int kernel) { return same(2 * H, 2 * W, K, C, kernel, 1, 2); }
+
+struct Network {
+  const char* name;
+  std::vector<ConvShape> shapes;
+};
+void PrintTo(const Network& n, std::ostream* out) { *out << n.name; }
+const Network kNetworks[] = {
+    {"unet",
+     {same(64, 128, 1, 32, 3), same(64, 128, 32, 32, 3), same(32, 64, 32, 64, 3), same(32, 64, 64, 64, 3),
+      same(16, 32, 64, 128, 3), same(16, 32, 128, 128, 3), same(32, 64, 192, 64, 3), same(64, 128, 96, 32, 3),
+      same(64, 128, 32, 5, 1)}},
+    {"unet_plus_plus",
+     {same(64, 128, 1, 64, 2), same(64, 128, 64, 64, 2), same(64, 128, 1, 64, 1), same(32, 64, 64, 128, 2),
+      same(32, 64, 128, 128, 2), same(32, 64, 64, 128, 1), same(16, 32, 128, 256, 2), same(16, 32, 256, 256, 2),
+      same(16, 32, 128, 256, 1), transposed(16, 32, 256, 128, 2), transposed(32, 64, 128, 64, 2),
+      same(64, 128, 64, 5, 1)}},
+    {"double_unet",
+     {same(64, 128, 5, 32, 3),   same(64, 128, 1, 32, 1),    same(64, 128, 5, 32, 1),     same(32, 64, 32, 64, 1),
+      same(16, 32, 64, 128, 1),  same(8, 16, 128, 256, 3),   same(8, 16, 256, 256, 3),    same(8, 16, 128, 256, 1),
+      same(4, 8, 256, 512, 1),   same(4, 8, 256, 512, 3, 6), same(4, 8, 256, 512, 3, 12), same(4, 8, 256, 512, 3, 18),
+      same(1, 1, 256, 512, 1),   same(4, 8, 2560, 512, 1),   same(8, 16, 768, 256, 3),    same(8, 16, 768, 256, 1),
+      same(16, 32, 384, 128, 3), same(16, 32, 384, 128, 1),  same(32, 64, 192, 64, 1),    same(64, 128, 96, 32, 1)}},
+    {"se_unet",
+     {same(8, 16, 128, 256, 3), transposed(8, 16, 256, 128, 3), transposed(16, 32, 128, 64, 3),
+      same(16, 32, 128, 128, 1), same(32, 64, 64, 64, 1), same(64, 128, 32, 32, 1), same(32, 64, 64, 32, 1)}},
+};
+
+// Without a driver cuDNN's engines that are compiled at run time need the stub of its library. A test only: the
+// programs of the project never load it.
+void load_stub_driver() {
+  if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) == nullptr) dlopen(REGOLITH_CUDA_STUB, RTLD_NOW | RTLD_GLOBAL);
+}
+
+struct Precision {
+  const char* name;
+  DType type;
+  bool tf32 = false;
+};
+const Precision kPrecisions[] = {
+    {"fp32", DType::f32}, {"tf32", DType::f32, true}, {"fp16", DType::f16}, {"bf16", DType::bf16}};
+
+std::shared_ptr<const cudnn::Target> target_of(const std::string& device) {
+  load_stub_driver();
+  std::ifstream file(REGOLITH_SOURCE_DIR "/tests/data/devices/" + device + ".json");
+  return cudnn::Target::described({std::istreambuf_iterator<char>(file), {}});
+}
+
+class CudnnPlans : public testing::TestWithParam<std::tuple<const char*, Network>> {};
+
+TEST_P(CudnnPlans, EveryConvolutionHasOne) {
+  const auto& [device, network] = GetParam();
+  const auto target = target_of(device);
+  // A fused epilogue on 16 bits is compiled at run time, which takes seconds: one layer stands for all.
+  const auto compiled_late = [&](const ConvShape& s, DType t) {
+    return t != DType::f32 && s != same(32, 64, 64, 64, 3);
+  };
+  for (const ConvShape& shape : network.shapes) {
+    for (const Precision& p : kPrecisions) {
+      const auto expect_plan = [&](const char* name, Direction direction, bool epilogue) {
+        const ConvRequest request{.shape = shape, .type = p.type, .tf32 = p.tf32, .bias = epilogue, .relu = epilogue};
+        const cudnn::ConvGraph graph(target, request, direction, p.type, 1);
+        const std::string what = std::string(device) + ' ' + p.name + ' ' + name + ' ' + to_string(shape);
+        ASSERT_FALSE(graph.plans().empty()) << what << ": " << graph.refusal();
+        const cudnn::Plan& plan = graph.plans().front();
+        EXPECT_LE(plan.workspace, cudnn::kWorkspaceCap) << what;
+        std::printf("%s: %s, %zu bytes\n", what.c_str(), plan.engine.c_str(), plan.workspace);
+      };
+      expect_plan("forward", Direction::forward, false);
+      if (!compiled_late(shape, p.type)) expect_plan("forward+bias+relu", Direction::forward, true);
+      if (shape.C > 1) expect_plan("dgrad", Direction::dgrad, false);  // the image has no gradient
+      expect_plan("wgrad", Direction::wgrad, false);
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Devices, CudnnPlans,
+                         testing::Combine(testing::Values("a100", "h200", "b200"), testing::ValuesIn(kNetworks)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
+                         });
+
+TEST(CudnnGraph, WithoutTf32NoTensorCoreIsUsed) {
+  const auto target = target_of("a100");
+  ConvRequest request{.shape = same(32, 64, 64, 64, 3)};
+  const auto engines = [&] {
+    std::vector<std::string> names;
+    const cudnn::ConvGraph graph(target, request, Direction::forward, DType::f32, 100);
+    for (const auto& plan : graph.plans()) names.push_back(plan.engine);
+    return names;
+  };
+  const auto exact = engines();
+  request.tf32 = true;
+  const auto rounded = engines();
+  EXPECT_FALSE(exact.empty());
+  EXPECT_GT(rounded.size(), exact.size());
+  for (const auto& name : exact) EXPECT_NE(std::find(rounded.begin(), rounded.end(), name), rounded.end()) << name;
+}
+
+TEST(CudnnGraph, DeterminismLeavesEnginesOut) {
+  const auto target = target_of("h200");
+  ConvRequest request{.shape = same(64, 128, 32, 32, 3), .type = DType::f32, .tf32 = true};
+  const auto count = [&] {
+    return cudnn::ConvGraph(target, request, Direction::wgrad, DType::f32, 100).plans().size();
+  };
+  const size_t deterministic = count();
+  request.deterministic = false;
+  EXPECT_LT(deterministic, count());
+  EXPECT_GT(deterministic, 0u);
+}
+
+TEST(CudnnGraph, PaddingMayDiffer) {  // one more column than row, and not the same before and after
+  const auto target = target_of("h200");
+  ConvRequest request{.shape = same(32, 64, 64, 64, 2), .type = DType::bf16};
+  request.shape.pad_before = {0, 2};
+  for (const auto direction : {Direction::forward, Direction::dgrad, Direction::wgrad}) {
+    const cudnn::ConvGraph graph(target, request, direction, DType::bf16, 1);
+    EXPECT_FALSE(graph.plans().empty()) << graph.refusal();
+  }
+}
+
+TEST(CudnnGraph, ABadDescriptionIsRefused) {
+  load_stub_driver();
+  EXPECT_THROW(cudnn::Target::described("{}"), DeviceError);
+}
+
+}  // namespace
+}  // namespace regolith
