@@ -42,5 +42,8 @@ target_include_directories(regolith_cuda SYSTEM INTERFACE "${CUDNN_INCLUDE}" "${
 target_compile_definitions(regolith_cuda INTERFACE REGOLITH_CUDA)
 target_link_libraries(regolith_cuda INTERFACE "${CUDART_LIBRARY}" "${NVRTC_LIBRARY}" "${CUDNN_LIBRARY}" ${CMAKE_DL_LIBS})
 
+# Host code that only hands graphs over, and half a minute of templates.
+set_source_files_properties(engine/conv/cudnn_graph.cpp PROPERTIES COMPILE_OPTIONS -O1)
+
 # For the tests that build cuDNN plans with no driver: the toolkit's stub, which they load where there is no libcuda.
 find_file(REGOLITH_CUDA_STUB libcuda.so HINTS ${CUDAToolkit_LIBRARY_DIR}/stubs)
