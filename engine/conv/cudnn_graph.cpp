@@ -149,8 +149,9 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
     return;
   }
   g.deselect_workspace_greater_than(kWorkspaceCap);
+  // Sums in fp32, of the products themselves: transforms round worse, and need workspaces of the size of maps.
   std::vector<fe::NumericalNote_t> forbidden{fe::NumericalNote_t::REDUCED_PRECISION_REDUCTION,
-                                             fe::NumericalNote_t::WINOGRAD_TILE_13x13};
+                                             fe::NumericalNote_t::WINOGRAD, fe::NumericalNote_t::FFT};
   if (request.deterministic) forbidden.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
   if (request.type == DType::f32 && !request.tf32) {
     forbidden.insert(forbidden.end(), {fe::NumericalNote_t::TENSOR_CORE, fe::NumericalNote_t::DOWN_CONVERT_INPUTS});

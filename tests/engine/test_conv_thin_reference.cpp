@@ -4,56 +4,18 @@
 
 #include "engine/conv/builtin.h"
 #include "kernels/core/error.h"
-#include "tests/support/conv_oracle.h"
+#include "tests/support/conv_check.h"
 
 namespace regolith::testing {
 namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<Convolution> take(ConvProvider& provider, Device& device, const ConvRequest& request) {
-  auto answer = provider.create(device, request);
-  if (auto* refusal = std::get_if<Refusal>(&answer)) throw Mismatch("refused: " + refusal->reason);
-  return std::get<std::unique_ptr<Convolution>>(std::move(answer));
-}
 std::string reason(const ConvShape& shape) {
   const auto device = make_cpu_device(1);
   auto answer = thin_provider().create(*device, {.shape = shape});
   const auto* refusal = std::get_if<Refusal>(&answer);
   return refusal ? refusal->reason : "";
-}
-
-// Small integers, so that every result is exact but for its rounding to the element type.
-void check(ConvProvider& provider, Device& device, const ConvRequest& request) {
-  SCOPED_TRACE(std::string(provider.name()) + " of " + std::string(name_of(request.type)));
-  const auto convolution = take(provider, device, request);
-  EXPECT_EQ(convolution->provider(), provider.name());
-  Lab lab(device, request.type, 7);
-  const ConvOracle oracle{request.shape};
-  const Fill small = integers(-2, 2);
-  Buffer &x = lab.input("x", oracle.x(), small), &w = lab.input("w", oracle.w(), small),
-         &bias = lab.input("bias", oracle.bias(), small, DType::f32), &dy = lab.input("dy", oracle.y(), small);
-  Buffer &y = lab.output("y", oracle.y()), &dx = lab.output("dx", oracle.x()),
-         &dw = lab.output("dw", oracle.w(), DType::f32), &db = lab.output("db", oracle.bias(), DType::f32);
-  Buffer& twice = lab.inout("dw, accumulated", oracle.w(), small, DType::f32);
-  const auto workspace = [&](size_t bytes) { return lab.workspace(bytes); };
-  convolution->forward(lab.stream(), x.map(), w.as<void>(), nullptr, request.bias ? bias.as<float>() : nullptr, y.map(),
-                       workspace(convolution->forward_workspace()));
-  convolution->dgrad(lab.stream(), dy.map(), w.as<void>(), nullptr, dx.map(),
-                     workspace(convolution->dgrad_workspace()));
-  void* scratch = workspace(convolution->wgrad_workspace());
-  convolution->wgrad(lab.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false, scratch);
-  convolution->wgrad(lab.stream(), x.map(), dy.map(), twice.as<float>(), nullptr, true, scratch);
-  lab.stream().synchronize();
-  const Values bias_values = request.bias ? bias.values() : Values{}, gradient = oracle.wgrad(x.values(), dy.values());
-  y.expect(rounded_to(request.type, oracle.forward(x.values(), w.values(), bias_values, request.relu)), kExact);
-  dx.expect(rounded_to(request.type, oracle.dgrad(dy.values(), w.values())), kExact);
-  dw.expect(gradient, kExact);
-  db.expect(oracle.db(dy.values()), kExact);
-  Values sum = twice.values();
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradient[i];
-  twice.expect(sum, kExact);
-  lab.expect_untouched();
 }
 
 const ConvShape kFirstLayer{2, 9, 13, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}};
