@@ -9,7 +9,8 @@ namespace {
 constexpr unsigned kThreads = 256;
 
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 4) relu(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+    relu(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
   for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       store_pack(y + p * y_pitch + c, max(P(0), load_pack<P>(x + p * x_pitch + c)));
@@ -18,8 +19,9 @@ __global__ void __launch_bounds__(kThreads, 4) relu(const T* x, int x_pitch, T* 
 }
 
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 4) relu_gradient(const T* y, int y_pitch, const T* dy, int dy_pitch, T* dx,
-                                                             int dx_pitch, int64_t pixels, int C, bool accumulate) {
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+    relu_gradient(const T* y, int y_pitch, const T* dy, int dy_pitch, T* dx, int dx_pitch, int64_t pixels, int C,
+                  bool accumulate) {
   for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       T* out = dx + p * dx_pitch + c;

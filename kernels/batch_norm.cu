@@ -1,6 +1,6 @@
 #include "kernels/batch_norm.h"
 
-#include "kernels/norm_passes.h"
+#include "kernels/norm.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 

@@ -2,7 +2,7 @@
 
 #include <numeric>
 
-#include "kernels/norm_passes.h"
+#include "kernels/norm.h"
 
 // Where there are samples enough to keep the machine busy, a block does all passes over a bundle of whole groups of one
 // sample: on the fast host over all channels, whose map stays in the caches; on a GPU over as few channels as memory
@@ -20,7 +20,7 @@ struct Bundle {
 };
 
 template <class T, class P, bool kTile>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 1)
     group_norm_bundle(ForwardPlanes<T> a, Bundle b, const float* gamma, const float* beta, float epsilon, float* mean,
                       float* rstd, float* sums) {
   Shared shared;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // totals: (N, 2, C), the sums of g and of g * (x - mean) * rstd.
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 1)
     group_norm_bundle_gradient(BackwardPlanes<T> a, Bundle b, const float* gamma, const float* beta, const float* mean,
                                const float* rstd, float* totals) {
   Shared shared;

@@ -1,4 +1,4 @@
-#include "kernels/norm_passes.h"
+#include "kernels/norm.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -15,7 +15,7 @@ struct Sum {  // of one element
 
 // Moments of block x of sample y: partial (S, B, 2, C).
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
     norm_statistics(Plane<const T> x, int C, int64_t pixels, size_t scratch, float* partial) {
   Shared shared;
   float* folds = shared.take<float>(scratch);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) norm_given(const float* running_mean
 
 // partial: (S, B, C), or null.
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
     norm_apply(ForwardPlanes<T> a, int C, int D, int64_t pixels, size_t scratch, const float* mean, const float* rstd,
                const float* gamma, const float* beta, float* partial) {
   Shared shared;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 // partial: (S, B, 2, C), the sums of g and of g * (x - mean).
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
     norm_gradient_sums(BackwardPlanes<T> a, int C, int D, int64_t pixels, size_t scratch, const float* mean,
                        const float* rstd, const float* gamma, const float* beta, float* partial) {
   Shared shared;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) norm_fold(Fold k, int tile, size_t s
 }
 
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
     norm_apply_gradient(BackwardPlanes<T> a, int C, int D, int64_t pixels, bool training, const float* mean,
                         const float* rstd, const float* gamma, const float* beta, const float* sums) {
   Shared shared;

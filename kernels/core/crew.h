@@ -7,6 +7,14 @@
 #include "kernels/core/collectives.h"
 #include "kernels/core/vec.h"
 
+// Before `void` of a kernel that is built of function objects: the fast host takes them all into its loops, and keeps
+// what they refer to in registers.
+#if !defined(__CUDACC__) && !defined(REGOLITH_CHECKED)
+#define REGOLITH_FLAT __attribute__((flatten))
+#else
+#define REGOLITH_FLAT
+#endif
+
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
 // K neighbouring vectors: what a thread owns where one vector is less than a cache line (the fast host; K is 1

@@ -11,6 +11,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__AVX2__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/core/dtype.h"
 #include "kernels/core/execution.h"
 
@@ -205,6 +209,12 @@ __device__ __forceinline__ float max_lanes(const Vec<N>& a) {
   return m;
 }
 
+#if REGOLITH_VECTOR_EXTENSION && defined(__F16C__) && defined(__AVX2__)
+#define REGOLITH_X86_HALVES 1  // g++ does not find these instructions by itself
+#else
+#define REGOLITH_X86_HALVES 0
+#endif
+
 // N elements at p, converted. p is aligned to min(16 bytes, N * sizeof(T)) on the GPU.
 template <class V, class T>
 __device__ __forceinline__ V load(const T* p) {
@@ -214,6 +224,15 @@ __device__ __forceinline__ V load(const T* p) {
   if constexpr (V::native && sizeof(T) == 4) {
     std::memcpy(&r.v, p, sizeof r.v);
     return r;
+#if REGOLITH_X86_HALVES
+  } else if constexpr (N == 8 && std::is_same_v<T, bf16>) {
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    r.v = reinterpret_cast<detail::Lanes<float, N>>(_mm256_slli_epi32(words, 16));
+    return r;
+  } else if constexpr (N == 8 && std::is_same_v<T, fp16>) {
+    r.v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return r;
+#endif
   } else if constexpr (V::native && std::is_same_v<T, bf16>) {
     detail::Lanes<uint16_t, N> h;
     std::memcpy(&h, p, sizeof h);
@@ -249,9 +268,21 @@ __device__ __forceinline__ void store(T* p, const Vec<N>& a) {
   } else if constexpr (Vec<N>::native && std::is_same_v<T, bf16>) {
     using Words = detail::Lanes<uint32_t, N>;
     const Words u = reinterpret_cast<Words>(a.v), rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    const auto nan = a.v != a.v;
-    const auto h = __builtin_convertvector(nan ? Words{} + 0x7fc0 : rounded, detail::Lanes<uint16_t, N>);
+    const Words bits = a.v != a.v ? Words{} + 0x7fc0 : rounded;
+#if REGOLITH_X86_HALVES
+    if constexpr (N == 8) {
+      const __m256i words = reinterpret_cast<__m256i>(bits);
+      const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0xd8);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+      return;
+    }
+#endif
+    const auto h = __builtin_convertvector(bits, detail::Lanes<uint16_t, N>);
     std::memcpy(p, &h, sizeof h);
+#if REGOLITH_X86_HALVES
+  } else if constexpr (N == 8 && std::is_same_v<T, fp16>) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+#endif
   } else
 #elif defined(__CUDACC__)
   if constexpr (N * sizeof(T) % 16 == 0) {
@@ -263,7 +294,10 @@ __device__ __forceinline__ void store(T* p, const Vec<N>& a) {
       for (int j = 0; j < each; ++j) t[j] = static_cast<T>(a[i * each + j]);
       uint4 raw;
       memcpy(&raw, t, 16);
-      reinterpret_cast<uint4*>(p)[i] = raw;
+      // nvcc takes a plain store of 16 bytes apart into single elements in some loops.
+      asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p + i * each), "r"(raw.x), "r"(raw.y), "r"(raw.z),
+                   "r"(raw.w)
+                   : "memory");
     }
   } else
 #endif
