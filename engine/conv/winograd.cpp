@@ -46,16 +46,16 @@ void multiply(const float* v, int C, const float* u, float* m, int ldm) {
   }
 }
 
-// sums (Rows, ld) += v^T d over the tiles: v (tiles, C), d (tiles, ld)
+// sums (Rows, ld) += v^T d over the tiles: v and d (tiles, kPanel)
 template <int Rows>
-void outer(const float* v, int C, const float* d, int ld, int tiles, float* sums) {
+void outer(const float* v, const float* d, int tiles, float* sums, int ld) {
   V a[Rows][2];
 #pragma GCC unroll 6
   for (int i = 0; i < Rows; ++i) {
     a[i][0] = load<V>(sums + static_cast<ptrdiff_t>(i) * ld);
     a[i][1] = load<V>(sums + static_cast<ptrdiff_t>(i) * ld + kL);
   }
-  for (int t = 0; t < tiles; ++t, v += C, d += ld) {
+  for (int t = 0; t < tiles; ++t, v += kPanel, d += kPanel) {
     const V d0 = load<V>(d), d1 = load<V>(d + kL);
 #pragma GCC unroll 6
     for (int i = 0; i < Rows; ++i) {
@@ -96,16 +96,25 @@ Winograd::Winograd(const ConvShape& s, DType type, int threads)
       threads_(threads),
       forward_(product(s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1])),
       dgrad_(product(s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, 2 - s.pad_before[0], 2 - s.pad_before[1])),
-      zeros_(std::max(s.C, s.K), 0.0f) {}
+      zeros_(std::max(s.C, s.K), 0.0f) {
+  // Larger blocks here: each one reads and writes all the sums.
+  constexpr int cache = 512 * 1024;
+  wgrad_block_ = std::clamp(cache / (16 * 4 * (dgrad_.k_padded() + forward_.k_padded())), 48, 96);
+  if (wgrad_sums() > 512 * 1024) direct_wgrad_.emplace(s, type, threads);
+}
 
 size_t Winograd::packed_weights() const {
   return sizeof(float) * 16 *
          (static_cast<size_t>(shape_.C) * forward_.k_padded() + static_cast<size_t>(shape_.K) * dgrad_.k_padded());
 }
 
+size_t Winograd::wgrad_workspace() const {
+  return direct_wgrad_ ? direct_wgrad_->workspace() : threads_ * wgrad_floats() * sizeof(float);
+}
+
 size_t Winograd::wgrad_floats() const {
   const size_t kp = forward_.k_padded();
-  return static_cast<size_t>(forward_.block) * 16 * (shape_.C + kp) + 16 * shape_.C * kp + kp;
+  return 16 * (static_cast<size_t>(wgrad_block_) * (dgrad_.k_padded() + kp) + 2 * kSkew) + wgrad_sums() + kp;
 }
 
 // packed: u (16, panels of K, C, kPanel) of forward, then u (16, panels of C, K, kPanel) of dgrad, whose weights are
@@ -148,11 +157,11 @@ void Winograd::pack(const void* w, float* packed) const {
     pack_as(static_cast<const fp16*>(w));
 }
 
-// v (16, block, C) = B^T d B of the 4x4 inputs of each tile
+// v = B^T d B of the 4x4 inputs of each tile: 16 planes of tiles, a tile's channels in panels
 template <class T>
-void Winograd::read_tiles(const Product& p, const T* in, const T* zeros, int first, int count, float* v) {
-  const size_t plane = static_cast<size_t>(p.block) * p.C;
-  for (int t = 0; t < count; ++t, v += p.C) {
+void Winograd::read_tiles(const Product& p, const T* in, const T* zeros, int first, int count, const Layout& to,
+                          float* v) {
+  for (int t = 0; t < count; ++t, v += to.tile) {
     const Tile tile(first + t, (p.P + 1) / 2, p.columns());
     const T* pixel[16];
     for (int i = 0; i < 16; ++i) {
@@ -169,7 +178,7 @@ void Winograd::read_tiles(const Product& p, const T* in, const T* zeros, int fir
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) input_axis(d + 4 * i, 1);
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) store(v + i * plane + c, d[i]);
+      for (int i = 0; i < 16; ++i) store(v + i * to.plane + c / kPanel * to.panel + c % kPanel, d[i]);
     }
   }
 }
@@ -178,7 +187,8 @@ template <class T>
 void Winograd::run(const Product& p, const T* in, const float* u, const float* bias, bool relu, T* out,
                    float* workspace) const {
   const int tiles = p.tiles(), blocks = (tiles + p.block - 1) / p.block, k_padded = p.k_padded();
-  const size_t v_plane = static_cast<size_t>(p.block) * p.C, m_plane = static_cast<size_t>(p.block) * k_padded;
+  const size_t v_plane = static_cast<size_t>(p.block) * p.C + kSkew;
+  const size_t m_plane = static_cast<size_t>(p.block) * k_padded + kSkew;
   const size_t u_plane = static_cast<size_t>(p.C) * k_padded;
   const T* zeros = reinterpret_cast<const T*>(zeros_.data());
 #pragma omp parallel num_threads(threads_)
@@ -189,7 +199,7 @@ void Winograd::run(const Product& p, const T* in, const float* u, const float* b
 #pragma omp for schedule(static)
     for (int b = 0; b < blocks; ++b) {
       const int first = b * p.block, count = std::min(p.block, tiles - first);
-      read_tiles(p, in, zeros, first, count, v);
+      read_tiles(p, in, zeros, first, count, {v_plane, kPanel, static_cast<size_t>(p.C)}, v);
       for (int i = 0; i < 16; ++i)
         for (int panel = 0; panel < p.panels(); ++panel)
           for (int t = 0; t < count; t += kRows)
@@ -227,22 +237,24 @@ void Winograd::run(const Product& p, const T* in, const float* u, const float* b
 template <class T>
 void Winograd::run_wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
   const Product& p = forward_;
-  const int C = p.C, K = p.K, tiles = p.tiles(), blocks = (tiles + p.block - 1) / p.block, k_padded = p.k_padded();
-  const size_t v_plane = static_cast<size_t>(p.block) * C, d_plane = static_cast<size_t>(p.block) * k_padded;
+  const int C = p.C, K = p.K, tiles = p.tiles(), block = wgrad_block_, blocks = (tiles + block - 1) / block;
+  const int k_padded = p.k_padded();
+  const size_t panel = static_cast<size_t>(block) * kPanel, v_plane = dgrad_.panels() * panel + kSkew;
+  const size_t d_plane = p.panels() * panel + kSkew;
   const size_t plane = static_cast<size_t>(C) * k_padded, each = wgrad_floats();
   const T* zeros = reinterpret_cast<const T*>(zeros_.data());
 #pragma omp parallel for num_threads(threads_) schedule(static)
   for (int part = 0; part < threads_; ++part) {
     float* const sums = workspace + part * each;  // (16, C, k_padded)
     float* const total = sums + 16 * plane;       // (k_padded)
-    float* const v = total + k_padded;            // (16, block, C)
-    float* const d = v + 16 * v_plane;            // (16, block, k_padded)
+    float* const v = total + k_padded;            // (16, panels of C, block, kPanel)
+    float* const d = v + 16 * v_plane;            // (16, panels of K, block, kPanel)
     std::memset(sums, 0, each * sizeof(float));
     const int begin = static_cast<int>(static_cast<int64_t>(blocks) * part / threads_);
     const int end = static_cast<int>(static_cast<int64_t>(blocks) * (part + 1) / threads_);
     for (int b = begin; b < end; ++b) {
-      const int first = b * p.block, count = std::min(p.block, tiles - first);
-      read_tiles(p, x, zeros, first, count, v);
+      const int first = b * block, count = std::min(block, tiles - first);
+      read_tiles(p, x, zeros, first, count, {v_plane, panel, kPanel}, v);
       for (int t = 0; t < count; ++t) {
         const Tile tile(first + t, (p.P + 1) / 2, p.columns());
         const T* pixel = dy + ((static_cast<int64_t>(tile.n) * p.P + tile.p) * p.Q + tile.q) * K;
@@ -253,7 +265,7 @@ void Winograd::run_wgrad(const T* x, const T* dy, float* dw, float* db, bool acc
         for (int k = 0; k < K; k += kL) {
           const V y00 = load<V>(pixel + k), y01 = load<V>(p01 + k), y10 = load<V>(p10 + k), y11 = load<V>(p11 + k);
           store(total + k, load<V>(total + k) + ((y00 + y01) + (y10 + y11)));
-          float* to = d + static_cast<size_t>(t) * k_padded + k;
+          float* to = d + k / kPanel * panel + t * kPanel + k % kPanel;
           const auto row = [&](int i, const V& a, const V& e) {  // (a, e) A^T
             store(to + (4 * i) * d_plane, a);
             store(to + (4 * i + 1) * d_plane, a + e);
@@ -267,13 +279,16 @@ void Winograd::run_wgrad(const T* x, const T* dy, float* dw, float* db, bool acc
         }
       }
       for (int i = 0; i < 16; ++i) {
-        for (int panel = 0; panel < k_padded; panel += kPanel) {
-          const float *a = v + i * v_plane, *e = d + i * d_plane + panel;
-          float* to = sums + i * plane + panel;
-          int c = 0;
-          for (; c + kRows <= C; c += kRows)
-            outer<kRows>(a + c, C, e, k_padded, count, to + static_cast<size_t>(c) * k_padded);
-          for (; c < C; c += 2) outer<2>(a + c, C, e, k_padded, count, to + static_cast<size_t>(c) * k_padded);
+        for (int kp = 0; kp < p.panels(); ++kp) {
+          const float* e = d + i * d_plane + kp * panel;
+          for (int c = 0; c < C;) {
+            const float* a = v + i * v_plane + c / kPanel * panel + c % kPanel;
+            float* to = sums + i * plane + static_cast<size_t>(c) * k_padded + kp * kPanel;
+            const int left = std::min(C, (c / kPanel + 1) * kPanel) - c;  // of the panel
+            const auto product = left >= 6 ? outer<6> : left >= 4 ? outer<4> : outer<2>;
+            product(a, e, count, to, k_padded);
+            c += left >= 6 ? 6 : left >= 4 ? 4 : 2;
+          }
         }
       }
     }
@@ -326,6 +341,7 @@ void Winograd::dgrad(const void* dy, const float* packed, void* dx, float* works
 }
 
 void Winograd::wgrad(const void* x, const void* dy, float* dw, float* db, bool accumulate, float* workspace) const {
+  if (direct_wgrad_) return direct_wgrad_->run(x, dy, dw, db, accumulate, workspace);
   const auto as = [&]<class T>(T) {
     run_wgrad(static_cast<const T*>(x), static_cast<const T*>(dy), dw, db, accumulate, workspace);
   };
@@ -340,7 +356,9 @@ class WinogradConvolution : public Convolution {
       : request_(request),
         winograd_(std::make_shared<const Winograd>(request.shape, request.type, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
-  std::string implementation() const override { return "F(2x2, 3x3)"; }
+  std::string implementation() const override {
+    return winograd_->wgrad_is_direct() ? "F(2x2, 3x3), wgrad direct" : "F(2x2, 3x3)";
+  }
   size_t forward_workspace() const override { return winograd_->forward_workspace(); }
   size_t dgrad_workspace() const override { return winograd_->dgrad_workspace(); }
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }

@@ -1,0 +1,259 @@
+// Every provider of the build, on every request that it takes, against plain loops in double precision.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "engine/conv/builtin.h"
+#include "kernels/core/error.h"
+#include "kernels/core/random.h"
+#if defined(REGOLITH_ONEDNN)
+#include "engine/conv/onednn.h"
+#endif
+
+namespace regolith {
+namespace {
+
+using testing::HasSubstr;
+
+ConvShape same(int N, int H, int W, int C, int K, int R, int S, int stride = 1, int dilation = 1) {
+  ConvShape s{N, H, W, C, K, R, S, {stride, stride}, {dilation, dilation}};
+  const int in[] = {H, W}, k[] = {R, S};
+  for (int i = 0; i < 2; ++i) {  // the odd pixel after, as TensorFlow has it
+    const int total = std::max(((in[i] + stride - 1) / stride - 1) * stride + (k[i] - 1) * dilation + 1 - in[i], 0);
+    s.pad_before[i] = total / 2;
+    s.pad_after[i] = total - total / 2;
+  }
+  return s;
+}
+
+const std::vector<ConvShape>& shapes() {
+  static const std::vector<ConvShape> list = {
+      same(2, 8, 16, 32, 32, 3, 3),        same(2, 8, 8, 32, 48, 2, 2),
+      same(3, 7, 9, 16, 8, 1, 1),          same(1, 12, 14, 16, 16, 3, 3, 1, 6),
+      same(1, 14, 13, 8, 24, 3, 3, 1, 12), same(2, 20, 24, 8, 16, 3, 3, 1, 18),
+      same(2, 4, 8, 16, 16, 3, 3, 1, 6),   same(2, 8, 12, 16, 32, 2, 2, 2),
+      same(2, 9, 11, 24, 16, 3, 3, 2),     same(2, 16, 16, 1, 32, 3, 3),
+      same(2, 8, 8, 64, 5, 1, 1),          same(3, 5, 7, 3, 7, 3, 3),
+      same(2, 6, 10, 5, 33, 5, 3),         same(2, 33, 17, 20, 36, 3, 3),
+      same(1, 1, 1, 40, 12, 3, 3),         {1, 6, 7, 8, 8, 3, 3, {1, 1}, {1, 1}, {0, 2}, {1, 0}},
+  };
+  return list;
+}
+
+// Small integers are exact in every type here, and so are their sums in fp32.
+std::vector<double> integers(size_t n, uint32_t stream, int most) {
+  std::vector<double> v(n);
+  for (size_t i = 0; i < n; ++i)
+    v[i] = static_cast<int>(philox(7, static_cast<uint32_t>(i), stream, 0, 0).v[0] % (2 * most + 1)) - most;
+  return v;
+}
+
+struct Oracle {
+  std::vector<double> x, w, bias, dy, y, dx, dw, db;
+  Oracle(const ConvShape& s, bool has_bias, bool relu)
+      : x(integers(static_cast<size_t>(s.N) * s.H * s.W * s.C, 1, 2)),
+        w(integers(s.weights(), 2, 1)),
+        bias(integers(has_bias ? s.K : 0, 3, 5)),
+        dy(integers(static_cast<size_t>(s.N) * s.P() * s.Q() * s.K, 4, 2)),
+        y(dy.size()),
+        dx(x.size()),
+        dw(w.size()),
+        db(s.K) {
+    size_t o = 0;
+    for (int n = 0; n < s.N; ++n)
+      for (int p = 0; p < s.P(); ++p)
+        for (int q = 0; q < s.Q(); ++q)
+          for (int k = 0; k < s.K; ++k, ++o) {
+            double sum = has_bias ? bias[k] : 0;
+            for (int r = 0; r < s.R; ++r)
+              for (int t = 0; t < s.S; ++t) {
+                const int h = p * s.stride[0] - s.pad_before[0] + r * s.dilation[0];
+                const int v = q * s.stride[1] - s.pad_before[1] + t * s.dilation[1];
+                if (h < 0 || h >= s.H || v < 0 || v >= s.W) continue;
+                const size_t in = ((static_cast<size_t>(n) * s.H + h) * s.W + v) * s.C;
+                const size_t at = ((static_cast<size_t>(k) * s.R + r) * s.S + t) * s.C;
+                for (int c = 0; c < s.C; ++c) {
+                  sum += w[at + c] * x[in + c];
+                  dx[in + c] += w[at + c] * dy[o];
+                  dw[at + c] += x[in + c] * dy[o];
+                }
+              }
+            db[k] += dy[o];
+            y[o] = relu && sum < 0 ? 0 : sum;
+          }
+  }
+};
+
+// A buffer of the CPU device, poisoned with NaN, or holding `values` rounded to its type.
+struct Tensor {
+  DeviceBuffer memory;
+  DType type;
+  size_t n;
+  Tensor(Device& device, DType t, size_t count) : memory(device, count * size_of(t)), type(t), n(count) {
+    for (size_t i = 0; i < n; ++i) set(i, std::numeric_limits<float>::quiet_NaN());
+  }
+  Tensor(Device& device, DType t, const std::vector<double>& values) : Tensor(device, t, values.size()) {
+    for (size_t i = 0; i < n; ++i) set(i, static_cast<float>(values[i]));
+  }
+  void set(size_t i, float x) {
+    if (type == DType::f32) memory.as<float>()[i] = x;
+    if (type == DType::bf16) memory.as<bf16>()[i] = bf16(x);
+    if (type == DType::f16) memory.as<fp16>()[i] = fp16(x);
+  }
+  float get(size_t i) const {
+    if (type == DType::f32) return memory.as<float>()[i];
+    return type == DType::bf16 ? static_cast<float>(memory.as<bf16>()[i]) : static_cast<float>(memory.as<fp16>()[i]);
+  }
+};
+
+// Exact sums, rounded once to the type of the result; `times`: how often they were added.
+void expect_equal(const Tensor& got, const std::vector<double>& want, const char* what, int times = 1) {
+  const double unit = got.type == DType::f32 ? 0 : got.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+  for (size_t i = 0; i < got.n; ++i) {
+    const double expected = times * want[i];
+    ASSERT_TRUE(std::abs(got.get(i) - expected) <= unit * std::abs(expected))
+        << what << '[' << i << "]: " << got.get(i) << ", not " << expected;
+  }
+}
+
+void check(Device& device, Convolution& conv, const ConvRequest& request) {
+  const ConvShape& s = request.shape;
+  const Oracle oracle(s, request.bias, request.relu);
+  const auto stream = device.make_stream();
+  const Tensor x(device, request.type, oracle.x), w(device, request.type, oracle.w),
+      dy(device, request.type, oracle.dy);
+  const Tensor bias(device, DType::f32, oracle.bias);
+  Tensor y(device, request.type, oracle.y.size()), dx(device, request.type, oracle.x.size());
+  Tensor dw(device, DType::f32, oracle.w.size()), db(device, DType::f32, oracle.db.size());
+  const auto map_x = [&](const Tensor& t) { return Map{t.memory.as(), s.N, s.H, s.W, s.C, s.C, t.type}; };
+  const auto map_y = [&](const Tensor& t) { return Map{t.memory.as(), s.N, s.P(), s.Q(), s.K, s.K, t.type}; };
+  const auto scratch = [&](size_t bytes) { return Tensor(device, DType::f32, bytes / 4 + 1); };
+  const Tensor packed = scratch(conv.packed_weights());
+  conv.pack_weights(*stream, w.memory.as(), packed.memory.as());
+  const auto inputs_bias = request.bias ? bias.memory.as<float>() : nullptr;
+  {
+    const Tensor ws = scratch(conv.forward_workspace());
+    conv.forward(*stream, map_x(x), w.memory.as(), packed.memory.as(), inputs_bias, map_y(y), ws.memory.as());
+    stream->synchronize();
+    expect_equal(y, oracle.y, "y");
+  }
+  if (request.needs_dgrad) {
+    const Tensor ws = scratch(conv.dgrad_workspace());
+    conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as());
+    stream->synchronize();
+    expect_equal(dx, oracle.dx, "dx");
+  }
+  for (int times = 1; times <= 2; ++times) {
+    const Tensor ws = scratch(conv.wgrad_workspace());
+    conv.wgrad(*stream, map_x(x), map_y(dy), dw.memory.as<float>(), request.bias ? db.memory.as<float>() : nullptr,
+               times == 2, ws.memory.as());
+    stream->synchronize();
+    expect_equal(dw, oracle.dw, "dw", times);
+    if (request.bias) expect_equal(db, oracle.db, "db", times);
+  }
+}
+
+class Providers : public testing::TestWithParam<std::string> {};
+
+TEST_P(Providers, MatchPlainLoops) {
+  const auto device = make_cpu_device();
+  int taken = 0;
+  for (ConvProvider* provider : conv_providers()) {
+    if (provider->name() != GetParam()) continue;
+    for (const ConvShape& shape : shapes()) {
+      for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+        for (const bool epilogue : {false, true}) {
+          if (epilogue && type == DType::f16) continue;
+          ConvRequest request{.shape = shape, .type = type, .bias = epilogue, .relu = epilogue};
+          request.needs_dgrad = shape.C > 1;
+          auto made = provider->create(*device, request);
+          auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made);
+          if (convolution == nullptr) {
+            EXPECT_FALSE(std::get<Refusal>(made).reason.empty());
+            continue;
+          }
+          ++taken;
+          SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + (epilogue ? " bias relu: " : ": ") +
+                       (*convolution)->implementation());
+          EXPECT_EQ((*convolution)->provider(), provider->name());
+          check(*device, **convolution, request);
+        }
+      }
+    }
+  }
+  if (taken == 0) GTEST_SKIP() << GetParam() << " takes nothing on the CPU";
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> list;
+  for (ConvProvider* provider : conv_providers()) list.emplace_back(provider->name());
+  return list;
+}
+INSTANTIATE_TEST_SUITE_P(OnCpu, Providers, testing::ValuesIn(names()), [](const auto& i) { return i.param; });
+
+TEST(Picker, RefusesSlices) {
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream();
+  const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
+  const auto conv = pick_convolution(*device, request, {});
+  DeviceBuffer buffer(*device, 8 * 8 * 32 * 4);
+  const Map whole{buffer.as(), 1, 8, 8, 16, 16, DType::f32}, slice{buffer.as(), 1, 8, 8, 16, 32, DType::f32};
+  const auto message = [&](const auto& call) -> std::string {
+    try {
+      call();
+    } catch (const KernelError& e) {
+      return e.what();
+    }
+    return "nothing was thrown";
+  };
+  EXPECT_THAT(message([&] { conv->forward(*stream, slice, nullptr, nullptr, nullptr, whole, nullptr); }),
+              HasSubstr("slice"));
+  EXPECT_THAT(message([&] { conv->dgrad(*stream, whole, nullptr, nullptr, slice, nullptr); }), HasSubstr("slice"));
+  EXPECT_THAT(message([&] { conv->wgrad(*stream, slice, whole, nullptr, nullptr, false, nullptr); }),
+              HasSubstr("slice"));
+}
+
+TEST(Picker, SaysWhyNobodyTakesIt) {
+  const auto device = make_cpu_device();
+  const ConvRequest bytes{.shape = same(1, 8, 8, 16, 16, 3, 3), .type = DType::u8};
+  try {
+    pick_convolution(*device, bytes, {});
+    FAIL() << "a convolution of bytes was made";
+  } catch (const GraphError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("1x8x8x16 -> 16, 3x3 stride 1 pad 1,1,1,1 u8"));
+    for (const std::string& name : names()) {
+      if (name != "reference") {
+        EXPECT_THAT(e.what(), HasSubstr("\n  " + name + ": "));
+      }
+    }
+  }
+  const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
+  try {
+    pick_convolution(*device, request, {.provider = "miopen", .cache_dir = {}});
+    FAIL() << "an unknown provider was found";
+  } catch (const GraphError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("no provider 'miopen'"));
+    EXPECT_THAT(e.what(), HasSubstr("reference"));
+  }
+}
+
+TEST(Picker, Chooses) {
+  const auto cpu = make_cpu_device();
+  const auto simulated = make_simulated_device(1);
+  const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
+  EXPECT_EQ(pick_convolution(*simulated, request, {})->provider(), "reference");
+  EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "reference", .cache_dir = {}})->provider(), "reference");
+#if defined(REGOLITH_ONEDNN)
+  EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "onednn", .cache_dir = {}})->provider(), "onednn");
+#endif
+}
+
+TEST(Shape, IsReadable) {
+  EXPECT_EQ(to_string(same(2, 8, 8, 3, 16, 3, 3, 1, 2)), "2x8x8x3 -> 16, 3x3 stride 1 dilation 2 pad 2,2,2,2");
+  EXPECT_EQ(to_string(same(2, 8, 8, 3, 16, 2, 2)), "2x8x8x3 -> 16, 2x2 stride 1 pad 0,0,1,1");
+}
+
+}  // namespace
+}  // namespace regolith
