@@ -20,7 +20,7 @@ __device__ __forceinline__ Vec<N> exp(const Vec<N>& x) {
 #if REGOLITH_VECTOR_EXTENSION
   if constexpr (Vec<N>::native) {
     using V = Vec<N>;
-    using Words = detail::Lanes<int32_t, N>;
+    using Words = detail::Lanes<uint32_t, N>;  // whose sums wrap, in lanes out of range
     // x = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n, rounded, in the low bits of the sum.
     const V magic(0x1.8p23f), sum = fma(x, V(0x1.715476p+0f), magic), n = sum - magic;
     const V r = fma(n, V(-0x1.7f7d1cp-20f), fma(n, V(-0x1.62e4p-1f), x));
@@ -47,13 +47,15 @@ __device__ __forceinline__ Vec<N> log(const Vec<N>& x) {
 #if REGOLITH_VECTOR_EXTENSION
   if constexpr (Vec<N>::native) {
     using V = Vec<N>;
-    using Words = detail::Lanes<int32_t, N>;
+    using Words = detail::Lanes<uint32_t, N>;
+    using Integers = detail::Lanes<int32_t, N>;
     const float inf = std::numeric_limits<float>::infinity();
     // x = 2^n (1 + f), 1 + f between the square roots of 1/2 and 2
-    const Words bits = reinterpret_cast<Words>(x.v), exponent = (bits - 0x3f3504f3) >> 23;
+    const Words bits = reinterpret_cast<Words>(x.v);
+    const Integers exponent = reinterpret_cast<Integers>(bits - 0x3f3504f3) >> 23;
     V n, f;
     n.v = __builtin_convertvector(exponent, detail::Lanes<float, N>);
-    f.v = reinterpret_cast<detail::Lanes<float, N>>(bits - (exponent << 23)) - 1.f;
+    f.v = reinterpret_cast<detail::Lanes<float, N>>(bits - (reinterpret_cast<Words>(exponent) << 23)) - 1.f;
     // log(1 + f) = f - f^2/2 + f^3 P(f)
     V p = fma(f, V(-0.076344974f), V(0.12761578f));
     p = fma(p, f, V(-0.13160183f));
