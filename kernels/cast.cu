@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kColumnThreads) cast_pixels(Map x, Map y, bool
 // Both types, and how many lanes suit the wider and the narrower of them.
 template <class F>
 void with_two_types(DType from, DType to, const char* kernel, F&& f) {
-  with_float_type(from, kernel, [&](auto a) { with_float_type(to, kernel, [&](auto b) { f(a, b); }); });
+  with_stored_type(from, kernel, [&](auto a) { with_stored_type(to, kernel, [&](auto b) { f(a, b); }); });
 }
 template <class A, class B>
 inline constexpr int kCommonLanes = kLanes<A> > kLanes<B> ? kLanes<A> : kLanes<B>;

@@ -78,17 +78,30 @@ inline unsigned blocks_for(const Stream& stream, int64_t items, int64_t least, i
   return static_cast<unsigned>(std::clamp<int64_t>((items + least - 1) / least, 1, most));
 }
 
-// Calls f with a value of the element type (float, bf16, fp16) that `t` names. Throws KernelError for other types, and
-// for fp16 in the fast execution: processors have bf16 or nothing.
+// Calls f with a value of the element type (float, bf16, fp16) that `t` names. Throws KernelError for other types.
+template <class F>
+void with_stored_type(DType t, const char* kernel, F&& f) {
+  switch (t) {
+    case DType::f32:
+      return f(float{});
+    case DType::bf16:
+      return f(bf16{});
+    case DType::f16:
+      return f(fp16{});
+    default:
+      throw KernelError(std::string(kernel) + ": takes fp32, bf16 or fp16, not " + std::string(name_of(t)));
+  }
+}
+
+// The same for kernels that compute. The fast execution has no fp16: processors have bf16 or nothing.
 template <class F>
 void with_float_type(DType t, const char* kernel, F&& f) {
-  if (t == DType::f32) return f(float{});
-  if (t == DType::bf16) return f(bf16{});
   if constexpr (kExecution == Execution::fast) {
+    if (t == DType::f32) return f(float{});
+    if (t == DType::bf16) return f(bf16{});
     throw KernelError(std::string(kernel) + ": takes fp32 or bf16 on the CPU, not " + std::string(name_of(t)));
   } else {
-    if (t == DType::f16) return f(fp16{});
-    throw KernelError(std::string(kernel) + ": takes fp32, bf16 or fp16, not " + std::string(name_of(t)));
+    with_stored_type(t, kernel, f);
   }
 }
 

@@ -162,7 +162,7 @@ __device__ __forceinline__ Vec<N> fma(const Vec<N>& a, const Vec<N>& b, const Ve
   if constexpr (Vec<N>::native) {
     return a * b + c;
   } else {
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(__FMA__)
     return Vec<N>::each([](float x, float y, float z) { return fmaf(x, y, z); }, a, b, c);
 #else
     return Vec<N>::each([](float x, float y, float z) { return x * y + z; }, a, b, c);

@@ -24,7 +24,7 @@ const ConvShape kInner{1, 5, 6, 8, 16, 3, 3, {2, 2}, {2, 2}, {1, 2}, {2, 1}};
 
 TEST(ConvReference, AllDirections) {
   const auto device = make_cpu_device(2);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : {DType::f32, DType::bf16}) {
     check(reference_provider(), *device, {.shape = kInner, .type = type, .bias = true, .relu = true});
     check(reference_provider(), *device, {.shape = kFirstLayer, .type = type});
   }
@@ -32,7 +32,7 @@ TEST(ConvReference, AllDirections) {
 
 TEST(ConvThin, FirstLayer) {
   const auto device = make_cpu_device(2);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : {DType::f32, DType::bf16}) {
     check(thin_provider(), *device, {.shape = kFirstLayer, .type = type, .bias = true, .relu = true});
     check(thin_provider(), *device, {.shape = {1, 6, 7, 3, 16, 2, 2, {1, 1}, {1, 1}, {0, 0}, {1, 1}}, .type = type});
   }
@@ -40,7 +40,7 @@ TEST(ConvThin, FirstLayer) {
 
 TEST(ConvThin, Classes) {
   const auto device = make_cpu_device(2);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16})
+  for (const DType type : {DType::f32, DType::bf16})
     check(thin_provider(), *device, {.shape = kClasses, .type = type, .bias = true});
 }
 
