@@ -19,8 +19,8 @@ size_t whole_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
 // sums (6, kPanel) += over rows and q: x[row][q * step + tap * tap_step + c] * dy[row][q][0 .. kPanel)
 template <int Taps>
-void tile(const float* x, ptrdiff_t x_row, ptrdiff_t step, ptrdiff_t tap_step, const float* dy, int rows, int Q,
-          float* sums) {
+[[gnu::nonnull]] void tile(const float* x, ptrdiff_t x_row, ptrdiff_t step, ptrdiff_t tap_step, const float* dy,
+                           int rows, int Q, float* sums) {
   constexpr int CB = kPairs / Taps;
   using V = Vec<kL>;
   V a[kPairs][2];
