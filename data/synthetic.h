@@ -9,6 +9,7 @@ namespace regolith {
 // Classes, and what tells them apart: 0 unlabelled (margins, seams between classes, sky, patches that nobody drew),
 // 1 soil (fine grain, gravel), 2 bedrock (layers, cracks), 3 sand (smooth, rippled), 4 big rock (lit from one side,
 // dark below, with a shadow). Exposure, contrast and the distance of the ground differ from picture to picture.
+constexpr int kTerrainClasses = 5;
 struct Terrain {
   int64_t count = 600;
   int height = 64, width = 128;  // at least 16

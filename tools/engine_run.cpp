@@ -17,6 +17,15 @@ void on_signal(int) {
   if (interrupted.exchange(true)) std::_Exit(130);  // a second one does not wait for the step
 }
 
+// The words of a command line so that a shell reads them back as they were.
+std::string quoted(const std::string& word) {
+  const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
+  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
+  std::string text = "'";
+  for (const char c : word) c == '\'' ? text += "'\\''" : text += c;
+  return text + "'";
+}
+
 int run(int argc, char** argv) {
   using namespace regolith;
   CLI::App app{"Trains the network that a YAML file describes.", "engine_run"};
@@ -34,7 +43,9 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e);
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    std::fprintf(stderr, "engine_run: %s; --help tells more\n", e.what());
+    return 2;
   }
   if (help_config) {
     std::printf("%s\n%s", config::help_config().c_str(), help_models().c_str());
@@ -52,6 +63,8 @@ int run(int argc, char** argv) {
     std::fputs(explain(network, c.train.batch).c_str(), stdout);
     return 0;
   }
+  options.command = quoted(argv[0]) + " " + quoted(config_file);
+  for (const std::string& o : overrides) options.command += " " + quoted(o);
   options.interrupted = &interrupted;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);

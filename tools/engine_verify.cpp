@@ -1,6 +1,7 @@
 // engine_verify CONFIG --weights W.safetensors --input BATCH.npz --output OUT.npz: logits, loss and the gradient of
 // every parameter for one batch, to compare with another framework.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 
 #include "data/npy.h"
@@ -27,8 +28,8 @@ std::string dims(const Shape& s, int rank) {
 }
 
 // image (N,H,W,C) or (N,H,W): bytes are divided by 255 as in training, other numbers are taken as they are. mask
-// (N,H,W).
-Batch read_batch(const std::string& file, const Shape& in) {
+// (N,H,W) of classes below `classes`, of `ignore`, or of kAbsentClass.
+Batch read_batch(const std::string& file, const Shape& in, int classes, int ignore) {
   const NpzReader npz(file);
   const NpyArray image = npz.read("image"), mask = npz.read("mask");
   Batch b;
@@ -45,7 +46,19 @@ Batch read_batch(const std::string& file, const Shape& in) {
   b.images = image.as_f32();
   if (image.kind == 'u' && image.item == 1)
     for (float& x : b.images) x /= 255;
-  b.masks = mask.as_u8();
+  b.masks.resize(static_cast<size_t>(mask.count()));
+  for (int64_t i = 0; i < mask.count(); ++i) {
+    const double id = mask.at(i);
+    if (!((id >= 0 && id < classes && id == std::floor(id)) || id == kernels::kAbsentClass ||
+          (ignore >= 0 && id == ignore))) {
+      char value[32];
+      std::snprintf(value, sizeof value, "%.9g", id);
+      throw DataError(mask.where + ": sample " + std::to_string(i / (in.H * in.W)) + ", row " +
+                      std::to_string(i / in.W % in.H) + ", column " + std::to_string(i % in.W) + ": class id " + value +
+                      "; expected 0 to " + std::to_string(classes - 1));
+    }
+    b.masks[i] = static_cast<uint8_t>(id);
+  }
   return b;
 }
 
@@ -67,7 +80,13 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e);
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    std::fprintf(stderr, "engine_verify: %s; --help tells more\n", e.what());
+    return 2;
+  }
+  if (input.empty() != output.empty() || (input.empty() && save.empty())) {
+    std::fprintf(stderr, "engine_verify: expected --input BATCH.npz and --output OUT.npz, or --save-weights FILE\n");
+    return 2;
   }
   if (!precision.empty()) overrides.push_back("run.precision=" + precision);
   if (!device_name.empty()) overrides.push_back("run.device=" + device_name);
@@ -81,12 +100,7 @@ int run(int argc, char** argv) {
   std::vector<double> uniform(K, 1.0 / K);
   Batch batch;
   if (!input.empty()) {
-    batch = read_batch(input, in);
-    for (size_t i = 0; i < batch.masks.size(); ++i) {
-      if (batch.masks[i] >= K && batch.masks[i] != kernels::kAbsentClass)
-        throw DataError(input + ": array 'mask': class " + std::to_string(batch.masks[i]) + " at element " +
-                        std::to_string(i) + "; the model has " + std::to_string(K) + " classes");
-    }
+    batch = read_batch(input, in, K, c.loss.ignore);
     std::fill(uniform.begin(), uniform.end(), 0);
     for (uint8_t m : batch.masks)
       if (m < K) uniform[m] += 1.0 / static_cast<double>(batch.masks.size());
@@ -99,7 +113,6 @@ int run(int argc, char** argv) {
   }
   if (!save.empty()) save_checkpoint(save, save_weights(network, trainer.stream()));
   if (input.empty()) return 0;
-  if (output.empty()) throw IoError("name the file to write with --output");
 
   const float scale = trainer.state().loss_scale;  // gradients are written without it
   const Mode m = mode == "train" ? Mode::train_without_dropout : Mode::gradients_of_eval;

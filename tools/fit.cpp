@@ -59,6 +59,8 @@ class Run {
 
   FitResult run() {
     FitResult result;
+    std::optional<Checkpoint> last;
+    if (!options_.resume.empty()) last = read_last();
     phases_.start("data");
     data_ = prepare_data(c_, classes_);
     std::fputs(data_.report.c_str(), stdout);
@@ -73,7 +75,7 @@ class Run {
     if (c_.train.early_stopping)
       stopping = {monitor_, c_.train.early_stopping->patience, c_.train.early_stopping->min_delta};
     stopping_.emplace(stopping);
-    open_folder();
+    open_folder(last);
     result.folder = folder_;
     std::printf("device %s, precision %s, %s parameters, arena %.0f MiB\nrun folder %s\n", device_->name().c_str(),
                 std::string(name_of(network_.options().precision)).c_str(),
@@ -82,9 +84,9 @@ class Run {
     phases_.start("training");
     result.interrupted = !train();
     if (result.interrupted) {
-      std::printf("interrupted after %lld steps; %s is written. To go on:\n  engine_run %s --resume %s\n",
-                  static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(), "CONFIG",
-                  folder_.c_str());
+      std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
+                  static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
+                  options_.command.c_str(), folder_.c_str());
       return result;
     }
     finish();
@@ -103,33 +105,48 @@ class Run {
           std::to_string(data_.train.width) + "x" + std::to_string(data_.train.channels));
   }
 
-  void open_folder() {
-    if (options_.resume.empty()) {
+  // What a run goes on from, read before anything that takes its time.
+  Checkpoint read_last() {
+    folder_ = options_.resume;
+    if (!fs::is_directory(folder_))
+      throw IoError(folder_ + ": there is no such folder; --resume takes the run folder that an earlier run printed");
+    if (!fs::exists(path("last.safetensors")))
+      throw IoError(path("last.safetensors") + ": is missing, so there is nothing to go on from; start anew without " +
+                    "--resume");
+    return load_checkpoint(path("last.safetensors"));
+  }
+
+  void open_folder(const std::optional<Checkpoint>& last) {
+    if (!last) {
       network_.parameters().initialise(c_.run.seed, trainer_->stream());
       folder_ = new_folder(c_.run);
       write_file_atomically(path("config.yaml"), c_.to_yaml());
       history_.emplace(path("history.jsonl"), 0);
       return;
     }
-    folder_ = options_.resume;
-    const Checkpoint checkpoint = load_checkpoint(path("last.safetensors"));
-    const json state = json::parse(checkpoint.meta("run"), nullptr, false);
+    check_parameters(network_, *last);
+    const json state = json::parse(last->meta("run"), nullptr, false);
     try {
       epoch_ = state.at("epoch");
       loss_sum_ = state.at("loss_sum");
       loss_steps_ = state.at("loss_steps");
+      stopped_ = state.at("stopped") && c_.train.early_stopping;
       if (state.at("seed") != c_.run.seed || state.at("steps_per_epoch") != trainer_->steps_per_epoch())
-        throw CheckpointError(checkpoint.origin + ": was made with another seed, batch or data; resume with the " +
+        throw CheckpointError(last->origin + ": was made with another seed, batch or data; resume with the " +
                               "configuration of that run, " + path("config.yaml"));
       schedule_->restore(state.at("schedule"));
       stopping_->restore(state.at("stopping"));
     } catch (const json::exception&) {
-      throw CheckpointError(checkpoint.origin + ": its training state cannot be read; was it written by engine_run?");
+      throw CheckpointError(last->origin + ": its training state cannot be read; was it written by engine_run?");
     }
-    load_training(network_, *trainer_, checkpoint);
+    load_training(network_, *trainer_, *last);
     history_.emplace(path("history.jsonl"), epoch_);
-    std::printf("resuming %s at epoch %lld, step %lld\n", folder_.c_str(), static_cast<long long>(epoch_ + 1),
-                static_cast<long long>(trainer_->state().step));
+    if (stopped_ || epoch_ >= c_.train.epochs)
+      std::printf("%s is finished%s after epoch %lld: nothing is left to train\n", folder_.c_str(),
+                  stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_));
+    else
+      std::printf("resuming %s at epoch %lld, step %lld\n", folder_.c_str(), static_cast<long long>(epoch_ + 1),
+                  static_cast<long long>(trainer_->state().step));
   }
 
   void save_last() { save_last(epoch_); }
@@ -138,6 +155,7 @@ class Run {
     c.metadata["run"] = json{{"epoch", epoch},
                              {"loss_sum", loss_sum_},
                              {"loss_steps", loss_steps_},
+                             {"stopped", stopped_},
                              {"seed", c_.run.seed},
                              {"steps_per_epoch", trainer_->steps_per_epoch()},
                              {"schedule", schedule_->state()},
@@ -157,7 +175,7 @@ class Run {
   // False where a signal ended it.
   bool train() {
     Progress progress(std::cout, Progress::columns_of(1));
-    for (; epoch_ < c_.train.epochs; ++epoch_) {
+    for (; epoch_ < c_.train.epochs && !stopped_; ++epoch_) {
       const int64_t first_step = epoch_ * trainer_->steps_per_epoch();
       const auto began = std::chrono::steady_clock::now();
       int64_t steps = 0;
@@ -184,15 +202,13 @@ class Run {
         return false;
       }
       const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
-      const bool stop = end_epoch(progress, state, seconds.count());
-      if (stop) break;
-      if (!whole && epoch_ + 1 < c_.train.epochs) return false;
+      end_epoch(progress, state, seconds.count());
+      if (!whole && !stopped_ && epoch_ + 1 < c_.train.epochs) return false;
     }
     return true;
   }
 
-  // True where training is over.
-  bool end_epoch(Progress& progress, ProgressState& state, double seconds) {
+  void end_epoch(Progress& progress, ProgressState& state, double seconds) {
     const StepState now = trainer_->state();
     EpochRecord record{.epoch = epoch_ + 1,
                        .step = now.step,
@@ -204,7 +220,7 @@ class Run {
                        .val_iou = {}};
     const bool validates =
         data_.validation.count > 0 && ((epoch_ + 1) % c_.train.validate_every == 0 || epoch_ + 1 == c_.train.epochs);
-    bool stop = false, improved = data_.validation.count == 0;
+    bool improved = data_.validation.count == 0;
     if (validates) {
       const Evaluation e = trainer_->evaluate(view(data_.validation), false);
       const Scores s = score(e.confusion, classes_);
@@ -219,7 +235,7 @@ class Run {
       schedule_->end_epoch(value);
       const auto verdict = stopping_->end_epoch(epoch_, value);
       improved = verdict.improved;
-      stop = verdict.stop;
+      stopped_ = verdict.stop;
     }
     progress.epoch(state);
     history_->append(record);
@@ -232,10 +248,9 @@ class Run {
     loss_sum_ = 0;
     loss_steps_ = 0;
     save_last(epoch_ + 1);
-    if (stop)
+    if (stopped_)
       progress.message("stopping early: " + monitor_ + " has not improved for " +
                        std::to_string(c_.train.early_stopping->patience) + " epochs");
-    return stop;
   }
 
   // The best weights on the test set: table, panels, scores.
@@ -313,6 +328,7 @@ class Run {
   std::optional<History> history_;
   int64_t epoch_ = 0, loss_steps_ = 0;
   double loss_sum_ = 0;
+  bool stopped_ = false;  // early
 };
 
 }  // namespace

@@ -9,7 +9,8 @@
 namespace regolith {
 
 struct FitOptions {
-  std::string resume;  // a run folder to go on in; empty: a new one
+  std::string resume;   // a run folder to go on in; empty: a new one
+  std::string command;  // that started the run, without --resume: for the advice how to go on
   // Set by a signal: the step is finished, last.safetensors written.
   const std::atomic<bool>* interrupted = nullptr;
 };

@@ -189,7 +189,9 @@ PreparedData prepare_data(const config::RunConfig& c, int classes) {
   const config::DataSection& d = c.data;
   Dataset all =
       std::visit(Overloaded{[&](const config::FilePath& npz) {
-                              return load_npz(npz.path, classes, {d.arrays.training, d.arrays.test, d.arrays.images, d.arrays.masks}).labelled;
+                              return load_npz(npz.path, classes,
+                                              {d.arrays.training, d.arrays.test, d.arrays.images, d.arrays.masks})
+                                  .labelled;
                             },
                             [&](const config::NpyData& npy) -> Dataset {
                               return load_npy(npy.images.path, npy.masks.path, classes).labelled;
@@ -198,6 +200,9 @@ PreparedData prepare_data(const config::RunConfig& c, int classes) {
                               return load_folder(f.images.path, f.masks.path, classes).labelled;
                             },
                             [&](const config::SyntheticData& s) -> Dataset {
+                              if (classes < kTerrainClasses)
+                                throw DataError("data.synthetic: has " + std::to_string(kTerrainClasses) +
+                                                " classes; the model's last layer has " + std::to_string(classes));
                               const uint64_t seed = s.seed < 0 ? c.run.seed : static_cast<uint64_t>(s.seed);
                               Terrain t;
                               t.count = s.count;

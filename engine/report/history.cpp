@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -77,11 +78,15 @@ History::History(std::string path, int64_t resumed_epoch) : path_(std::move(path
 void History::append(const EpochRecord& record) {
   const std::string line = line_of(record);
   const int file = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  const bool written = file >= 0 && ::write(file, line.data(), line.size()) == static_cast<ssize_t>(line.size()) &&
-                       (::fsync(file) == 0 || errno == EINVAL);
+  size_t done = 0;
+  ssize_t written = 0;
+  while (file >= 0 && done < line.size() &&
+         ((written = ::write(file, line.data() + done, line.size() - done)) >= 0 || errno == EINTR))
+    done += static_cast<size_t>(std::max<ssize_t>(written, 0));  // a disk that fills up takes a part first
+  const bool whole = done == line.size() && (::fsync(file) == 0 || errno == EINVAL);
   const int error = errno;
   if (file >= 0) ::close(file);
-  if (!written) throw IoError(path_ + ": cannot append to the history: " + std::strerror(error));
+  if (!whole) throw IoError(path_ + ": cannot append to the history: " + std::strerror(error));
   records_.push_back(record);
 }
 

@@ -14,7 +14,15 @@ std::string moment_name(int moment, const std::string& param) {
   return std::string(kOptimizer) + std::to_string(moment) + "/" + param;
 }
 
-void check(const Parameters& parameters, const Checkpoint& checkpoint) {
+std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name) {
+  const auto values = checkpoint.values<float>(name);
+  return {values.begin(), values.end()};
+}
+
+}  // namespace
+
+void check_parameters(Network& network, const Checkpoint& checkpoint) {
+  const Parameters& parameters = network.parameters();
   std::vector<std::string> names;
   for (const auto& e : parameters.entries()) names.push_back(e.name);
   for (const auto& [name, tensor] : checkpoint.tensors) {
@@ -30,13 +38,6 @@ void check(const Parameters& parameters, const Checkpoint& checkpoint) {
   }
 }
 
-std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name) {
-  const auto values = checkpoint.values<float>(name);
-  return {values.begin(), values.end()};
-}
-
-}  // namespace
-
 Checkpoint save_weights(Network& network, DeviceStream& stream) {
   Checkpoint c;
   const auto& entries = network.parameters().entries();
@@ -50,7 +51,7 @@ Checkpoint save_weights(Network& network, DeviceStream& stream) {
 }
 
 void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream) {
-  check(network.parameters(), checkpoint);
+  check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i)
     network.parameters().write(static_cast<int>(i), 'w', floats(checkpoint, entries[i].name), stream);
@@ -72,7 +73,7 @@ Checkpoint save_training(Network& network, Trainer& trainer) {
 }
 
 void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpoint) {
-  check(network.parameters(), checkpoint);
+  check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
   for (const auto& e : entries) {
     for (int m = 0; e.trainable && m < trainer.moments(); ++m)

@@ -10,8 +10,10 @@ namespace regolith {
 
 // In fp32, with the model's parameter count in the metadata.
 Checkpoint save_weights(Network& network, DeviceStream& stream);
-// Throws CheckpointError, and changes nothing, where the checkpoint lacks a parameter of the network, has one of
-// another shape, or has one that the network does not know.
+// Throws CheckpointError where the checkpoint lacks a parameter of the network, has one of another shape, or has one
+// that the network does not know.
+void check_parameters(Network& network, const Checkpoint& checkpoint);
+// Checks first, and then changes nothing where that throws.
 void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream);
 
 // The same with the moments and the optimizer's state.

@@ -1,0 +1,205 @@
+// engine_run as its user meets it: what it prints and writes, seeds, interruption, how a run goes on.
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
+
+#include "engine/report/image.h"
+#include "engine/train/checkpoint.h"
+#include "tests/tools/tiny.h"
+
+namespace regolith::testing {
+namespace {
+
+using nlohmann::json;
+using ::testing::ContainsRegex;
+using ::testing::Each;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::vector<json> history(const TemporaryFolder& folder, const std::string& run) {
+  std::istringstream lines(folder.read(run + "/history.jsonl"));
+  std::vector<json> records;
+  for (std::string line; std::getline(lines, line);) {
+    json record = json::parse(line);
+    record.erase("seconds");  // all but the time it took follows from the seed
+    record.erase("images_per_second");
+    records.push_back(record);
+  }
+  return records;
+}
+
+int lines_with(const std::string& text, const std::string& pattern) {
+  const std::regex expression(pattern, std::regex::multiline);
+  return static_cast<int>(std::distance(std::sregex_iterator(text.begin(), text.end(), expression), {}));
+}
+
+TEST_F(Cli, TrainsToATable) {
+  const Outcome o = run({"tiny.yaml"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(o.err, "");
+  EXPECT_THAT(o.out, Not(HasSubstr("\r")));
+  EXPECT_THAT(o.out, Not(HasSubstr("\x1b")));
+  EXPECT_EQ(lines_with(o.out, "^epoch [12]/2 .* loss .* lr .* images/s .* val loss .* val mIoU "), 2) << o.out;
+  for (const char* name : {"miou", "miou_foreground", "miou_keras_ignore0"})
+    EXPECT_EQ(lines_with(o.out, std::string("^") + name + " +(0|1)\\.[0-9]{4}$"), 1) << name << "\n" << o.out;
+  for (const char* name : {"background", "soil", "bedrock", "sand", "big_rock"})
+    EXPECT_EQ(lines_with(o.out, std::string("^") + name + " +[-01]"), 1) << name << "\n" << o.out;
+  EXPECT_THAT(o.out,
+              ContainsRegex("data [0-9.]+s, compile [0-9.]+s, training [0-9.]+s, test [0-9.]+s; [0-9.]+s in all"));
+
+  const std::string list = o.out.substr(o.out.find("\nwritten\n") + 9);
+  std::istringstream words(list.substr(0, list.find("\n\n")));
+  std::vector<std::string> written;
+  for (std::string path; words >> path;) written.push_back(path);
+  EXPECT_THAT(written, ::testing::UnorderedElementsAre("runs/tiny/config.yaml", "runs/tiny/history.jsonl",
+                                                       "runs/tiny/best.safetensors", "runs/tiny/last.safetensors",
+                                                       "runs/tiny/scores.json", "runs/tiny/panels.png",
+                                                       "runs/tiny/history.svg"));
+  for (const std::string& path : written) EXPECT_TRUE(folder_.has(path)) << path;
+
+  const std::vector<json> records = history(folder_, "runs/tiny");
+  ASSERT_EQ(records.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(records[i].at("epoch"), i + 1);
+    EXPECT_GT(records[i].at("val_loss"), 0);
+    EXPECT_EQ(records[i].at("val_iou").size(), 5U);
+  }
+  const json scores = json::parse(folder_.read("runs/tiny/scores.json"));
+  EXPECT_EQ(scores.at("split"), "test");
+  EXPECT_EQ(scores.at("classes").size(), 5U);
+  EXPECT_THAT(folder_.read("runs/tiny/panels.png"), ::testing::StartsWith("\x89PNG\r\n\x1a\n"));
+  EXPECT_GE(read_image(folder_ / "runs/tiny/panels.png").width, 3 * 32);
+  EXPECT_EQ(load_checkpoint(folder_ / "runs/tiny/best.safetensors").tensor("logits/kernel").shape,
+            (std::vector<int64_t>{5, 1, 1, 8}));
+}
+
+TEST_F(Cli, RunsTheConfigurationThatItWrote) {
+  ASSERT_EQ(run({"tiny.yaml", "optimizer.adamw.lr=0.003", "train.epochs=1"}).code, 0);
+  const Outcome again = run({"runs/tiny/config.yaml"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("runs/tiny-2/last.safetensors"));
+  EXPECT_EQ(folder_.read("runs/tiny-2/config.yaml"), folder_.read("runs/tiny/config.yaml"));
+  EXPECT_EQ(folder_.read("runs/tiny-2/last.safetensors"), folder_.read("runs/tiny/last.safetensors"));
+}
+
+TEST_F(Cli, OneSeedGivesTheSameBytes) {
+  ASSERT_EQ(run({"tiny.yaml", "run.name=a"}).code, 0);
+  ASSERT_EQ(run({"tiny.yaml", "run.name=b"}).code, 0);
+  ASSERT_EQ(run({"tiny.yaml", "run.name=c", "run.seed=8"}).code, 0);
+  for (const std::string file : {"best.safetensors", "last.safetensors", "panels.png"}) {
+    EXPECT_EQ(folder_.read("runs/a/" + file), folder_.read("runs/b/" + file)) << file;
+    EXPECT_NE(folder_.read("runs/a/" + file), folder_.read("runs/c/" + file)) << file;
+  }
+  EXPECT_EQ(history(folder_, "runs/a"), history(folder_, "runs/b"));
+}
+
+// The run that is interrupted would take hours, so that the signal comes in time on any machine; it then goes on to the
+// end of the epoch in which it was interrupted. Epochs are long: the signal meets the middle of one.
+class Interrupted : public Cli, public ::testing::WithParamInterface<int> {};
+
+TEST_P(Interrupted, GoesOnAsIfNothingHadHappened) {
+  const std::vector<std::string> command{"engine_run", "tiny.yaml", "train.steps_per_epoch=60", "train.epochs=100000"};
+  Child child(folder_.path(), command);
+  ASSERT_TRUE(child.wait_for("\nepoch"));
+  child.signal(GetParam());
+  const Outcome o = child.wait();
+  ASSERT_EQ(o.code, 130) << o.out << o.err;
+  EXPECT_EQ(o.err, "");
+  EXPECT_THAT(o.out, HasSubstr("runs/tiny/last.safetensors is written. To go on:\n  "));
+  EXPECT_THAT(o.out,
+              HasSubstr("engine_run tiny.yaml train.steps_per_epoch=60 train.epochs=100000 --resume runs/tiny\n"));
+  std::smatch steps;
+  ASSERT_TRUE(std::regex_search(o.out, steps, std::regex("interrupted after ([0-9]+) steps")));
+  const int done = std::stoi(steps[1]), epochs = done / 60 + 1;
+  const std::string last = "train.epochs=" + std::to_string(epochs);
+
+  const Outcome resumed = run({"tiny.yaml", command[2], last, "--resume", "runs/tiny"});
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_THAT(resumed.out, HasSubstr("resuming runs/tiny at epoch " + std::to_string(epochs) + ", step " +
+                                     std::to_string(done) + "\n"));
+  ASSERT_EQ(run({"tiny.yaml", command[2], last, "run.name=whole"}).code, 0);
+  for (const std::string file : {"best.safetensors", "last.safetensors", "panels.png", "scores.json"})
+    EXPECT_TRUE(folder_.read("runs/tiny/" + file) == folder_.read("runs/whole/" + file)) << file << " differs";
+  const std::vector<json> records = history(folder_, "runs/tiny");
+  EXPECT_EQ(records.size(), static_cast<size_t>(epochs));
+  EXPECT_EQ(records, history(folder_, "runs/whole"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, Interrupted, ::testing::Values(SIGINT, SIGTERM),
+                         [](const auto& info) { return info.param == SIGINT ? "SIGINT" : "SIGTERM"; });
+
+TEST_F(Cli, QuotesTheCommandToGoOn) {
+  folder_.write("it's tiny.yaml", kTiny);
+  Child child(folder_.path(), {"engine_run", "it's tiny.yaml", "train.epochs=100000", "run.name=a b"});
+  ASSERT_TRUE(child.wait_for("\nepoch"));
+  child.signal(SIGINT);
+  EXPECT_THAT(child.wait().out,
+              HasSubstr("engine_run 'it'\\''s tiny.yaml' train.epochs=100000 'run.name=a b' --resume 'runs/a b'\n"));
+}
+
+TEST_F(Cli, ResumesAFinishedRun) {
+  const Outcome first = run({"tiny.yaml"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  const std::string best = folder_.read("runs/tiny/best.safetensors"),
+                    last = folder_.read("runs/tiny/last.safetensors"),
+                    records = folder_.read("runs/tiny/history.jsonl");
+  const Outcome again = run({"tiny.yaml", "--resume", "runs/tiny"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("runs/tiny is finished after epoch 2: nothing is left to train\n"));
+  const auto table = [](const std::string& out) {
+    const size_t at = out.find("\n\ntest (");
+    return out.substr(at, out.find("\nwritten\n") - at);
+  };
+  EXPECT_THAT(table(first.out), HasSubstr("miou_foreground"));
+  EXPECT_EQ(table(again.out), table(first.out));
+  EXPECT_EQ(folder_.read("runs/tiny/best.safetensors"), best);
+  EXPECT_EQ(folder_.read("runs/tiny/last.safetensors"), last);
+  EXPECT_EQ(folder_.read("runs/tiny/history.jsonl"), records);
+  EXPECT_FALSE(folder_.has("runs/tiny-2"));
+}
+
+TEST_F(Cli, ARunThatStoppedEarlyIsFinished) {
+  const std::vector<std::string> words{"tiny.yaml", "train.epochs=50", "optimizer.adamw.lr=1e-30",
+                                       "train.early_stopping={patience: 2, min_delta: 0.5}"};
+  const Outcome first = run(words);
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_THAT(first.out, HasSubstr("stopping early: val_loss has not improved for 2 epochs\n"));
+  EXPECT_EQ(history(folder_, "runs/tiny").size(), 3U);
+  std::vector<std::string> resumed = words;
+  resumed.insert(resumed.end(), {"--resume", "runs/tiny"});
+  const Outcome again = run(resumed);
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("runs/tiny is finished, stopped early after epoch 3: nothing is left to train\n"));
+  EXPECT_EQ(history(folder_, "runs/tiny").size(), 3U);
+}
+
+TEST_F(Cli, ExplainsTheBaseNetwork) {
+  const Outcome o = run({"--explain", REGOLITH_SOURCE_DIR "/configs/models/unet.yaml", "run.device=cpu"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  for (const char* part : {"473,669", "logits", "conv", "(32, 64, 128, 32)", "arena"})
+    EXPECT_THAT(o.out, HasSubstr(part));
+  EXPECT_FALSE(folder_.has("runs"));
+}
+
+TEST_F(Cli, Helps) {
+  const Outcome keys = run({"--help-config"}), usage = run({"--help"});
+  EXPECT_EQ(keys.code, 0);
+  for (const char* part : {"run.seed: ", "data.synthetic.count: ", "train.batch: ", "loss.focal.gamma: ", "conv_norm"})
+    EXPECT_THAT(keys.out, HasSubstr(part));
+  EXPECT_EQ(usage.code, 0);
+  for (const char* part : {"--explain", "--resume", "--help-config", "key.path=value"})
+    EXPECT_THAT(usage.out, HasSubstr(part));
+  EXPECT_EQ(keys.err + usage.err, "");
+}
+
+TEST_F(Cli, OverridesReplaceKeys) {
+  const Outcome o = run({"tiny.yaml", "train.epochs=1", "run.output=elsewhere", "train.panels=0"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_THAT(o.out, HasSubstr("epoch 1/1 "));
+  EXPECT_TRUE(folder_.has("elsewhere/tiny/last.safetensors"));
+  EXPECT_FALSE(folder_.has("elsewhere/tiny/panels.png"));
+}
+
+}  // namespace
+}  // namespace regolith::testing
