@@ -2,12 +2,10 @@
 // seed among those that streams and events allow, and its memory is unreadable to host code. The semantics of streams,
 // events and capture are those of the CUDA runtime; where that leaves a choice, the stricter one is taken.
 #include <omp.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <deque>
@@ -20,152 +18,11 @@
 #include <vector>
 
 #include "engine/tensor/device.h"
+#include "engine/tensor/guarded_memory.h"
 #include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
-
-// --- Memory that host code cannot touch ------------------------------------------------------------------------------
-
-constexpr size_t kMostRanges = 4096;  // of the process; released ones stay unreadable until the table is full
-
-struct Range {
-  std::atomic<uintptr_t> begin{0}, end{0};  // 0: free
-};
-Range ranges[kMostRanges];                       // read by the signal handler
-std::atomic<const char*> running_work{nullptr};  // what the simulated device runs now
-struct sigaction previous_handler;
-
-void say(const char* text) { (void)!write(STDERR_FILENO, text, std::strlen(text)); }
-
-// Says what happened, then lets the fault happen again under the handler that was there before.
-void on_fault(int, siginfo_t* info, void*) {
-  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-  const bool device = std::any_of(std::begin(ranges), std::end(ranges),
-                                  [&](const Range& r) { return r.begin <= address && address < r.end; });
-  if (device) {
-    char text[] = "0x0000000000000000\n";
-    for (int i = 17, digit = 0; i > 1; --i, ++digit) text[i] = "0123456789abcdef"[address >> (4 * digit) & 15];
-    if (const char* work = running_work; work != nullptr) {
-      say("simulated device: ");
-      say(work);
-      say(" touched device memory that is released, or beyond the end of an allocation, at ");
-    } else {
-      say("simulated device: host code touched device memory at ");
-    }
-    say(text);
-  }
-  sigaction(SIGSEGV, &previous_handler, nullptr);
-}
-
-void install_handler() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction action {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, &action, &previous_handler);
-  });
-}
-
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
-// Pages of their own for every allocation, which ends where its last page does; an unreadable page follows.
-class GuardedMemory {
- public:
-  GuardedMemory() { install_handler(); }
-  ~GuardedMemory() {
-    for (auto& [begin, block] : live_) drop(block);
-    for (Block& block : released_) drop(block);
-  }
-
-  void* allocate(size_t bytes) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t usable = round_up(std::max<size_t>(bytes, 1), 256), mapped = round_up(usable, page);
-    Range* slot = free_slot();
-    void* base = slot == nullptr
-                     ? MAP_FAILED
-                     : mmap(nullptr, mapped + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) throw DeviceError("simulated device: no memory for " + std::to_string(bytes) + " bytes");
-    const auto start = reinterpret_cast<uintptr_t>(base), begin = start + mapped - usable;
-    slot->begin = start;
-    slot->end = start + mapped + page;
-    const Block block{base, mapped, page, usable, slot};
-    live_[begin] = block;
-    if (unlocked_) protect(block, PROT_READ | PROT_WRITE);
-    return reinterpret_cast<void*>(begin);
-  }
-  void release(void* memory) noexcept {
-    const auto it = live_.find(reinterpret_cast<uintptr_t>(memory));
-    if (it == live_.end()) {
-      say("simulated device: release of what was never allocated, or twice\n");
-      std::abort();
-    }
-    protect(it->second, PROT_NONE);
-    madvise(it->second.base, it->second.mapped, MADV_DONTNEED);
-    released_.push_back(it->second);
-    live_.erase(it);
-  }
-  bool contains(const void* memory, size_t bytes) const {
-    const auto p = reinterpret_cast<uintptr_t>(memory);
-    auto it = live_.upper_bound(p);
-    if (it == live_.begin()) return false;
-    --it;
-    return p + bytes <= it->first + it->second.usable;
-  }
-  // Device work may touch the memory while one of these lives.
-  class Unlock {
-   public:
-    explicit Unlock(GuardedMemory& memory) : memory_(memory) {
-      if (memory_.unlocked_++ == 0) memory_.protect_all(PROT_READ | PROT_WRITE);
-    }
-    ~Unlock() {
-      if (--memory_.unlocked_ == 0) memory_.protect_all(PROT_NONE);
-    }
-    Unlock(const Unlock&) = delete;
-    Unlock& operator=(const Unlock&) = delete;
-
-   private:
-    GuardedMemory& memory_;
-  };
-
- private:
-  struct Block {
-    void* base = nullptr;
-    size_t mapped = 0, guard = 0, usable = 0;
-    Range* slot = nullptr;
-  };
-  static void protect(const Block& b, int how) {
-    if (mprotect(b.base, b.mapped, how) != 0) throw DeviceError("simulated device: mprotect failed");
-  }
-  void protect_all(int how) {
-    for (auto& [begin, block] : live_) protect(block, how);
-  }
-  static void drop(Block& b) {
-    b.slot->end = 0;
-    b.slot->begin = 0;
-    munmap(b.base, b.mapped + b.guard);
-  }
-  Range* free_slot() {
-    static std::mutex mutex;
-    std::lock_guard lock(mutex);
-    for (int pass = 0; pass < 2; ++pass) {
-      for (Range& r : ranges) {
-        uintptr_t none = 0;
-        if (r.begin.compare_exchange_strong(none, ~uintptr_t{0})) return &r;
-      }
-      if (released_.empty()) break;
-      drop(released_.front());
-      released_.pop_front();
-    }
-    return nullptr;
-  }
-
-  std::map<uintptr_t, Block> live_;  // by the address that the user has
-  std::deque<Block> released_;
-  int unlocked_ = 0;
-};
 
 // --- Work ------------------------------------------------------------------------------------------------------------
 
@@ -468,13 +325,13 @@ class SimulatedDevice : public Device {
   }
   void guarded(const char* name, const std::function<void()>& work) {
     busy_ = true;
-    running_work = name;
+    GuardedMemory::name_work(name);
     try {
       work();
     } catch (...) {
       if (!error_) error_ = std::current_exception();
     }
-    running_work = nullptr;
+    GuardedMemory::name_work(nullptr);
     busy_ = false;
   }
 
