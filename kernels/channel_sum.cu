@@ -68,13 +68,11 @@ void channel_sum(Stream& stream, const ChannelSum& k) {
                shared_bytes<float>(column_scratch(L)), kernel, x.as<const T>(), x.pitch, k.x.pixels() / layout.fold,
                x.C, layout.each, partials);
       };
-      if (kWarp == 1 && x.C % (4 * L) == 0) {
-        run(sum_pixels<T, L, 4>, x.C / (4 * L));
-      } else if (kWarp == 1 && x.C % (2 * L) == 0) {
-        run(sum_pixels<T, L, 2>, x.C / (2 * L));
-      } else {
-        run(sum_pixels<T, L, 1>, x.C / L);
+      if constexpr (kWarp == 1) {  // one thread reads whole pixels
+        if (x.C % (4 * L) == 0) return run(sum_pixels<T, L, 4>, x.C / (4 * L));
+        if (x.C % (2 * L) == 0) return run(sum_pixels<T, L, 2>, x.C / (2 * L));
       }
+      run(sum_pixels<T, L, 1>, x.C / L);
     });
   });
   sum_partials(stream, {partials, layout.parts * layout.fold, k.x.C, k.x.C, k.sum, k.accumulate});

@@ -15,10 +15,9 @@ __global__ void __launch_bounds__(kColumnThreads)
   using V = Vec<L>;
   const int C = x.C, K = y.C;
   const int64_t filter = static_cast<int64_t>(o.R) * o.S * C;
-  const Range rows = block_range(static_cast<int64_t>(y.N) * y.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const int64_t n = row / y.H;
-    const int top = static_cast<int>(row % y.H) * o.stride[0] - o.pad[0];
+  const Rows rows = block_rows(y);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const int n = row / y.H, top = row % y.H * o.stride[0] - o.pad[0];
     for (int q = threadIdx.y; q < y.W; q += blockDim.y) {
       const int left = q * o.stride[1] - o.pad[1];
       for (int k0 = threadIdx.x * kTile; k0 < K; k0 += blockDim.x * kTile) {
@@ -34,7 +33,7 @@ __global__ void __launch_bounds__(kColumnThreads)
           for (int s = 0; s < o.S; ++s) {
             const int v = left + s * o.dilation[1];
             if (v < 0 || v >= x.W) continue;
-            const T* in = x.as<const T>() + ((n * x.H + h) * x.W + v) * x.pitch;
+            const T* in = row_of<const T>(x, n * x.H + h) + v * x.pitch;
             const int tap = (r * o.S + s) * C;
             for (int c = 0; c < C; c += L) {
               const V a = load<V>(in + c);
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(kColumnThreads)
             }
           }
         }
-        T* out = y.as<T>() + (row * y.W + q) * y.pitch + k0;
+        T* out = row_of<T>(y, row) + q * y.pitch + k0;
         for (int j = 0; j < kTile && k0 + j < K; ++j) {
           const float value = sum_lanes(sum[j]) + (bias != nullptr ? bias[k0 + j] : 0.0f);
           out[j] = static_cast<T>(relu && value < 0 ? 0.0f : value);
@@ -59,10 +58,9 @@ __global__ void __launch_bounds__(kColumnThreads)
   using V = Vec<L>;
   const int C = dx.C, K = dy.C;
   const int64_t filter = static_cast<int64_t>(o.R) * o.S * C;
-  const Range rows = block_range(static_cast<int64_t>(dx.N) * dx.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const int64_t n = row / dx.H;
-    const int h = static_cast<int>(row % dx.H);
+  const Rows rows = block_rows(dx);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const int n = row / dx.H, h = row % dx.H;
     for (int v = threadIdx.y; v < dx.W; v += blockDim.y) {
       for (int c = threadIdx.x * L; c < C; c += blockDim.x * L) {
         V even(0), odd(0);
@@ -72,7 +70,7 @@ __global__ void __launch_bounds__(kColumnThreads)
           for (int s = 0; s < o.S; ++s) {
             const int right = v + o.pad[1] - s * o.dilation[1], q = right / o.stride[1];
             if (right < 0 || right % o.stride[1] != 0 || q >= dy.W) continue;
-            const T* grad = dy.as<const T>() + ((n * dy.H + p) * dy.W + q) * dy.pitch;
+            const T* grad = row_of<const T>(dy, n * dy.H + p) + q * dy.pitch;
             const T* at = w + (r * o.S + s) * C + c;
             int k = 0;
             for (; k + 1 < K; k += 2) {
@@ -82,7 +80,7 @@ __global__ void __launch_bounds__(kColumnThreads)
             if (k < K) even = fma(V(static_cast<float>(grad[k])), load<V>(at + k * filter), even);
           }
         }
-        T* to = dx.as<T>() + (row * dx.W + v) * dx.pitch + c;
+        T* to = row_of<T>(dx, row) + v * dx.pitch + c;
         V sum = even + odd;
         if (accumulate) sum += load<V>(to);
         store(to, sum);
@@ -98,8 +96,8 @@ __global__ void __launch_bounds__(kColumnThreads) conv_wgrad(Map x, Map dy, floa
   using V = Vec<L>;
   const int C = x.C, K = dy.C, taps = o.R * o.S;
   const Range items = block_range(static_cast<int64_t>((K + kTile - 1) / kTile) * taps);
-  for (int64_t item = items.begin + threadIdx.y; item < items.end; item += blockDim.y) {
-    const int k0 = static_cast<int>(item / taps) * kTile, tap = static_cast<int>(item % taps);
+  for (int item = static_cast<int>(items.begin + threadIdx.y); item < items.end; item += blockDim.y) {
+    const int k0 = item / taps * kTile, tap = item % taps;
     const int down = tap / o.S * o.dilation[0] - o.pad[0], right = tap % o.S * o.dilation[1] - o.pad[1];
     // The q for which q * stride + right is inside the image.
     const int q_begin = right < 0 ? (-right + o.stride[1] - 1) / o.stride[1] : 0;
@@ -110,11 +108,11 @@ __global__ void __launch_bounds__(kColumnThreads) conv_wgrad(Map x, Map dy, floa
     for (int c = threadIdx.x * L; c < C; c += blockDim.x * L) {
       V total[kTile];
       for (int j = 0; j < kTile; ++j) total[j] = V(0);
-      for (int64_t row = 0; row < static_cast<int64_t>(dy.N) * dy.H; ++row) {
-        const int h = static_cast<int>(row % dy.H) * o.stride[0] + down;
+      for (int row = 0; row < dy.N * dy.H; ++row) {
+        const int h = row % dy.H * o.stride[0] + down;
         if (h < 0 || h >= x.H) continue;
-        const T* in = x.as<const T>() + ((row / dy.H * x.H + h) * x.W + right) * x.pitch + c;
-        const T* grad = dy.as<const T>() + row * dy.W * dy.pitch;
+        const T* in = row_of<const T>(x, row / dy.H * x.H + h) + right * x.pitch + c;
+        const T* grad = row_of<const T>(dy, row);
         V sum[kTile];
         for (int j = 0; j < kTile; ++j) sum[j] = V(0);
         for (int q = q_begin; q < q_end; ++q) {
@@ -139,9 +137,8 @@ void conv_direct_forward(Stream& stream, const ConvDirectForward& k) {
     using T = decltype(t);
     const T* w = static_cast<const T*>(k.w);
     with_lanes<T>({k.x, row_map(w, k.x.C)}, [&](auto lanes) {
-      launch(stream, "conv_direct_forward", {blocks_for(stream, static_cast<int64_t>(k.y.N) * k.y.H, 1)},
-             columns_block((k.y.C + kTile - 1) / kTile), 0, conv_forward<T, lanes>, k.x, w, k.bias, k.y, k.window,
-             k.relu);
+      launch(stream, "conv_direct_forward", {row_blocks(stream, k.y)}, columns_block((k.y.C + kTile - 1) / kTile), 0,
+             conv_forward<T, lanes>, k.x, w, k.bias, k.y, k.window, k.relu);
     });
   });
 }
@@ -151,8 +148,8 @@ void conv_direct_dgrad(Stream& stream, const ConvDirectDgrad& k) {
     using T = decltype(t);
     const T* w = static_cast<const T*>(k.w);
     with_lanes<T>({k.dx, row_map(w, k.dx.C)}, [&](auto lanes) {
-      launch(stream, "conv_direct_dgrad", {blocks_for(stream, static_cast<int64_t>(k.dx.N) * k.dx.H, 1)},
-             columns_block(k.dx.C / lanes), 0, conv_dgrad<T, lanes>, k.dy, w, k.dx, k.window, k.accumulate);
+      launch(stream, "conv_direct_dgrad", {row_blocks(stream, k.dx)}, columns_block(k.dx.C / lanes), 0,
+             conv_dgrad<T, lanes>, k.dy, w, k.dx, k.window, k.accumulate);
     });
   });
 }

@@ -1,6 +1,8 @@
 // Convolution by plain loops, in fp32, in an order that depends on the shape alone: the yardstick of the faster ones,
 // and what runs where no library does. Maps may be slices. Semantics as in engine/conv/provider.h: a cross-correlation,
 // zeros around the image; weights (K,R,S,C) of the maps' element type.
+//
+// Occupancy: at least 25% (256 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"

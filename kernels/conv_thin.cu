@@ -37,7 +37,7 @@ __device__ __forceinline__ void fill_patch(const Map& thin, const Strip& strip, 
       for (int j = rank; j < length; j += threads) out[j] = 0;
       continue;
     }
-    const T* __restrict__ in = thin.as<const T>() + (static_cast<int64_t>(strip.n) * thin.H + h) * thin.W * thin.pitch;
+    const T* __restrict__ in = row_of<const T>(thin, strip.n * thin.H + h);
     for (int j = rank; j < left; j += threads) out[j] = 0;
     for (int j = right + rank; j < length; j += threads) out[j] = 0;
     if (thin.pitch == C) {
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   constexpr int P = kSpreadPixels;
   for (int p = strip.p0; p < strip.p1; ++p) {
     const float* row = patch + (p - strip.p0) * length;
-    T* out = wide.as<T>() + (static_cast<int64_t>(strip.n) * wide.H + p) * Q * wide.pitch;
+    T* out = row_of<T>(wide, strip.n * wide.H + p);
     for (int q = threadIdx.y * P; q < Q; q += blockDim.y * P) {
       for (int k = threadIdx.x * L * G; k < K; k += blockDim.x * L * G) {
         const auto tile = [&](auto pixels, int i) {
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   const Strip strip(strips, wide);
   fill_patch<T>(thin, strip, Q, o, patch);
   sync_block();
-  const T* pixels = wide.as<const T>() + (static_cast<int64_t>(strip.n) * wide.H + strip.p0) * Q * wide.pitch;
+  const T* pixels = row_of<const T>(wide, strip.n * wide.H + strip.p0);
   float* out = partials + static_cast<int64_t>(blockIdx.x) * (taps + 1) * K;
   for (int base = 0; base < K; base += blockDim.x * L * G) {
     const int k = base + threadIdx.x * L * G;
@@ -277,9 +277,15 @@ void thin_gather(Stream& stream, const ThinGather& k) {
         constexpr int G = group;
         const size_t bytes =
             shared_bytes<float>(strips.patch(k.wide, C, k.window)) + shared_bytes<float>(column_scratch(L));
-        const auto kernel = !kManyRegisters ? gather<T, L, G, 3> : taps <= 5 ? gather<T, L, G, 5> : gather<T, L, G, 9>;
-        launch(stream, "thin_gather", {static_cast<unsigned>(strips.count)}, columns_block(K / (L * G)), bytes, kernel,
-               k.thin, k.wide, k.window, strips, k.db != nullptr, partials);
+        const auto run = [&](auto kernel) {
+          launch(stream, "thin_gather", {static_cast<unsigned>(strips.count)}, columns_block(K / (L * G)), bytes,
+                 kernel, k.thin, k.wide, k.window, strips, k.db != nullptr, partials);
+        };
+        if constexpr (kManyRegisters) {
+          run(taps <= 5 ? gather<T, L, G, 5> : gather<T, L, G, 9>);
+        } else {
+          run(gather<T, L, G, 3>);
+        }
       });
     });
   });

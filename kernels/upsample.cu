@@ -12,10 +12,10 @@ template <class T, int L, int F>
 __global__ void __launch_bounds__(kColumnThreads) upsample_nearest(Map x, Map y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
-  const Range rows = block_range(static_cast<int64_t>(x.N) * x.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* in = x.as<const T>() + row * x.W * x.pitch;
-    T* out = y.as<T>() + row * f * y.W * y.pitch;
+  const Rows rows = block_rows(x);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const T* in = row_of<const T>(x, row);
+    T* out = row_of<T>(y, row * f);
     for (int w = threadIdx.y; w < x.W; w += blockDim.y) {
       for (int c = threadIdx.x * L; c < x.C; c += blockDim.x * L) {
         const V v = load<V>(in + w * x.pitch + c);
@@ -31,10 +31,10 @@ __global__ void __launch_bounds__(kColumnThreads)
     upsample_nearest_backward(Map dy, Map dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
-  const Range rows = block_range(static_cast<int64_t>(dx.N) * dx.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* in = dy.as<const T>() + row * f * dy.W * dy.pitch;
-    T* out = dx.as<T>() + row * dx.W * dx.pitch;
+  const Rows rows = block_rows(dx);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const T* in = row_of<const T>(dy, row * f);
+    T* out = row_of<T>(dx, row);
     for (int w = threadIdx.y; w < dx.W; w += blockDim.y) {
       for (int c = threadIdx.x * L; c < dx.C; c += blockDim.x * L) {
         V sum(0);
@@ -69,41 +69,53 @@ template <class T, int L, int F>
 __global__ void __launch_bounds__(kColumnThreads) upsample_bilinear(Map x, Map y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
-  const Range rows = block_range(static_cast<int64_t>(y.N) * y.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const int o = static_cast<int>(row % y.H);
+  const Rows rows = block_rows(y);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const int o = row % y.H;
     const Between h = between(o / f, x.H, o % f, f);
-    const T* in = x.as<const T>() + row / y.H * x.H * x.W * x.pitch;
+    const T* in = row_of<const T>(x, row / y.H * x.H);
     const T* upper = in + h.first * x.W * x.pitch;
     const T* lower = in + h.second * x.W * x.pitch;
-    T* out = y.as<T>() + row * y.W * y.pitch;
+    T* out = row_of<T>(y, row);
     for (int w = threadIdx.y; w < x.W; w += blockDim.y) {
-      for (int j = 0; j < f; ++j) {
-        const Between s = between(w, x.W, j, f);
-        const int left = s.first * x.pitch, right = s.second * x.pitch;
-        for (int c = threadIdx.x * L; c < x.C; c += blockDim.x * L) {
-          const V a = lerp(load<V>(upper + left + c), load<V>(upper + right + c), s.weight);
-          const V b = lerp(load<V>(lower + left + c), load<V>(lower + right + c), s.weight);
-          store(out + (w * f + j) * y.pitch + c, lerp(a, b, h.weight));
+      // The columns left of, at and right of w; output j lies between the first two of them, or the last two.
+      const int left = (w > 0 ? w - 1 : 0) * x.pitch, right = (w + 1 < x.W ? w + 1 : w) * x.pitch;
+      for (int c = threadIdx.x * L; c < x.C; c += blockDim.x * L) {
+        const auto column = [&](int at) { return lerp(load<V>(upper + at + c), load<V>(lower + at + c), h.weight); };
+        const V a = column(left), b = column(w * x.pitch), d = column(right);
+        for (int j = 0; j < f; ++j) {
+          const bool before = 2 * j + 1 < f;
+          store(out + (w * f + j) * y.pitch + c, lerp(before ? a : b, before ? b : d, between(w, x.W, j, f).weight));
         }
       }
     }
   }
 }
 
-// Of the outputs o, those that read input i are in begin..end; weight(o) is what of it they take.
+// The outputs o that read input i of n, begin..end, and what of it they take.
 struct Readers {
   int i, n, f, begin, end;
   __device__ __forceinline__ Readers(int i, int n, int f) : i(i), n(n), f(f) {
     begin = f * (i - 1) + (f - 1) / 2 + 1;
     end = f * (i + 1) + f / 2;
-    begin = begin < 0 ? 0 : begin;
-    end = end > f * n ? f * n : end;
   }
+  __device__ __forceinline__ int inside(int o) const { return o < 0 ? 0 : o < f * n ? o : f * n - 1; }
   __device__ __forceinline__ float weight(int o) const {
+    if (o != inside(o)) return 0;
     const int d = 2 * o + 1 - f - 2 * f * i;  // from centre to centre, in 1 / 2f
     if ((i == 0 && d < 0) || (i == n - 1 && d > 0)) return 1;
     return 1 - static_cast<float>(d < 0 ? -d : d) / static_cast<float>(2 * f);
+  }
+};
+// Those of a factor of 2: four in a row, the ones outside with weight 0, so that loops over them need no branches.
+struct FourReaders {
+  int at[4];
+  float weight[4];
+  __device__ __forceinline__ explicit FourReaders(const Readers& r) {
+    for (int j = 0; j < 4; ++j) {
+      at[j] = r.inside(r.begin + j);
+      weight[j] = r.weight(r.begin + j);
+    }
   }
 };
 
@@ -112,20 +124,30 @@ __global__ void __launch_bounds__(kColumnThreads)
     upsample_bilinear_backward(Map dy, Map dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
-  const Range rows = block_range(static_cast<int64_t>(dx.N) * dx.H);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const Readers h(static_cast<int>(row % dx.H), dx.H, f);
-    const T* in = dy.as<const T>() + row / dx.H * dy.H * dy.W * dy.pitch;
-    T* out = dx.as<T>() + row * dx.W * dx.pitch;
+  const Rows rows = block_rows(dx);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const Readers h(row % dx.H, dx.H, f);
+    [[maybe_unused]] const FourReaders h4(h);
+    const T* in = row_of<const T>(dy, row / dx.H * dy.H);
+    T* out = row_of<T>(dx, row);
     for (int w = threadIdx.y; w < dx.W; w += blockDim.y) {
       const Readers s(w, dx.W, f);
+      [[maybe_unused]] const FourReaders s4(s);
       for (int c = threadIdx.x * L; c < dx.C; c += blockDim.x * L) {
+        const auto at = [&](int p, int q) { return load<V>(in + (static_cast<int64_t>(p) * dy.W + q) * dy.pitch + c); };
         V sum(0);
-        for (int p = h.begin; p < h.end; ++p) {
-          V line(0);
-          for (int q = s.begin; q < s.end; ++q)
-            line = fma(load<V>(in + (p * dy.W + q) * dy.pitch + c), V(s.weight(q)), line);
-          sum = fma(line, V(h.weight(p)), sum);
+        if constexpr (F == 2) {
+          for (int i = 0; i < 4; ++i) {
+            V part(0);
+            for (int j = 0; j < 4; ++j) part = fma(at(h4.at[i], s4.at[j]), V(s4.weight[j]), part);
+            sum = fma(part, V(h4.weight[i]), sum);
+          }
+        } else {
+          for (int p = h.begin; p < h.end; ++p) {
+            V part(0);
+            for (int q = s.begin; q < s.end; ++q) part = fma(at(h.inside(p), s.inside(q)), V(s.weight(q)), part);
+            sum = fma(part, V(h.weight(p)), sum);
+          }
         }
         T* to = out + w * dx.pitch + c;
         if (accumulate) sum += load<V>(to);
@@ -167,8 +189,7 @@ void upsample_backward(Stream& stream, const UpsampleBackward& k) {
           k.bilinear ? (k.factor == 2 ? upsample_bilinear_backward<T, L, 2> : upsample_bilinear_backward<T, L, 0>)
                      : (k.factor == 2 ? upsample_nearest_backward<T, L, 2> : upsample_nearest_backward<T, L, 0>);
       launch(stream, k.bilinear ? "upsample_bilinear_backward" : "upsample_nearest_backward",
-             {blocks_for(stream, static_cast<int64_t>(k.dx.N) * k.dx.H, 1)}, columns_block(k.dx.C / L), 0, kernel, k.dy,
-             k.dx, k.factor, k.accumulate);
+             {row_blocks(stream, k.dx)}, columns_block(k.dx.C / L), 0, kernel, k.dy, k.dx, k.factor, k.accumulate);
     });
   });
 }

@@ -1,5 +1,8 @@
 // Upsampling by a whole factor, as Keras' UpSampling2D (PyTorch's interpolate with align_corners=False): nearest, or
 // bilinear between half-pixel centres with the edge pixels repeated. Backward gathers: a pixel of dx reads its dy's.
+//
+// Occupancy: at least 50% (256 threads).
+// Occupancy of upsample_bilinear_backward: at least 25% (256 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"

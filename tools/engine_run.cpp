@@ -18,7 +18,7 @@ void on_signal(int) {
 }
 
 // The words of a command line so that a shell reads them back as they were.
-std::string quoted(const std::string& word) {
+std::string shell_word(const std::string& word) {
   const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
   if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
   std::string text = "'";
@@ -63,8 +63,8 @@ int run(int argc, char** argv) {
     std::fputs(explain(network, c.train.batch).c_str(), stdout);
     return 0;
   }
-  options.command = quoted(argv[0]) + " " + quoted(config_file);
-  for (const std::string& o : overrides) options.command += " " + quoted(o);
+  options.command = shell_word(argv[0]) + " " + shell_word(config_file);
+  for (const std::string& o : overrides) options.command += " " + shell_word(o);
   options.interrupted = &interrupted;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);

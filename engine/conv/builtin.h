@@ -5,6 +5,12 @@
 
 namespace regolith {
 
+// Kernels compute in fp16 on a GPU (and in the checked execution) only: "" or why a provider of ours refuses.
+inline std::string half_refusal(Device& device, const ConvRequest& request) {
+  const bool refuses = request.type == DType::f16 && device.make_stream()->execution() == Execution::fast;
+  return refuses ? "fp16 needs CUDA" : "";
+}
+
 ConvProvider& thin_provider();       // kernels of our own for the thin ends: few channels in or out, 1x1
 ConvProvider& winograd_provider();   // 3x3 on the CPU
 ConvProvider& reference_provider();  // plain loops, every request, every device

@@ -42,7 +42,8 @@ class ReferenceConvolution : public Convolution {
 class ReferenceProvider : public ConvProvider {
  public:
   std::string_view name() const override { return "reference"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device&, const ConvRequest& request) override {
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+    if (std::string reason = half_refusal(device, request); !reason.empty()) return Refusal{reason};
     if (request.shape.P() < 1 || request.shape.Q() < 1) return Refusal{"the filter is larger than the padded image"};
     return std::make_unique<ReferenceConvolution>(request);
   }

@@ -99,7 +99,8 @@ std::string refusal_of(const ConvShape& o, bool in) {
 class ThinProvider : public ConvProvider {
  public:
   std::string_view name() const override { return "thin"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device&, const ConvRequest& request) override {
+  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+    if (std::string reason = half_refusal(device, request); !reason.empty()) return Refusal{reason};
     const ConvShape& o = request.shape;
     const bool in = o.C <= kThinInputs;
     const bool pointwise = o.R == 1 && o.S == 1 && o.P() == o.H && o.Q() == o.W;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/core/collectives.h"
+#include "kernels/core/launch.h"
 #include "kernels/core/map.h"
 #include "kernels/core/vec.h"
 
@@ -16,6 +17,25 @@ inline constexpr int kColumnThreads = 256;  // at most, in a block of columns_bl
 inline Dim3 columns_block(int vectors) {
   const unsigned x = std::clamp(vectors, 1, kColumnThreads);
   return {x, kColumnThreads / x, 1};
+}
+
+// The rows (n, h) of a map that belong to this block of a one-dimensional grid: neighbours, numbered n * H + h. In 32
+// bits: dividing 64 takes a GPU a subroutine, and the registers saved around it.
+struct Rows {
+  int begin, end;
+};
+__device__ __forceinline__ Rows block_rows(const Map& map) {
+  const int rows = map.N * map.H, each = (rows + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+  const int begin = each * static_cast<int>(blockIdx.x), end = begin + each;
+  return {begin < rows ? begin : rows, end < rows ? end : rows};
+}
+template <class T>
+__device__ __forceinline__ T* row_of(const Map& map, int64_t row) {  // its first pixel
+  return map.as<T>() + row * map.W * map.pitch;
+}
+// What to launch for them.
+inline unsigned row_blocks(const Stream& stream, const Map& map) {
+  return blocks_for(stream, static_cast<int64_t>(map.N) * map.H, 1);
 }
 
 // Sum of `v` over the threads of equal threadIdx.x, pairwise in a fixed order, given to the thread with threadIdx.y 0.
