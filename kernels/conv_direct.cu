@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kColumnThreads)
 
 // A thread owns a vector of channels of a pixel of dx.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, 4)
     conv_dgrad(Map dy, const T* w, Map dx, ConvWindow o, bool accumulate) {
   using V = Vec<L>;
   const int C = dx.C, K = dy.C;

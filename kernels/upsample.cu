@@ -66,7 +66,7 @@ __device__ __forceinline__ V lerp(const V& a, const V& b, float t) {
 }
 
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads) upsample_bilinear(Map x, Map y, int factor) {
+__global__ void __launch_bounds__(kColumnThreads, 4) upsample_bilinear(Map x, Map y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(y);
