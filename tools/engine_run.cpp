@@ -17,15 +17,6 @@ void on_signal(int) {
   if (interrupted.exchange(true)) std::_Exit(130);  // a second one does not wait for the step
 }
 
-// The words of a command line so that a shell reads them back as they were.
-std::string shell_word(const std::string& word) {
-  const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
-  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
-  std::string text = "'";
-  for (const char c : word) c == '\'' ? text += "'\\''" : text += c;
-  return text + "'";
-}
-
 int run(int argc, char** argv) {
   using namespace regolith;
   CLI::App app{"Trains the network that a YAML file describes.", "engine_run"};

@@ -86,7 +86,7 @@ class Run {
     if (result.interrupted) {
       std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
                   static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
-                  options_.command.c_str(), folder_.c_str());
+                  options_.command.c_str(), shell_word(folder_).c_str());
       return result;
     }
     finish();
@@ -332,6 +332,14 @@ class Run {
 };
 
 }  // namespace
+
+std::string shell_word(const std::string& word) {
+  const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
+  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
+  std::string text = "'";
+  for (const char c : word) c == '\'' ? text += "'\\''" : text += c;
+  return text + "'";
+}
 
 FitResult fit(const config::RunConfig& config, const FitOptions& options) { return Run(config, options).run(); }
 

@@ -20,6 +20,9 @@ struct FitResult {
   bool interrupted = false;
 };
 
+// A word of a command line so that a shell reads it back as it was.
+std::string shell_word(const std::string& word);
+
 // Prints as it goes. Throws what the parts throw; what was written before stays.
 FitResult fit(const config::RunConfig& config, const FitOptions& options);
 

@@ -42,7 +42,7 @@ class Cli : public ::testing::Test {
   void refuses(const std::vector<std::string>& words, const std::vector<std::string>& parts,
                long file_limit = -1) const {
     const Outcome o = run(words, file_limit);
-    const std::string program = words[0].starts_with("engine_") ? words[0] : "engine_run";
+    const std::string program = !words.empty() && words[0].starts_with("engine_") ? words[0] : "engine_run";
     SCOPED_TRACE(::testing::PrintToString(words));
     EXPECT_THAT(o.code, ::testing::AllOf(::testing::Gt(0), ::testing::Lt(126))) << o.out;
     EXPECT_THAT(o.err, ::testing::StartsWith(program + ": "));
