@@ -211,9 +211,12 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
 
   if (captured_arena_ != network_.arena()) drop_captures();
   captured_arena_ = network_.arena();
-  const bool capture = options_.capture && device_.kind() != DeviceKind::cpu;
+  const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
   const auto run = [&](const std::vector<Slice>& slices, std::unique_ptr<CapturedGraph>& graph) {
-    for (const Slice& s : slices) s.program->pack(*stream_);
+    for (const Slice& s : slices) {
+      s.program->observe(observer_);
+      s.program->pack(*stream_);
+    }
     if (!capture) {
       enqueue_step(slices);
     } else {

@@ -73,6 +73,9 @@ class Trainer {
   // Of the epoch's training pixels, gathered as it ran; cleared by run_epoch's start.
   std::vector<int64_t> training_confusion();
 
+  // `observer` is told of every op of the training steps to come, which are then not captured; null: nobody is.
+  void observe(RunObserver* observer) { observer_ = observer; }
+
   Evaluation evaluate(const SplitView& split, bool predictions);
 
   void set_learning_rate(double lr) { optimizer_.set_learning_rate(*stream_, lr); }
@@ -124,6 +127,7 @@ class Trainer {
   std::unique_ptr<Pinned> pinned_;
   std::unique_ptr<CapturedGraph> full_graph_, tail_graph_;
   const void* captured_arena_ = nullptr;  // that the captured steps write to
+  RunObserver* observer_ = nullptr;
 };
 
 }  // namespace regolith

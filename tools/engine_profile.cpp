@@ -1,0 +1,190 @@
+// engine_profile CONFIG [--steps N] [--json FILE] [key.path=value ...]: how long a training step takes, and which nodes
+// take it. Random bytes stand in for the data.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "engine/config/run_config.h"
+#include "engine/report/atomic_file.h"
+#include "engine/report/table.h"
+#include "models/reader.h"
+#include "tools/session.h"
+
+namespace {
+
+using namespace regolith;
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+std::string fixed(double x, const char* format) {
+  char text[32];
+  std::snprintf(text, sizeof text, format, x);
+  return x == 0 ? "" : text;
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
+}
+
+// Adds up what each node takes. The device is waited for around every op, so that a GPU's times are its own.
+class NodeTimes : public RunObserver {
+ public:
+  struct Time {
+    const Node* node;
+    double ms[2] = {}, multiplications[2] = {};  // forward, backward
+  };
+  NodeTimes(DeviceStream& stream, int input) : stream_(stream), input_(input) {}
+  void begin(const Node&, bool) override {
+    stream_.synchronize();
+    began_ = Clock::now();
+  }
+  void end(const Node& node, bool backward) override {
+    stream_.synchronize();
+    const auto [place, first] = index_.try_emplace(node.name, times.size());
+    if (first) times.push_back({&node});
+    Time& t = times[place->second];
+    t.ms[backward] += milliseconds(Clock::now() - began_);
+    const bool both = !node.inputs.empty() && node.inputs[0] != input_;  // the image has no gradient
+    t.multiplications[backward] += static_cast<double>(node.inferred.multiplications) * (backward && both ? 2 : 1);
+  }
+  std::vector<Time> times;  // in the order of the forward pass
+
+ private:
+  std::map<std::string, size_t> index_;
+  DeviceStream& stream_;
+  int input_;
+  Clock::time_point began_;
+};
+
+// As many random images as two batches have.
+Dataset noise(const Shape& image, int classes, int batch) {
+  Dataset d;
+  d.count = 2 * batch;
+  d.height = image.H, d.width = image.W, d.channels = image.C;
+  std::mt19937 random(1);
+  d.images.resize(d.count * d.image_bytes());
+  d.masks.resize(d.count * d.mask_bytes());
+  for (uint8_t& x : d.images) x = static_cast<uint8_t>(random());
+  for (uint8_t& m : d.masks) m = static_cast<uint8_t>(random() % classes);
+  return d;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Times training steps, node by node.", "engine_profile"};
+  std::string config_file, json_file;
+  std::vector<std::string> overrides;
+  int steps = 10, warmup = 2;
+  app.add_option("config", config_file, "the run's YAML file, or a model's")->required();
+  app.add_option("overrides", overrides, "key.path=value");
+  app.add_option("--steps", steps, "training steps to time")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--warmup", warmup, "steps before those")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--json", json_file, "write the numbers there too");
+  app.footer("engine_profile configs/models/unet.yaml train.batch=32 run.precision=fp32");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e);
+  }
+  const config::RunConfig c = config::load_run_config(config_file, overrides, config::ConfigUse::network);
+  const auto device = open_device(c.run);
+  Network network(read_model(c.model), *device, network_options(c, *device));
+  const Graph& graph = network.graph();
+  const int batch = c.train.batch, K = graph.classes();
+  TrainerOptions options = trainer_options(c, {});
+  options.steps_per_epoch = 0;
+  Trainer trainer(network, loss_function(c.loss, graph, std::vector<double>(K, 1.0 / K)), options);
+  network.parameters().initialise(c.run.seed, trainer.stream());
+
+  const Dataset data = noise(graph.nodes[graph.input].shape(), K, batch);
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < static_cast<int64_t>(warmup + steps) * batch; ++i)
+    order.push_back(kernels::order_entry(i % data.count, false));
+  trainer.set_training_data(view(data), static_cast<int64_t>(order.size()));
+  // A step is from one begin to the next: on a GPU, which runs behind, the host waits once a step.
+  std::vector<Clock::time_point> begins;
+  const auto epoch = [&] {
+    begins.clear();
+    trainer.run_epoch(
+        order,
+        [&](int64_t) {
+          begins.push_back(Clock::now());
+          return c.optimizer.lr();
+        },
+        [](const StepReport&) { return true; });
+    begins.push_back(Clock::now());
+    std::vector<double> ms;
+    for (size_t i = warmup; i + 1 < begins.size(); ++i) ms.push_back(milliseconds(begins[i + 1] - begins[i]));
+    return ms;
+  };
+  const std::vector<double> times = epoch();
+  const double step = median(times);
+
+  NodeTimes nodes(trainer.stream(), graph.input);
+  trainer.observe(&nodes);
+  epoch();
+  trainer.observe(nullptr);
+  const double whole = milliseconds(begins.back() - begins.front()) / (warmup + steps);
+
+  Table table({"node", "op", "output", "provider", "forward ms", "backward ms", "share", "GFLOP/s", "backward"});
+  nlohmann::json rows = nlohmann::json::array();
+  double sum = 0;
+  for (const NodeTimes::Time& t : nodes.times) {
+    const Node& n = *t.node;
+    double ms[2], gflops[2];
+    for (int d : {0, 1}) {
+      ms[d] = t.ms[d] / (warmup + steps);
+      gflops[d] = t.ms[d] > 0 ? 2e-6 * t.multiplications[d] / t.ms[d] : 0;
+    }
+    sum += ms[0] + ms[1];
+    const double share = (ms[0] + ms[1]) / whole;
+    const Shape& s = n.shape();
+    const std::string size = std::to_string(s.H) + "x" + std::to_string(s.W) + "x" + std::to_string(s.C);
+    const std::string provider = n.inferred.multiplications > 0 ? n.op->provider() : "";
+    table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], "%.2f"), fixed(ms[1], "%.2f"),
+               fixed(100 * share, "%.1f%%"), fixed(gflops[0], "%.0f"), fixed(gflops[1], "%.0f")});
+    rows.push_back({{"node", n.name},
+                    {"op", n.op->kind()},
+                    {"output", {s.H, s.W, s.C}},
+                    {"provider", provider},
+                    {"forward_ms", ms[0]},
+                    {"backward_ms", ms[1]},
+                    {"forward_gflops", gflops[0]},
+                    {"backward_gflops", gflops[1]}});
+  }
+  table.add_rule();
+  table.add({"sampling, weights' copies, loss, optimizer", "", "", "", "", fixed(whole - sum, "%.2f"),
+             fixed(100 * (1 - sum / whole), "%.1f%%")});
+  const std::string precision(name_of(network.options().precision));
+  const double rate = 1e3 * batch / step;
+  std::printf("%s\n%s, %s, batch %d: %.1f ms a step (median of %d), %.1f images/s\n", table.text().c_str(),
+              device->name().c_str(), precision.c_str(), batch, step, steps, rate);
+  if (json_file.empty()) return 0;
+  const nlohmann::json json{{"device", device->name()},
+                            {"precision", precision},
+                            {"batch", batch},
+                            {"step_ms", step},
+                            {"steps_ms", times},
+                            {"images_per_second", rate},
+                            {"arena_bytes", network.arena_bytes()},
+                            {"observed_step_ms", whole},
+                            {"nodes", rows}};
+  write_file_atomically(json_file, json.dump(1) + "\n");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "engine_profile: %s\n", e.what());
+    return 1;
+  }
+}
