@@ -1,24 +1,18 @@
-""
-    "tools/kernel_report.sh --check finds a spill and a broken promise, and passes a kernel that keeps its own."
-    ""
+"""tools/kernel_report.sh --check finds a spill and a broken promise, and passes a kernel that keeps its own."""
 
-    import json import pathlib import subprocess import tempfile import unittest
+import json
+import pathlib
+import subprocess
+import tempfile
+import unittest
 
-        SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "kernel_report.sh" COPY =
-                     ""
-                     "
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "kernel_report.sh"
+COPY = """
 #include <cstdint>
-    __global__ void
-    __launch_bounds__(256) copy(uint4 * y, const uint4* x) {
-  y[threadIdx.x] = x[threadIdx.x];
-}
-""
-    "
-    SPILL =
-        ""
-        "
-    __global__ void
-    __launch_bounds__(1024) crowd(float* y, const float* x) {
+__global__ void __launch_bounds__(256) copy(uint4* y, const uint4* x) { y[threadIdx.x] = x[threadIdx.x]; }
+"""
+SPILL = """
+__global__ void __launch_bounds__(1024) crowd(float* y, const float* x) {
   float v[128];
 #pragma unroll
   for (int i = 0; i < 128; ++i) v[i] = x[i * 1024 + threadIdx.x];
