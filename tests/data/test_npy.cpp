@@ -9,6 +9,7 @@
 #include "data/npy.h"
 #include "data/sources.h"
 #include "kernels/core/error.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

@@ -9,6 +9,7 @@
 #include "data/sources.h"
 #include "engine/report/image.h"
 #include "kernels/core/error.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

@@ -9,6 +9,7 @@
 
 #include "engine/config/run_config.h"
 #include "kernels/core/error.h"
+#include "places.h"
 
 namespace regolith::config {
 namespace {

@@ -15,6 +15,7 @@
 
 #include "engine/conv/cudnn_graph.h"
 #include "kernels/core/error.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

@@ -7,6 +7,7 @@
 #include "engine/graph/plan.h"
 #include "kernels/core/error.h"
 #include "models/reader.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

@@ -11,6 +11,7 @@
 #include "kernels/core/random.h"
 #include "losses/loss.h"
 #include "models/reader.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

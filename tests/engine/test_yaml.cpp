@@ -8,6 +8,7 @@
 
 #include "engine/config/yaml.h"
 #include "kernels/core/error.h"
+#include "places.h"
 
 namespace regolith {
 namespace {

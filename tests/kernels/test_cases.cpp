@@ -3,6 +3,7 @@
 
 #include <ostream>
 
+#include "places.h"
 #include "tests/support/cases.h"
 
 namespace regolith::testing {

@@ -6,6 +6,7 @@
 
 #include "data/npy.h"
 #include "models/reader.h"
+#include "places.h"
 #include "tools/session.h"
 
 namespace regolith {

@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
+#include "places.h"
 
 namespace regolith::testing {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "engine/report/image.h"
 #include "engine/train/checkpoint.h"
+#include "places.h"
 #include "tests/tools/tiny.h"
 
 namespace regolith::testing {
