@@ -125,6 +125,7 @@ NetworkOptions network_options(const config::RunConfig& c, const Device& device)
   o.views = c.graph.views;
   o.reuse = c.graph.plan;
   o.conv.provider = c.conv.provider;
+  o.conv.workspace_limit = static_cast<size_t>(c.conv.workspace_mib) << 20;
   return o;
 }
 
@@ -272,6 +273,8 @@ TrainerOptions trainer_options(const config::RunConfig& c, const kernels::Augmen
   o.divisor = static_cast<float>(1 / c.data.normalise.scale);
   o.offset = static_cast<float>(-c.data.normalise.shift / c.data.normalise.scale);
   o.capture = c.run.cuda_graph;
+  constexpr Streaming streaming[] = {Streaming::automatic, Streaming::on, Streaming::off};
+  o.streaming = streaming[static_cast<int>(c.data.streaming)];
   return o;
 }
 

@@ -16,6 +16,7 @@ namespace table {
   }
 REGOLITH_ENUM_NAMES(DeviceChoice, "auto", "cpu", "cuda", "simulated");
 REGOLITH_ENUM_NAMES(PrecisionChoice, "auto", "fp32", "tf32", "fp16", "bf16");
+REGOLITH_ENUM_NAMES(StreamingChoice, "auto", "on", "off");
 REGOLITH_ENUM_NAMES(Flip, "none", "horizontal", "vertical", "both");
 REGOLITH_ENUM_NAMES(Fill, "reflect", "nearest", "constant", "wrap");
 REGOLITH_ENUM_NAMES(LossReduction, "sum_per_image", "mean_pixels", "mean_elements");
@@ -123,6 +124,10 @@ void fields(V& v, DataSection& s) {
   v("oversample", s.oversample, {.doc = "repeat images of a rare class in the training set"});
   v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
   v("normalise", s.normalise, {});
+  v("streaming", s.streaming,
+    {.doc =
+         "keep the images on the host, and send them batch by batch; auto: where half of the GPU's free memory would "
+         "not hold them"});
 }
 constexpr const char* kExcludeDoc = "class ids whose pixels contribute nothing";
 constexpr const char* kReductionDoc = "divisor: images; pixels; or pixels x classes that are not excluded";
@@ -240,7 +245,7 @@ void fields(V& v, ConvSection& s) {
   v("provider", s.provider,
     {.doc = "who computes convolutions; auto: the best that takes each",
      .names = {"auto", "cudnn", "onednn", "thin", "reference"}});
-  v("workspace_mib", s.workspace_mib, {.doc = "limit of a convolution's workspace", .min = 0, .max = 1 << 20});
+  v("workspace_mib", s.workspace_mib, {.doc = "most that an engine of cuDNN may ask for", .min = 0, .max = 1 << 20});
 }
 template <class V>
 void fields(V& v, GraphSection& s) {

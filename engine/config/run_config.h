@@ -20,6 +20,7 @@ enum class Flip { none, horizontal, vertical, both };
 enum class Fill { reflect, nearest, constant, wrap };
 enum class LossReduction { sum_per_image, mean_pixels, mean_elements };
 enum class DiceSums { per_image, batch };
+enum class StreamingChoice { automatic, on, off };
 enum class AdamPreset { keras, torch };
 enum class Monitor { val_loss, val_miou, val_miou_foreground, val_miou_keras_ignore0 };
 
@@ -95,6 +96,7 @@ struct DataSection {
   std::optional<Oversample> oversample;
   std::optional<Augment> augment;
   Normalise normalise;
+  StreamingChoice streaming = StreamingChoice::automatic;
 };
 
 // Weights of the classes in a loss.
@@ -179,7 +181,7 @@ struct TrainSection {
 
 struct ConvSection {
   std::string provider = "auto";
-  int workspace_mib = 1024;
+  int workspace_mib = 256;
 };
 struct GraphSection {
   bool fuse = true, plan = true, views = true;

@@ -119,8 +119,9 @@ class CudnnProvider : public ConvProvider {
     if (device.kind() != DeviceKind::cuda) return Refusal{"needs a CUDA device"};
     int ordinal = 0;
     cudaGetDevice(&ordinal);
-    const Key key{ordinal,      request.shape,       request.type,        request.tf32,         request.bias,
-                  request.relu, request.needs_dgrad, request.needs_wgrad, request.deterministic};
+    const Key key{
+        ordinal,      request.shape,       request.type,        request.tf32,          request.bias,
+        request.relu, request.needs_dgrad, request.needs_wgrad, request.deterministic, request.workspace_limit};
     auto& compiled = cache_[key];
     if (!compiled) {
       auto made = compile(device, ordinal, request);
@@ -131,7 +132,7 @@ class CudnnProvider : public ConvProvider {
   }
 
  private:
-  using Key = std::tuple<int, ConvShape, DType, bool, bool, bool, bool, bool, bool>;
+  using Key = std::tuple<int, ConvShape, DType, bool, bool, bool, bool, bool, bool, size_t>;
 
   std::variant<std::shared_ptr<const Compiled>, Refusal> compile(Device& device, int ordinal,
                                                                  const ConvRequest& request) {

@@ -148,7 +148,7 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
       bad(g.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}))) {
     return;
   }
-  g.deselect_workspace_greater_than(kWorkspaceCap);
+  g.deselect_workspace_greater_than(static_cast<int64_t>(request.workspace_limit));
   // Sums in fp32, of the products themselves: transforms round worse, and need workspaces of the size of maps.
   std::vector<fe::NumericalNote_t> forbidden{fe::NumericalNote_t::REDUCED_PRECISION_REDUCTION,
                                              fe::NumericalNote_t::WINOGRAD, fe::NumericalNote_t::FFT};
@@ -165,7 +165,7 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
       if (device.handle != nullptr || refusal_.find("cuLibraryLoadData") == std::string::npos) continue;
       name = "compiled at run time";
     } else if (bad(g.get_workspace_size_plan_at_index(i, workspace)) || bad(g.get_plan_name_at_index(i, name)) ||
-               workspace > static_cast<int64_t>(kWorkspaceCap)) {
+               workspace > static_cast<int64_t>(request.workspace_limit)) {
       continue;
     }
     plans_.push_back({std::move(name), static_cast<size_t>(workspace), i});

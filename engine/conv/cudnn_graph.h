@@ -12,9 +12,6 @@ struct CUstream_st;
 
 namespace regolith::cudnn {
 
-// More than this of workspace makes a plan unwelcome: packed copies of whole maps.
-inline constexpr size_t kWorkspaceCap = size_t{256} << 20;
-
 class Target {
  public:
   // The CUDA device that is current. Throws DeviceError where cuDNN does not start on it.

@@ -33,6 +33,9 @@ struct ConvShape {
 // "2x8x8x3 -> 16, 3x3 stride 1 dilation 2 pad 2,2,2,2"
 std::string to_string(const ConvShape& shape);
 
+// More than this of workspace is packed copies of whole maps.
+inline constexpr size_t kWorkspaceLimit = size_t{256} << 20;
+
 struct ConvRequest {
   ConvShape shape;
   DType type = DType::f32;  // of x, y, dy, dx and of the weights that forward and dgrad read
@@ -42,6 +45,7 @@ struct ConvRequest {
   bool needs_dgrad = true;
   bool needs_wgrad = true;
   bool deterministic = true;
+  size_t workspace_limit = kWorkspaceLimit;  // bytes that an engine of cuDNN may ask for
 };
 
 // One convolution, compiled for its shape. Not thread-safe; used from the thread that owns the stream.
@@ -91,7 +95,7 @@ class ConvProvider {
 // ends, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the simulated device.
 struct ConvChoice {
   std::string provider = "auto";
-  std::string cache_dir;  // timed choices are kept here; empty: not kept
+  size_t workspace_limit = kWorkspaceLimit;  // see ConvRequest
 };
 
 // Throws GraphError, with every provider's refusal, where none takes the request.

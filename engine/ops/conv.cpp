@@ -52,6 +52,7 @@ ConvRequest request(const ConvShape& shape, const CompileContext& c) {
   r.tf32 = c.tf32;
   r.needs_wgrad = c.training;
   r.deterministic = c.deterministic;
+  r.workspace_limit = c.conv.workspace_limit;
   return r;
 }
 

@@ -16,12 +16,6 @@ constexpr int64_t kMostSkipped = 20;
 
 }  // namespace
 
-struct Trainer::Resident {
-  DeviceBuffer images, masks;
-  int64_t count = 0;
-  size_t bytes() const { return images.bytes() + masks.bytes(); }
-};
-
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
   struct Slot {
@@ -72,30 +66,21 @@ void Trainer::write_moment(int moment, int param, const std::vector<float>& valu
   stream_->synchronize();
 }
 
-std::unique_ptr<Trainer::Resident> Trainer::upload(const SplitView& split) {
-  auto r = std::make_unique<Resident>();
-  const size_t pixels = static_cast<size_t>(split.count) * split.H * split.W;
-  r->count = split.count;
-  r->images = DeviceBuffer(device_, pixels * split.C);
-  device_.upload(r->images.as(), split.images, pixels * split.C, *stream_);
-  if (split.masks != nullptr) {
-    r->masks = DeviceBuffer(device_, pixels);
-    device_.upload(r->masks.as(), split.masks, pixels, *stream_);
-  }
-  stream_->synchronize();
-  return r;
-}
-
-Trainer::Resident& Trainer::evaluation_data(const SplitView& split) {
-  for (auto& [host, resident] : evaluation_)
-    if (host == split.images) return *resident;
-  evaluation_.emplace_back(split.images, upload(split));
+BatchSource& Trainer::evaluation_data(const SplitView& split) {
+  for (auto& [host, source] : evaluation_)
+    if (host == split.images) return *source;
+  const int batch = static_cast<int>(std::min<int64_t>(options_.batch, split.count));
+  auto source = std::make_unique<BatchSource>(device_, *stream_, split, split.count, batch, options_.streaming);
+  std::vector<int32_t> rows(split.count);
+  for (int64_t i = 0; i < split.count; ++i) rows[i] = kernels::order_entry(i, false);
+  source->set_order(rows);
+  evaluation_.emplace_back(split.images, std::move(source));
   return *evaluation_.back().second;
 }
 
 size_t Trainer::data_bytes() const {
-  size_t n = order_.bytes() + labels_.bytes() + loss_workspace_.bytes() + (training_ ? training_->bytes() : 0);
-  for (const auto& [host, resident] : evaluation_) n += resident->bytes();
+  size_t n = labels_.bytes() + loss_workspace_.bytes() + (training_ ? training_->bytes() : 0);
+  for (const auto& [host, source] : evaluation_) n += source->bytes();
   return n;
 }
 
@@ -105,8 +90,7 @@ void Trainer::set_training_data(const SplitView& split, int64_t entries_per_epoc
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
                      : options_.drop_last         ? std::max<int64_t>(whole, 1)
                                                   : whole + (rest > 0);
-  training_ = upload(split);
-  order_ = DeviceBuffer(device_, entries_ * sizeof(int32_t));
+  training_ = std::make_unique<BatchSource>(device_, *stream_, split, entries_, options_.batch, options_.streaming);
   slices_of(options_.batch, Mode::train);  // compiles
   drop_captures();
 }
@@ -158,25 +142,24 @@ void Trainer::enqueue_losses(const Slice& slice, int64_t images, bool gradient, 
   }
 }
 
+void Trainer::enqueue_sample(kernels::SampleBatch call, const Slice& slice) {
+  call.first = slice.first;
+  call.seed = options_.seed;
+  call.divisor = options_.divisor;
+  call.offset = options_.offset;
+  call.x = slice.program->image();
+  call.labels = labels_.as<uint8_t>();
+  kernels::sample_batch(*stream_, call);
+}
+
 void Trainer::enqueue_step(const std::vector<Slice>& slices) {
   const int64_t images = slices.back().first + slices.back().count;
+  kernels::SampleBatch sample{};
+  training_->name_in(sample, steps_per_epoch_);
+  sample.step = &optimizer_.state()->step;
+  sample.augment = options_.augment;
   for (const Slice& s : slices) {
-    kernels::SampleBatch sample{};
-    sample.images = training_->images.as<uint8_t>();
-    sample.masks = training_->masks.as<uint8_t>();
-    sample.order = order_.as<int32_t>();
-    sample.entries = static_cast<int>(entries_);
-    sample.step = &optimizer_.state()->step;
-    sample.steps_per_epoch = static_cast<int>(steps_per_epoch_);
-    sample.batch = options_.batch;
-    sample.first = s.first;
-    sample.seed = options_.seed;
-    sample.augment = options_.augment;
-    sample.divisor = options_.divisor;
-    sample.offset = options_.offset;
-    sample.x = s.program->image();
-    sample.labels = labels_.as<uint8_t>();
-    kernels::sample_batch(*stream_, sample);
+    enqueue_sample(sample, s);
     s.program->forward(*stream_, s.first);
     enqueue_losses(s, images, true, nullptr);
     s.program->backward(*stream_, s.first > 0);
@@ -193,10 +176,7 @@ void Trainer::read_report(int slot, StepReport& report) {
 
 bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<double(int64_t step)>& learning_rate,
                         const std::function<bool(const StepReport&)>& report) {
-  if (static_cast<int64_t>(order.size()) != entries_)
-    throw TrainError("an epoch's order has " + std::to_string(order.size()) + " entries; expected " +
-                     std::to_string(entries_));
-  device_.upload(order_.as(), order.data(), order.size() * sizeof(int32_t), *stream_);
+  training_->set_order(order);
   device_.fill(confusion_.as(), 0, confusion_.bytes(), *stream_);
   const int64_t begin = state().step, in_epoch = begin % steps_per_epoch_;
   double rate = -1;
@@ -237,6 +217,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   for (int64_t i = in_epoch; i < steps_per_epoch_ && go_on; ++i) {
     const bool last_is_tail = has_tail && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
+    training_->bring(i);
     run(last_is_tail ? tail : full, last_is_tail ? tail_graph_ : full_graph_);
     const int slot = static_cast<int>(i % 2);
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
@@ -258,7 +239,7 @@ std::vector<int64_t> Trainer::training_confusion() {
 
 Evaluation Trainer::evaluate(const SplitView& split, bool predictions) {
   Evaluation e;
-  const Resident& data = evaluation_data(split);
+  BatchSource& source = evaluation_data(split);
   const int batch = static_cast<int>(std::min<int64_t>(options_.batch, split.count));
   const int64_t pixels = static_cast<int64_t>(split.H) * split.W;
   DeviceBuffer prediction;
@@ -266,29 +247,16 @@ Evaluation Trainer::evaluate(const SplitView& split, bool predictions) {
     prediction = DeviceBuffer(device_, batch * pixels);
     e.predictions.resize(split.count * pixels);
   }
-  DeviceBuffer order(device_, split.count * sizeof(int32_t));
-  std::vector<int32_t> rows(split.count);
-  for (int64_t i = 0; i < split.count; ++i) rows[i] = kernels::order_entry(i, false);
-  device_.upload(order.as(), rows.data(), order.bytes(), *stream_);
   device_.fill(confusion_.as(), 0, confusion_.bytes(), *stream_);
   double loss = 0;
   for (int64_t first = 0; first < split.count; first += batch) {
     const int count = static_cast<int>(std::min<int64_t>(batch, split.count - first));
     const Slice s = slices_of(count, Mode::eval)[0];
     s.program->pack(*stream_);
+    source.bring(first / batch);
     kernels::SampleBatch sample{};
-    sample.images = data.images.as<uint8_t>();
-    sample.masks = data.masks.as<uint8_t>();
-    sample.order = order.as<int32_t>();
-    sample.entries = static_cast<int>(split.count);
-    sample.steps_per_epoch = 1;
-    sample.batch = static_cast<int>(split.count);
-    sample.first = static_cast<int>(first);
-    sample.divisor = options_.divisor;
-    sample.offset = options_.offset;
-    sample.x = s.program->image();
-    sample.labels = labels_.as<uint8_t>();
-    kernels::sample_batch(*stream_, sample);
+    source.name_in_at(sample, first);
+    enqueue_sample(sample, s);
     s.program->forward(*stream_);
     enqueue_losses(s, split.count, false, prediction.as<uint8_t>());
     if (predictions) device_.download(e.predictions.data() + first * pixels, prediction.as(), count * pixels, *stream_);

@@ -9,19 +9,12 @@
 #include <vector>
 
 #include "engine/run/network.h"
+#include "engine/train/batch_source.h"
 #include "engine/train/optimizer.h"
 #include "kernels/sample.h"
 #include "kernels/softmax_loss.h"
 
 namespace regolith {
-
-// Host memory with the images and masks of a split.
-struct SplitView {
-  const uint8_t* images = nullptr;  // (count, H, W, C)
-  const uint8_t* masks = nullptr;   // (count, H, W)
-  int64_t count = 0;
-  int H = 0, W = 0, C = 1;
-};
 
 // The loss of head `head`: fills in the terms of the call and runs the kernel. `images`: of the whole batch or split.
 struct LossFunction {
@@ -39,6 +32,7 @@ struct TrainerOptions {
   kernels::Augment augment;
   float divisor = 255, offset = 0;  // image = (byte - offset) / divisor
   bool capture = true;              // where the device can
+  Streaming streaming = Streaming::automatic;
 };
 
 // What the host knows of a finished step.
@@ -61,7 +55,8 @@ class Trainer {
   Trainer(Network& network, LossFunction loss, const TrainerOptions& options);
   ~Trainer();
 
-  // Copies the split to the device. entries_per_epoch: the length of the orders that will come.
+  // Copies the split to the device, or streams it from the host's memory, which must then live as long as this.
+  // entries_per_epoch: the length of the orders that will come.
   void set_training_data(const SplitView& split, int64_t entries_per_epoch);
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
 
@@ -98,7 +93,6 @@ class Trainer {
   size_t data_bytes() const;
 
  private:
-  struct Resident;  // a split on the device
   struct Slice {
     Program* program;
     int first, count;
@@ -106,8 +100,8 @@ class Trainer {
   std::vector<Slice> slices_of(int N, Mode mode);
   void reserve_batch(int N);
   void drop_captures();
-  std::unique_ptr<Resident> upload(const SplitView& split);
-  Resident& evaluation_data(const SplitView& split);
+  BatchSource& evaluation_data(const SplitView& split);
+  void enqueue_sample(kernels::SampleBatch call, const Slice& slice);
   void enqueue_step(const std::vector<Slice>& slices);
   void enqueue_losses(const Slice& slice, int64_t images, bool gradient, uint8_t* prediction);
   void read_report(int slot, StepReport& report);
@@ -119,9 +113,10 @@ class Trainer {
   TrainerOptions options_;
   std::unique_ptr<DeviceStream> stream_;
   Optimizer optimizer_;
-  DeviceBuffer loss_value_, confusion_, labels_, loss_workspace_, order_;
-  std::unique_ptr<Resident> training_;
-  std::vector<std::pair<const uint8_t*, std::unique_ptr<Resident>>> evaluation_;  // by the host address of the images
+  DeviceBuffer loss_value_, confusion_, labels_, loss_workspace_;
+  std::unique_ptr<BatchSource> training_;
+  std::vector<std::pair<const uint8_t*, std::unique_ptr<BatchSource>>>
+      evaluation_;  // by the host address of the images
   int64_t entries_ = 0, steps_per_epoch_ = 0;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;

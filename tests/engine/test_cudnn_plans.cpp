@@ -98,7 +98,7 @@ TEST_P(CudnnPlans, EveryConvolutionHasOne) {
         const std::string what = std::string(device) + ' ' + p.name + ' ' + name + ' ' + to_string(shape);
         ASSERT_FALSE(graph.plans().empty()) << what << ": " << graph.refusal();
         const cudnn::Plan& plan = graph.plans().front();
-        EXPECT_LE(plan.workspace, cudnn::kWorkspaceCap) << what;
+        EXPECT_LE(plan.workspace, kWorkspaceLimit) << what;
         std::printf("%s: %s, %zu bytes\n", what.c_str(), plan.engine.c_str(), plan.workspace);
       };
       expect_plan("forward", Direction::forward, false);
