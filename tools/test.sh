@@ -1,24 +1,40 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds for the CPU, and runs all tests. `--cuda` builds with nvcc as well (cuDNN's plans are
-# then tested without a device); `--sanitize` adds the kernels under AddressSanitizer and ThreadSanitizer.
+# Installs what is missing, builds, and runs all tests: with the CUDA part wherever nvcc is (the GPU tests skip where
+# there is no GPU; cuDNN's plans are built without one), and every kernel under AddressSanitizer, UBSan and
+# ThreadSanitizer. `--quick` leaves the sanitizers out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS
 tools/setup.sh
-case " $* " in *" --cuda "*) preset=cuda ;; *) preset=release ;; esac
-launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-[ "$preset" = cuda ] && launcher+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")
 # Threads that spin would wait for each other when tests run side by side.
 export OMP_WAIT_POLICY=passive
 jobs=$(nproc)
+launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+preset=release
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
+if [ -n "$nvcc" ]; then
+  preset=cuda
+  launcher+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache "-DCMAKE_CUDA_COMPILER=$nvcc")
+  PATH=$PATH:$(dirname "$nvcc")
+fi
 total=0 skipped=0 failed=0
+
+# build PRESET TARGET...: quiet but for warnings and errors.
+build() {
+  local preset=$1 began=$SECONDS
+  shift
+  cmake --preset "$preset" "${launcher[@]}" >/dev/null
+  cmake --build "build/$preset" --target "$@" -- --quiet
+  echo "built in $((SECONDS - began))s"
+}
 
 run_tests() {  # preset, ctest arguments
   local build=build/$1 log
   shift
   log=$(mktemp)
   ctest --test-dir "$build" -j "$jobs" --output-on-failure --no-tests=error "$@" >"$log" 2>&1 || true
-  grep -vE '^ +(Start|[0-9]+/[0-9]+ Test).*' "$log" | tail -n 60
+  # What failed, with its output, and the summary; not a line for each of a thousand tests that passed or skipped.
+  grep -vE '^ *Start +[0-9]+:|^ *[0-9]+/[0-9]+ Test .*(Passed|Skipped)|^\s*[0-9]+ - .*\(Skipped\)$' "$log" | tail -n 100
   local count fails skips
   count=$(sed -nE 's/.* tests failed out of ([0-9]+).*/\1/p' "$log" | tail -n 1)
   fails=$(sed -nE 's/.*% tests passed, ([0-9]+) tests failed.*/\1/p' "$log" | tail -n 1)
@@ -28,14 +44,13 @@ run_tests() {  # preset, ctest arguments
 }
 
 echo "== $preset: everything"
-cmake --preset "$preset" "${launcher[@]}" >/dev/null
-cmake --build "build/$preset" -- --quiet
+build "$preset" all
 run_tests "$preset"
-if [[ " $* " == *" --sanitize "* ]]; then
+if [[ " $* " != *" --quick "* ]]; then
+  launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   for sanitizer in asan tsan; do
-    echo "== $sanitizer: every kernel in the checked executor, and the simulated device"
-    cmake --preset "$sanitizer" -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >/dev/null
-    cmake --build "build/$sanitizer" --target test_kernels -- --quiet
+    echo "== $sanitizer: every kernel in the checked executor, and the executor itself"
+    build "$sanitizer" test_kernels
     run_tests "$sanitizer" -L kernel -E KernelReport
   done
 fi

@@ -7,7 +7,7 @@ namespace regolith {
 
 #if !defined(REGOLITH_CUDA)
 std::unique_ptr<Device> make_cuda_device(int) {
-  throw DeviceError("this program was built without CUDA: run on the CPU, or build with cmake --preset cuda");
+  throw DeviceError("this program was built without CUDA: run with run.device=cpu, or build with cmake --preset cuda");
 }
 
 bool cuda_available() { return false; }

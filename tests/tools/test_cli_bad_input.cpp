@@ -161,7 +161,7 @@ TEST_F(CliBadInput, Checkpoint) {
 
 TEST_F(CliBadInput, NoGpu) {
   if (cuda_available()) GTEST_SKIP() << "there is a GPU here";
-  refuses({"tiny.yaml", "run.device=cuda"}, {"CUDA", "CPU"});
+  refuses({"tiny.yaml", "run.device=cuda"}, {"CUDA", "run.device=cpu"});
   EXPECT_FALSE(folder_.has("runs"));
 }
 
