@@ -1,5 +1,7 @@
 #include "tools/fit.h"
 
+#include <sys/resource.h>
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -291,7 +293,17 @@ class Run {
     phases_.stop();
     std::printf("\nwritten\n");
     for (const std::string& w : written) std::printf("  %s\n", path(w).c_str());
-    std::printf("\n%s\n", phases_.text().c_str());
+    std::printf("\n%s\n%s\n", phases_.text().c_str(), memory_text().c_str());
+  }
+
+  // What the plan promised, and what the process took at its most.
+  std::string memory_text() {
+    const auto mib = [](double bytes) { return std::to_string(std::lround(bytes / (1 << 20))) + " MiB"; };
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return "memory: arena " + mib(network_.arena_bytes()) + ", data " + mib(trainer_->data_bytes()) + ", weights " +
+           mib(network_.parameters().bytes() + network_.packed_bytes()) + "; peak of the process " +
+           mib(1024.0 * static_cast<double>(usage.ru_maxrss));
   }
 
   // Rows spread over the split, image beside truth beside prediction.

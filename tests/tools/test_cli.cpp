@@ -182,6 +182,18 @@ TEST_F(Cli, ExplainsTheBaseNetwork) {
   EXPECT_FALSE(folder_.has("runs"));
 }
 
+TEST_F(Cli, MemoryIsThatOfThePlan) {
+  const Outcome o = run({REGOLITH_SOURCE_DIR "/configs/models/unet.yaml", "data.synthetic.count=64", "run.device=cpu",
+                         "train.batch=32", "train.epochs=1"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  std::smatch m;
+  ASSERT_TRUE(std::regex_search(
+      o.out, m, std::regex("memory: arena ([0-9]+) MiB, data ([0-9]+) MiB, .* peak of the process ([0-9]+) MiB")))
+      << o.out;
+  EXPECT_GT(std::stoi(m[1]), 200);
+  EXPECT_LE(std::stoi(m[3]), 1.3 * (std::stoi(m[1]) + std::stoi(m[2])));
+}
+
 TEST_F(Cli, Helps) {
   const Outcome keys = run({"--help-config"}), usage = run({"--help"});
   EXPECT_EQ(keys.code, 0);
