@@ -1,6 +1,7 @@
 // The blocks that models name. Each says which attributes it reads; its nodes are named by what they are.
 #include <algorithm>
 
+#include "engine/graph/registry.h"
 #include "models/builder.h"
 
 namespace regolith {
@@ -25,11 +26,55 @@ int conv_norm(const Builder& b, const Attributes& a, const std::vector<int>& in)
   return x;
 }
 
+// repeat x (convolution, norm, ReLU, dropout, convolution, norm, + shortcut, ReLU): He et al. 2016, "Deep residual
+// learning". `stride` is that of the first convolution. Where sizes differ the shortcut is a 1x1 convolution, with a
+// norm of its own unless `shortcut: conv`.
+int residual(const Builder& b, const Attributes& a, const std::vector<int>& in) {
+  const int repeat = a.integer("repeat", 1, 64, 1);
+  const bool bare = a.choice("shortcut", {"conv_norm", "conv"}, "conv_norm") == "conv";
+  ConvAttributes first = parse_conv(a);
+  first.filters = a.integer("filters", 1, kMost);
+  ConvAttributes second = first, around = first;
+  second.stride = {1, 1};
+  around.kernel = around.dilation = {1, 1};
+  int x = in[0];
+  for (int i = 1; i <= repeat; ++i, first = second) {
+    const Builder unit = b.inside(std::to_string(i));
+    int h = unit.relu("relu1", unit.norm("norm1", unit.conv("conv1", x, first), a));
+    h = unit.dropout("dropout", h, a);
+    h = unit.norm("norm2", unit.conv("conv2", h, second), a);
+    int shortcut = x;
+    if (b.channels(x) != first.filters || first.stride != second.stride) {
+      shortcut = unit.conv("shortcut", x, around);
+      if (!bare) shortcut = unit.norm("shortcut_norm", shortcut, a);
+      around.stride = {1, 1};
+    }
+    x = unit.relu("relu2", unit.add_up("add", {h, shortcut}));
+  }
+  return x;
+}
+
+// repeat x (convolution, norm, ReLU, squeeze-and-excitation, dropout)
+int se_conv(const Builder& b, const Attributes& a, const std::vector<int>& in) {
+  const int filters = a.integer("filters", 1, kMost), repeat = a.integer("repeat", 1, 64, 1);
+  int x = in[0];
+  for (int i = 1; i <= repeat; ++i) {
+    const Builder unit = b.inside(std::to_string(i));
+    x = unit.relu("relu", unit.norm("norm", unit.conv("conv", x, filters, a), a));
+    x = unit.dropout("dropout", unit.add("se", find_op("squeeze_excite")->parse(a), {x}), a);
+  }
+  return x;
+}
+
 }  // namespace
 
 const std::vector<BlockEntry>& block_registry() {
   static const std::vector<BlockEntry> entries{
       {"conv_norm", "`repeat` times: convolution, norm, ReLU", keys({"filters", "repeat"}), 1, 1, conv_norm},
+      {"residual", "`repeat` times: two convolutions with norms, dropout between them, and a shortcut around them",
+       keys({"filters", "repeat", "rate", "shortcut"}), 1, 1, residual},
+      {"se_conv", "`repeat` times: convolution, norm, ReLU, squeeze-and-excitation, dropout",
+       keys({"filters", "repeat", "ratio", "rate"}), 1, 1, se_conv},
   };
   return entries;
 }

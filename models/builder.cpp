@@ -1,5 +1,6 @@
 #include "models/builder.h"
 
+#include "engine/graph/registry.h"
 #include "engine/ops/basic.h"
 #include "engine/ops/norm.h"
 
@@ -33,6 +34,11 @@ int Builder::norm(const std::string& name, int x, const Attributes& a) const {
 }
 
 int Builder::relu(const std::string& name, int x) const { return add(name, std::make_unique<ReluOp>(), {x}); }
+
+int Builder::dropout(const std::string& name, int x, const Attributes& a) const {
+  if (a.number("rate", 0, 1, 0) == 0) return x;
+  return add(name, find_op("dropout")->parse(a), {x});
+}
 
 int Builder::add_up(const std::string& name, std::vector<int> inputs) const {
   return add(name, std::make_unique<AddOp>(), std::move(inputs));

@@ -28,6 +28,7 @@ class Builder {
   int conv(const std::string& name, int x, const ConvAttributes& conv) const;
   int norm(const std::string& name, int x, const Attributes& a) const;
   int relu(const std::string& name, int x) const;
+  int dropout(const std::string& name, int x, const Attributes& a) const;  // x itself where `rate` is not there, or 0
   int add_up(const std::string& name, std::vector<int> inputs) const;
 
  private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "engine/graph/registry.h"
 #include "engine/ops/basic.h"
@@ -11,8 +12,10 @@
 namespace regolith {
 namespace {
 
-// Names that `in:` can say in one list of nodes, and the nodes they stand for.
-using Scope = std::map<std::string, int>;
+// Names that `in:` can say in one list of nodes, and the nodes they stand for: one, or all that a sub-network's last
+// input takes ("skips...").
+using Scope = std::map<std::string, std::vector<int>>;
+constexpr std::string_view kRest = "...";
 
 std::vector<std::string> names_of(const Scope& scope) {
   std::vector<std::string> names;
@@ -20,12 +23,18 @@ std::vector<std::string> names_of(const Scope& scope) {
   return names;
 }
 
-int look_up(const Scope& scope, const Yaml& reference) {
+const std::vector<int>& look_up(const Scope& scope, const Yaml& reference) {
   const std::string name = reference.as<std::string>();
   const auto it = scope.find(name);
   if (it == scope.end())
     reference.fail("there is no node '" + name + "' before this one" + did_you_mean(name, names_of(scope)));
   return it->second;
+}
+
+int look_up_one(const Scope& scope, const Yaml& reference) {
+  const std::vector<int>& nodes = look_up(scope, reference);
+  if (nodes.size() != 1) reference.fail("stands for " + std::to_string(nodes.size()) + " nodes; expected one");
+  return nodes[0];
 }
 
 std::vector<std::string> kinds(const auto& registry) {
@@ -48,13 +57,14 @@ class Reader {
     };
     Scope scope;
     const Builder root(graph_, "input", input.position().text());
-    scope["input"] =
+    graph_.input =
         root.add("", std::make_unique<InputOp>(size("height", 0), size("width", 0), size("channels", 1)), {});
-    graph_.input = scope["input"];
+    scope["input"] = {graph_.input};
     const int last = read_nodes(model_.at("nodes"), "", scope, {model_.find("defaults")}, nullptr, 0);
-    graph_.output = model_.find("output") ? look_up(scope, model_.at("output")) : last;
+    graph_.output = model_.find("output") ? look_up_one(scope, model_.at("output")) : last;
     read_heads(scope);
     check_used();
+    check_defaults(model_.find("defaults"));
     return std::move(graph_);
   }
 
@@ -69,10 +79,11 @@ class Reader {
       const auto it = scope.find(name);
       if (it == scope.end())
         heads.fail_key(name, "there is no node of that name" + did_you_mean(name, names_of(scope)));
-      if (graph_.nodes[it->second].shape().C != graph_.classes())
-        heads.fail_key(name, "has " + std::to_string(graph_.nodes[it->second].shape().C) +
-                                 " channels; the output has " + std::to_string(graph_.classes()));
-      graph_.heads.push_back({it->second, static_cast<float>(weight.as_double(0))});
+      const int node = it->second[0];  // of the model's own nodes: each stands for one
+      const Shape &shape = graph_.nodes[node].shape(), &output = graph_.nodes[graph_.output].shape();
+      if (shape != output)
+        heads.fail_key(name, "is " + to_string(shape) + "; the output, with the same masks, is " + to_string(output));
+      graph_.heads.push_back({node, static_cast<float>(weight.as_double(0))});
     }
   }
 
@@ -88,6 +99,16 @@ class Reader {
     }
   }
 
+  // A default that nothing takes is a mistake, not a wish.
+  void check_defaults(const Yaml& defaults) const {
+    if (!defaults) return;
+    for (const auto& [name, value, position] : defaults.items()) {
+      if (!taken_.contains(name))
+        defaults.fail_key(name, "no node takes a key of that name" +
+                                    did_you_mean(name, std::vector<std::string>(taken_.begin(), taken_.end())));
+    }
+  }
+
   // The last node of the list.
   int read_nodes(const Yaml& nodes, const std::string& path, Scope& scope, const std::vector<Yaml>& defaults,
                  const Attributes::Params* params, int depth) {
@@ -99,7 +120,7 @@ class Reader {
       const Attributes a(spec, defaults, params);
       const std::vector<int> inputs = read_inputs(a, scope);
       last = read_node(name, position, path + name, a, inputs, scope, defaults, depth);
-      scope[name] = last;
+      scope[name] = {last};
     }
     if (last < 0) nodes.fail("expected at least one node");
     return last;
@@ -108,10 +129,9 @@ class Reader {
   std::vector<int> read_inputs(const Attributes& a, const Scope& scope) {
     std::vector<int> inputs;
     const Yaml in = a.resolve(a.node().at("in"));
-    if (in.is_list()) {
-      for (const Yaml& e : in.elements()) inputs.push_back(look_up(scope, a.resolve(e)));
-    } else {
-      inputs.push_back(look_up(scope, in));
+    for (const Yaml& e : in.is_list() ? in.elements() : std::vector<Yaml>{in}) {
+      const std::vector<int>& nodes = look_up(scope, a.resolve(e));
+      inputs.insert(inputs.end(), nodes.begin(), nodes.end());
     }
     return inputs;
   }
@@ -127,6 +147,7 @@ class Reader {
     const Builder b(graph_, path, position.text());
     const auto check = [&](const auto& entry) {
       std::vector<std::string> keys = entry.keys;
+      taken_.insert(keys.begin(), keys.end());
       keys.insert(keys.end(), {way, "in"});
       spec.expect_keys(keys);
       const int n = static_cast<int>(inputs.size());
@@ -152,6 +173,7 @@ class Reader {
     return read_net(name, path, a, kind, inputs, scope, defaults, depth);
   }
 
+  // A sub-network used `repeat` times reads itself: as ITS/1, ITS/2, ... the first input of each is the one before.
   int read_net(const std::string& name, const std::string& path, const Attributes& a, const Yaml& kind,
                const std::vector<int>& inputs, Scope& scope, const std::vector<Yaml>& defaults, int depth) {
     if (depth > 16) kind.fail("sub-networks are nested more than 16 deep: does one use itself?");
@@ -164,15 +186,8 @@ class Reader {
     if (!net) kind.fail("there is no sub-network '" + net_name + "'" + did_you_mean(net_name, known));
     net.expect_keys({"inputs", "params", "defaults", "nodes", "output"});
 
-    Scope inner;
-    const auto input_names = net.at("inputs").as<std::vector<std::string>>();
-    if (input_names.size() != inputs.size())
-      a.node().find("in").fail("sub-network " + net_name + " takes " + std::to_string(input_names.size()) +
-                               " inputs, not " + std::to_string(inputs.size()));
-    for (size_t i = 0; i < inputs.size(); ++i) inner[input_names[i]] = inputs[i];
-
     Attributes::Params params;
-    std::vector<std::string> allowed{"net", "in"};
+    std::vector<std::string> allowed{"net", "in", "repeat"};
     if (const Yaml declared = net.find("params")) {
       for (const auto& item : declared.items()) {
         const Yaml given = a.node().find(item.key);
@@ -184,16 +199,41 @@ class Reader {
     a.node().expect_keys(allowed);
     std::vector<Yaml> inner_defaults{net.find("defaults")};
     inner_defaults.insert(inner_defaults.end(), defaults.begin(), defaults.end());
-    const int last = read_nodes(net.at("nodes"), path + "/", inner, inner_defaults, &params, depth + 1);
-    for (const auto& [inner_name, id] : inner) {
-      if (std::find(input_names.begin(), input_names.end(), inner_name) == input_names.end())
-        scope[name + "." + inner_name] = id;
+
+    const Yaml given_repeat = a.node().find("repeat");
+    const int64_t repeat = given_repeat ? a.resolve(given_repeat).as_int(1, 1024) : 1;
+    std::vector<int> from = inputs;
+    for (int64_t i = 1; i <= repeat; ++i) {
+      Scope inner = bind_inputs(net, net_name, a, from);
+      const Scope outer = inner;
+      const std::string own = repeat == 1 ? path : path + "/" + std::to_string(i);
+      const int last = read_nodes(net.at("nodes"), own + "/", inner, inner_defaults, &params, depth + 1);
+      from[0] = net.find("output") ? look_up_one(inner, net.at("output")) : last;
+      for (const auto& [inner_name, nodes] : inner)
+        if (!outer.contains(inner_name)) scope[name + "." + inner_name] = nodes;
     }
-    return net.find("output") ? look_up(inner, net.at("output")) : last;
+    return from[0];
+  }
+
+  // The names of a sub-network's inputs, and what they stand for in one use. "rest..." takes any number, at least one.
+  Scope bind_inputs(const Yaml& net, const std::string& net_name, const Attributes& a, const std::vector<int>& inputs) {
+    Scope scope;
+    const auto names = net.at("inputs").as<std::vector<std::string>>();
+    const bool open = !names.empty() && names.back().ends_with(kRest);
+    if (open ? inputs.size() < names.size() : inputs.size() != names.size())
+      a.node().find("in").fail("sub-network " + net_name + " takes " + std::to_string(names.size()) +
+                               (open ? " or more" : "") + " inputs, not " + std::to_string(inputs.size()));
+    for (size_t i = 0; i < names.size(); ++i) {
+      const bool rest = open && i + 1 == names.size();
+      const std::string name = rest ? names[i].substr(0, names[i].size() - kRest.size()) : names[i];
+      scope[name] = rest ? std::vector(inputs.begin() + static_cast<long>(i), inputs.end()) : std::vector{inputs[i]};
+    }
+    return scope;
   }
 
   const Yaml& model_;
   Graph graph_;
+  std::set<std::string> taken_;  // keys of the ops and blocks that the model uses: what `defaults` may name
 };
 
 }  // namespace
