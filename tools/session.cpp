@@ -273,6 +273,7 @@ TrainerOptions trainer_options(const config::RunConfig& c, const kernels::Augmen
   o.divisor = static_cast<float>(1 / c.data.normalise.scale);
   o.offset = static_cast<float>(-c.data.normalise.shift / c.data.normalise.scale);
   o.capture = c.run.cuda_graph;
+  if (c.profile) o.profile_start = c.profile->start, o.profile_steps = c.profile->steps;
   constexpr Streaming streaming[] = {Streaming::automatic, Streaming::on, Streaming::off};
   o.streaming = streaming[static_cast<int>(c.data.streaming)];
   return o;

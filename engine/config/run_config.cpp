@@ -255,8 +255,8 @@ void fields(V& v, GraphSection& s) {
 }
 template <class V>
 void fields(V& v, ProfileSection& s) {
-  v("start", s.start, {.doc = "first step that is measured", .min = 0, .max = 1e12});
-  v("steps", s.steps, {.doc = "steps that are measured", .min = 1, .max = 1e6});
+  v("start", s.start, {.doc = "first step that is recorded", .min = 0, .max = 1e12});
+  v("steps", s.steps, {.doc = "steps that are recorded", .min = 1, .max = 1e6});
 }
 template <class V>
 void fields(V& v, RunConfig& s) {
@@ -268,7 +268,8 @@ void fields(V& v, RunConfig& s) {
   v("train", s.train, {});
   v("conv", s.conv, {});
   v("graph", s.graph, {});
-  v("profile", s.profile, {.doc = "time every node of some steps"});
+  v("profile", s.profile,
+    {.doc = "steps that Nsight records (--capture-range=cudaProfilerApi, --profile-from-start off)"});
 }
 
 }  // namespace table

@@ -1,4 +1,5 @@
 // The CUDA runtime as a device. A step is captured with cudaStreamBeginCapture (thread-local mode) and replayed.
+#include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 
 #include <string>
@@ -129,6 +130,11 @@ class CudaDevice : public Device {
   }
   void fill(void* to, uint8_t byte, size_t bytes, DeviceStream& s) override {
     check(cudaMemsetAsync(to, byte, bytes, native(s)), "fill");
+  }
+
+  void profile(bool on) override {
+    select();
+    check(on ? cudaProfilerStart() : cudaProfilerStop(), on ? "starting the profiler" : "stopping the profiler");
   }
 
   std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) override {

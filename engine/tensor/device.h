@@ -58,6 +58,10 @@ class Device {
   virtual void copy(void* to, const void* from, size_t bytes, DeviceStream& stream) = 0;  // device to device
   virtual void fill(void* device, uint8_t byte, size_t bytes, DeviceStream& stream) = 0;
 
+  // Tells a profiler that is attached (Nsight Systems, Nsight Compute) to begin and to end recording. The host waits
+  // for what was enqueued before. Without a profiler, and on the CPU, nothing happens.
+  virtual void profile(bool /*on*/) {}
+
   // Records what `work` enqueues on `stream` (and on streams that wait for its events, and are joined again) without
   // running it.
   virtual std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) = 0;

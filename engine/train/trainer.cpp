@@ -168,6 +168,14 @@ void Trainer::enqueue_step(const std::vector<Slice>& slices) {
   optimizer_.update(*stream_, p.master(), p.grad(), p.low_type() == DType::f32 ? nullptr : p.low());
 }
 
+// Before the step of that number: a profiler's recording begins or ends here.
+void Trainer::mark_profile(int64_t step) {
+  const int64_t first = options_.profile_start, last = first + options_.profile_steps;
+  if (options_.profile_steps == 0 || (step != first && step != last)) return;
+  stream_->synchronize();
+  device_.profile(step == first);
+}
+
 void Trainer::read_report(int slot, StepReport& report) {
   pinned_->events[slot]->synchronize();
   const Pinned::Slot& s = pinned_->slots[slot];
@@ -217,6 +225,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   for (int64_t i = in_epoch; i < steps_per_epoch_ && go_on; ++i) {
     const bool last_is_tail = has_tail && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
+    mark_profile(begin + i - in_epoch);
     training_->bring(i);
     run(last_is_tail ? tail : full, last_is_tail ? tail_graph_ : full_graph_);
     const int slot = static_cast<int>(i % 2);

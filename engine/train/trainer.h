@@ -33,6 +33,7 @@ struct TrainerOptions {
   float divisor = 255, offset = 0;  // image = (byte - offset) / divisor
   bool capture = true;              // where the device can
   Streaming streaming = Streaming::automatic;
+  int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
 };
 
 // What the host knows of a finished step.
@@ -100,6 +101,7 @@ class Trainer {
   std::vector<Slice> slices_of(int N, Mode mode);
   void reserve_batch(int N);
   void drop_captures();
+  void mark_profile(int64_t step);
   BatchSource& evaluation_data(const SplitView& split);
   void enqueue_sample(kernels::SampleBatch call, const Slice& slice);
   void enqueue_step(const std::vector<Slice>& slices);

@@ -253,6 +253,58 @@ TEST(Trainer, StopsWhenItIsTold) {
   EXPECT_EQ(trainer.state().step, 3);
 }
 
+// The CPU, with a profiler that notes what had been done when it was told to begin and to end.
+class Profiled : public Device {
+ public:
+  std::unique_ptr<Device> cpu = make_cpu_device(1);
+  std::vector<std::pair<bool, size_t>> marks;  // on, losses reported so far
+  const std::vector<double>* losses = nullptr;
+
+  void profile(bool on) override { marks.emplace_back(on, losses->size()); }
+  DeviceKind kind() const override { return cpu->kind(); }
+  std::string name() const override { return cpu->name(); }
+  size_t free_bytes() const override { return cpu->free_bytes(); }
+  void* allocate(size_t bytes) override { return cpu->allocate(bytes); }
+  void release(void* memory) noexcept override { cpu->release(memory); }
+  void* allocate_host(size_t bytes) override { return cpu->allocate_host(bytes); }
+  void release_host(void* memory) noexcept override { cpu->release_host(memory); }
+  std::unique_ptr<DeviceStream> make_stream() override { return cpu->make_stream(); }
+  std::unique_ptr<Event> make_event() override { return cpu->make_event(); }
+  void upload(void* d, const void* h, size_t n, DeviceStream& s) override { cpu->upload(d, h, n, s); }
+  void download(void* h, const void* d, size_t n, DeviceStream& s) override { cpu->download(h, d, n, s); }
+  void copy(void* to, const void* from, size_t n, DeviceStream& s) override { cpu->copy(to, from, n, s); }
+  void fill(void* d, uint8_t byte, size_t n, DeviceStream& s) override { cpu->fill(d, byte, n, s); }
+  std::unique_ptr<CapturedGraph> capture(DeviceStream& s, const std::function<void()>& work) override {
+    return cpu->capture(s, work);
+  }
+};
+
+TEST(Trainer, BracketsTheStepsThatAProfilerRecords) {
+  const Data data;
+  Profiled device;
+  Variant setup;
+  setup.trainer.profile_start = 2;  // of three steps an epoch: the last of the first epoch, and one more
+  setup.trainer.profile_steps = 2;
+  Network network(small_unet("batch"), device, setup.network);
+  Trainer trainer(network, focal(), setup.trainer);
+  network.parameters().initialise(5, trainer.stream());
+  trainer.set_training_data(data.view(), kCount);
+  std::vector<double> losses;
+  device.losses = &losses;
+  std::vector<int32_t> order(kCount);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    trainer.run_epoch(
+        order, [](int64_t) { return 1e-3; },
+        [&](const StepReport& r) {
+          losses.push_back(r.loss);
+          return true;
+        });
+  }
+  // Reports come one step late, and all of an epoch's before the next begins.
+  EXPECT_EQ(device.marks, (std::vector<std::pair<bool, size_t>>{{true, 1}, {false, 3}}));
+}
+
 TEST(Views, ConcatOfTheUnetCopiesNothing) {
   auto cpu = make_cpu_device(1);
   Graph g = read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
