@@ -67,7 +67,8 @@ class CudnnConvolution : public Convolution {
     compiled_->forward->run(native(s), o, workspace);
     if (!compiled_->fused) kernels::bias_forward(s, {y, bias, y, request_.relu});
   }
-  void dgrad(DeviceStream& s, const Map& dy, const void* w, const void*, const Map& dx, void* workspace) override {
+  void dgrad(DeviceStream& s, const Map& dy, const void* w, const void*, const Map& dx, void* workspace,
+             const DgradEpilogue&) override {
     compiled_->dgrad->run(native(s), {dx.data, const_cast<void*>(w), dy.data, nullptr}, workspace);
   }
   void wgrad(DeviceStream& s, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,

@@ -86,9 +86,9 @@ struct Reorder {
 
 // All that oneDNN compiles for a request.
 struct Compiled {
-  memory::desc x, y, bias, weights;  // weights: (K,R,S,C)
+  memory::desc x, y, bias, input_bias, weights, adjoint;  // weights: (K,R,S,C), and as its adjoint sees them
   Primitive forward;
-  std::optional<Primitive> dgrad, wgrad;
+  std::optional<Primitive> dgrad, dgrad_add, dgrad_bias, wgrad;
   std::optional<Reorder> pack_forward, pack_dgrad, write_dw, add_dw;
   std::optional<DirectWgrad> direct_wgrad;
 
@@ -111,11 +111,27 @@ struct Compiled {
     const Forward::primitive_desc hint(cpu(), dnnl::prop_kind::forward_training, direct_algorithm, x, any, none, y,
                                        stride, dilation, before, after, attributes);
     if (request.needs_dgrad) {
-      using Dgrad = dnnl::convolution_backward_data;
-      const Dgrad::primitive_desc desc(cpu(), direct_algorithm, x, any, y, stride, dilation, before, after, hint,
-                                       attributes);
-      dgrad = Primitive::make<Dgrad>(desc, desc.weights_desc(), "dgrad");
-      if (dgrad->weights != weights) pack_dgrad.emplace(weights, dgrad->weights);
+      // The adjoint as a forward primitive: the same loops as convolution_backward_data, which take an epilogue.
+      const memory::dims turned{s.C, s.K, s.R, s.S};
+      const int64_t pixel = s.C, row = pixel * s.S, filter = row * s.R;
+      adjoint = {turned, type, memory::dims{1, filter, row, pixel}};
+      input_bias = {{s.C}, f32, Tag::a};
+      const memory::desc free(turned, type, Tag::any);
+      const auto make = [&](const memory::desc& w, const memory::desc& b, bool add) {
+        using Dgrad = dnnl::deconvolution_forward;
+        dnnl::primitive_attr with = attributes;
+        dnnl::post_ops sum;
+        if (add) sum.append_sum(1.0f);
+        with.set_post_ops(sum);
+        const Dgrad::primitive_desc desc(cpu(), dnnl::prop_kind::forward_training,
+                                         dnnl::algorithm::deconvolution_direct, y, w, b, x, stride, dilation, before,
+                                         after, with);
+        return Primitive::make<Dgrad>(desc, desc.weights_desc(), "dgrad");
+      };
+      dgrad = make(free, none, false);
+      dgrad_add = make(dgrad->weights, none, true);
+      dgrad_bias = make(dgrad->weights, input_bias, false);
+      if (dgrad->weights != adjoint) pack_dgrad.emplace(adjoint, dgrad->weights);
     }
     if (request.needs_wgrad && direct) direct_wgrad.emplace(s, request.type, omp_get_max_threads());
     if (request.needs_wgrad && !direct) {
@@ -179,8 +195,12 @@ class OnednnConvolution : public Convolution {
 
   size_t forward_workspace() const override { return x_bytes_ + y_bytes_ + compiled_->forward.scratch.get_size(); }
   size_t dgrad_workspace() const override {
-    return compiled_->dgrad ? x_bytes_ + y_bytes_ + compiled_->dgrad->scratch.get_size() : 0;
+    const Compiled& c = *compiled_;
+    if (!c.dgrad) return 0;
+    return x_bytes_ + y_bytes_ +
+           std::max({c.dgrad->scratch.get_size(), c.dgrad_add->scratch.get_size(), c.dgrad_bias->scratch.get_size()});
   }
+  bool has_dgrad_epilogue() const override { return !via_fp32_; }
   size_t wgrad_workspace() const override {
     const Compiled& c = *compiled_;
     if (c.direct_wgrad) return c.direct_wgrad->workspace();
@@ -218,20 +238,23 @@ class OnednnConvolution : public Convolution {
     if (via_fp32_) kernels::cast(stream, {out, DType::f32, y.data, request_.type, y.elements()});
   }
 
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void* packed, const Map& dx,
-             void* workspace) override {
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void* packed, const Map& dx, void* workspace,
+             const DgradEpilogue& epilogue) override {
     require(compiled_->dgrad.has_value(), "dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
     const void* weights = compiled_->pack_dgrad ? at(packed, dgrad_at_) : via_fp32_ ? packed : w;
     const void* in = to_fp32(stream, dy, workspace);
     void* out = via_fp32_ ? at(workspace, y_bytes_) : dx.data;
-    stream.enqueue("onednn_dgrad", [c = compiled_, in, weights, out, scratch = at(workspace, x_bytes_ + y_bytes_)] {
-      c->dgrad->execute({{DNNL_ARG_DIFF_DST, view(c->y, in)},
-                         {DNNL_ARG_WEIGHTS, view(c->dgrad->weights, weights)},
-                         {DNNL_ARG_DIFF_SRC, view(c->x, out)}},
-                        scratch);
-    });
+    stream.enqueue(
+        "onednn_dgrad", [c = compiled_, in, weights, out, epilogue, scratch = at(workspace, x_bytes_ + y_bytes_)] {
+          Arguments arguments{{DNNL_ARG_SRC, view(c->y, in)},
+                              {DNNL_ARG_WEIGHTS, view(c->dgrad->weights, weights)},
+                              {DNNL_ARG_DST, view(c->x, out)}};
+          if (epilogue.bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, view(c->input_bias, epilogue.bias));
+          const auto& p = epilogue.accumulate ? c->dgrad_add : epilogue.bias != nullptr ? c->dgrad_bias : c->dgrad;
+          p->execute(std::move(arguments), scratch);
+        });
     if (via_fp32_) kernels::cast(stream, {out, DType::f32, dx.data, request_.type, dx.elements()});
   }
 

@@ -48,6 +48,12 @@ struct ConvRequest {
   size_t workspace_limit = kWorkspaceLimit;  // bytes that an engine of cuDNN may ask for
 };
 
+// What dgrad does in its epilogue, one of: add to what stands in dx; add a bias per input channel (fp32, C values).
+struct DgradEpilogue {
+  bool accumulate = false;
+  const float* bias = nullptr;
+};
+
 // One convolution, compiled for its shape. Not thread-safe; used from the thread that owns the stream.
 // Maps are whole buffers (pitch == C) on 64-byte lines. Workspaces are device memory on 256-byte lines, of at least
 // the size that was asked for. Everything is enqueued on the stream; nothing waits.
@@ -71,9 +77,10 @@ class Convolution {
   // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none.
   virtual void forward(DeviceStream&, const Map& x, const void* w, const void* packed, const float* bias, const Map& y,
                        void* workspace) = 0;
-  // dx = dy * w^T, written.
-  virtual void dgrad(DeviceStream&, const Map& dy, const void* w, const void* packed, const Map& dx,
-                     void* workspace) = 0;
+  // dx = dy * w^T, written. An epilogue only where has_dgrad_epilogue() says that there is one.
+  virtual void dgrad(DeviceStream&, const Map& dy, const void* w, const void* packed, const Map& dx, void* workspace,
+                     const DgradEpilogue& epilogue = {}) = 0;
+  virtual bool has_dgrad_epilogue() const { return false; }
   // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
   virtual void wgrad(DeviceStream&, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
                      void* workspace) = 0;

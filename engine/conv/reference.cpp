@@ -24,7 +24,8 @@ class ReferenceConvolution : public Convolution {
                void*) override {
     kernels::conv_direct_forward(stream, {x, w, bias, y, window_, relu_});
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+             const DgradEpilogue&) override {
     kernels::conv_direct_dgrad(stream, {dy, w, dx, window_});
   }
   void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,

@@ -31,7 +31,8 @@ class ThinInConvolution : public Convolution {
     kernels::thin_spread(stream, {x, w, bias, y, window_, relu_});
   }
   // Of the images themselves: no network asks for it in training, so plain loops do.
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+             const DgradEpilogue&) override {
     kernels::conv_direct_dgrad(
         stream, {dy, w, dx, {.R = shape_.R, .S = shape_.S, .pad = {shape_.pad_before[0], shape_.pad_before[1]}}});
   }
@@ -64,7 +65,8 @@ class ThinOutConvolution : public Convolution {
                void*) override {
     kernels::thin_dot(stream, {x, w, bias, y, relu_});
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*) override {
+  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+             const DgradEpilogue&) override {
     kernels::thin_spread(stream, {dy, w, nullptr, dx, {.taps_first = true}});
   }
   void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,

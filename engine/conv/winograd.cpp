@@ -375,8 +375,8 @@ class WinogradConvolution : public Convolution {
                                         relu = request_.relu, bias = request_.bias ? bias : nullptr, y = y.data,
                                         ws = static_cast<float*>(workspace)] { c->forward(x, u, bias, relu, y, ws); });
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void*, const void* packed, const Map& dx,
-             void* workspace) override {
+  void dgrad(DeviceStream& stream, const Map& dy, const void*, const void* packed, const Map& dx, void* workspace,
+             const DgradEpilogue&) override {
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
     stream.enqueue("winograd_dgrad", [c = winograd_, dy = dy.data, u = static_cast<const float*>(packed), dx = dx.data,

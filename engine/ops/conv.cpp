@@ -123,7 +123,9 @@ void ConvOp::backward(const OpRun& run) {
   if (a_.relu) kernels::relu_backward(*run.stream, {.y = run.y, .dy = run.dy, .dx = run.dy});
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
   conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
-  if (run.dx[0]) conv_->dgrad(*run.stream, run.dy, run.params[0].low, run.packed, run.dx[0], run.workspace);
+  if (run.dx[0])
+    conv_->dgrad(*run.stream, run.dy, run.params[0].low, run.packed, run.dx[0], run.workspace,
+                 {.accumulate = run.accumulate[0]});
 }
 
 std::string ConvTransposeOp::describe() const { return regolith::describe(a_); }
@@ -164,8 +166,10 @@ void ConvTransposeOp::pack_weights(const OpRun& run) {
 }
 
 void ConvTransposeOp::forward(const OpRun& run) {
-  conv_->dgrad(*run.stream, run.x[0], run.params[0].low, run.packed, run.y, run.workspace);
-  if (a_.bias) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
+  const bool fused = a_.bias && conv_->has_dgrad_epilogue();
+  conv_->dgrad(*run.stream, run.x[0], run.params[0].low, run.packed, run.y, run.workspace,
+               {.bias = fused ? run.params[1].master : nullptr});
+  if (a_.bias && !fused) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
 }
 
 void ConvTransposeOp::backward(const OpRun& run) {

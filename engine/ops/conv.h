@@ -34,6 +34,7 @@ class ConvOp : public OpBase<ConvOp> {
   std::string_view kind() const override { return "conv"; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;
+  bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
   void compile(const CompileContext& context) override;
   std::string provider() const override;
   size_t forward_workspace() const override { return conv_->forward_workspace(); }

@@ -149,6 +149,21 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
     conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as());
     stream->synchronize();
     expect_equal(dx, oracle.dx, "dx");
+    if (conv.has_dgrad_epilogue()) {
+      const auto run = [&](const DgradEpilogue& e) {
+        conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as(), e);
+        stream->synchronize();
+      };
+      const Tensor input_bias(device, DType::f32, integers(s.C, 5, 3));
+      std::vector<double> biased = oracle.dx;
+      for (size_t i = 0; i < biased.size(); ++i) biased[i] += input_bias.get(i % s.C);
+      run({.bias = input_bias.memory.as<float>()});
+      expect_equal(dx, biased, "dx with bias");
+      for (size_t i = 0; i < dx.n; ++i) dx.set(i, static_cast<float>(oracle.x[i]));
+      for (size_t i = 0; i < biased.size(); ++i) biased[i] = oracle.dx[i] + oracle.x[i];
+      run({.accumulate = true});
+      expect_equal(dx, biased, "dx, accumulated");
+    }
   }
   for (int times = 1; times <= 2; ++times) {
     const Tensor ws = scratch(conv.wgrad_workspace());
