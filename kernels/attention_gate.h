@@ -15,7 +15,7 @@
 // will do; whole vectors of them are faster.
 //
 // Occupancy of gate: at least 25% (128 threads, 35072 bytes of shared memory).
-// Occupancy of gate_backward: at least 12% (128 threads, 69888 bytes of shared memory).
+// Occupancy of gate_backward: at least 12% (128 threads, 68864 bytes of shared memory).
 // Occupancy of gate_weight_gradient: at least 25% (128 threads, 34816 bytes of shared memory).
 #pragma once
 

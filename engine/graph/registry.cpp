@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/ops/attention_gate.h"
 #include "engine/ops/basic.h"
 #include "engine/ops/conv.h"
 #include "engine/ops/norm.h"
@@ -24,6 +25,12 @@ const std::vector<OpEntry>& op_registry() {
   static const std::vector<std::string> conv{"filters", "kernel", "stride", "dilation", "padding", "bias", "init"};
   static const std::vector<OpEntry> entries{
       {"add", "the sum of maps of one shape", {}, 2, many, [](const Attributes&) { return std::make_unique<AddOp>(); }},
+      {"attention_gate",
+       "a skip weighted per pixel by a gating signal",
+       {"filters", "init"},
+       2,
+       2,
+       parse_attention_gate},
       {"batch_norm", "batch normalisation", {"momentum", "epsilon"}, 1, 1, parse_batch_norm},
       {"concat", "channels side by side", {}, 2, many, [](const Attributes&) { return std::make_unique<ConcatOp>(); }},
       {"conv", "convolution", conv, 1, 1,
