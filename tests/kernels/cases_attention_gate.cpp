@@ -139,20 +139,18 @@ Instance backward_instance(const Gate& k, Lab& lab) {
   const Bench b(k, lab);
   const Inputs in = b.inputs();
   const Forward f = forward(k, in);
-  // Of fp32, and so that bf16 factors of the products are like those of the oracle.
   Buffer& a = lab.input("a", {k.N, k.H, k.W, 1}, f.a, DType::f32);
   Buffer& dy =
       k.in_place ? lab.inout("dy", k.layout(k.Cx, 8, 8), normal()) : lab.input("dy", k.layout(k.Cx, 8, 8), normal());
-  const auto gradient = [&](const char* name, Layout layout, const Buffer& of, std::optional<DType> t) {
-    (void)of;
+  const auto gradient = [&](const char* name, Layout layout, std::optional<DType> t = {}) {
     return k.accumulate ? &lab.inout(name, layout, normal(), t) : &lab.output(name, layout, t);
   };
-  Buffer* dx = !k.wants_dx ? nullptr : k.in_place ? &dy : gradient("dx", k.layout(k.Cx, 16, 0), b.x, {});
-  Buffer* dg = !k.wants_dg ? nullptr : gradient("dg", k.layout(k.Cg, 0, 16), b.g, {});
-  Buffer* dtheta = gradient("dtheta", {1, 1, k.Ci, k.Cx}, b.theta, DType::f32);
-  Buffer* dphi = gradient("dphi", {1, 1, k.Ci, k.Cg}, b.phi, DType::f32);
-  Buffer* dpsi = gradient("dpsi", {1, 1, 1, k.Ci}, b.psi, DType::f32);
-  Buffer* dbias = gradient("dbias", {1, 1, 1, 1}, b.bias, DType::f32);
+  Buffer* dx = !k.wants_dx ? nullptr : k.in_place ? &dy : gradient("dx", k.layout(k.Cx, 16, 0));
+  Buffer* dg = !k.wants_dg ? nullptr : gradient("dg", k.layout(k.Cg, 0, 16));
+  Buffer* dtheta = gradient("dtheta", {1, 1, k.Ci, k.Cx}, DType::f32);
+  Buffer* dphi = gradient("dphi", {1, 1, k.Ci, k.Cg}, DType::f32);
+  Buffer* dpsi = gradient("dpsi", {1, 1, 1, k.Ci}, DType::f32);
+  Buffer* dbias = gradient("dbias", {1, 1, 1, 1}, DType::f32);
   const kernels::AttentionGateWorkspace layout(b.x.map(), b.g.map(), k.Ci);
   const kernels::AttentionGateBackward args{.x = b.x.map(),
                                             .g = b.g.map(),
