@@ -53,6 +53,14 @@ TEST(Math, LogIsWithinTwoUlp) {
   EXPECT_LT(worst(f, g, 1, 3e38f), 1.5);
 }
 
+TEST(Math, ErfIsWithinSevenUlp) {
+  const auto f = [](Vec<L> x) { return erf(x); };
+  const auto g = [](double x) { return std::erf(x); };
+  EXPECT_LT(worst(f, g, -1e-3f, 1e-3f), 7);
+  EXPECT_LT(worst(f, g, -1, 1), 7);
+  EXPECT_LT(worst(f, g, -5, 5), 7);
+}
+
 TEST(Math, SqrtIsExact) {
   EXPECT_LE(worst([](Vec<L> x) { return sqrt(x); }, [](double x) { return std::sqrt(x); }, 0, 1e6f), .5);
 }
@@ -71,6 +79,11 @@ TEST(Math, EndsOfTheRange) {
   EXPECT_EQ(l(kInfinity), kInfinity);
   EXPECT_TRUE(std::isnan(l(-1)));
   EXPECT_TRUE(std::isnan(l(kNaN)));
+  const auto r = [](float x) { return erf(Vec<L>(x))[L - 1]; };
+  EXPECT_EQ(r(0), 0);
+  EXPECT_NEAR(r(kInfinity), 1, 6e-8);
+  EXPECT_NEAR(r(-kInfinity), -1, 6e-8);
+  EXPECT_TRUE(std::isnan(r(kNaN)));
 }
 
 }  // namespace

@@ -1,0 +1,136 @@
+#include "kernels/layer_norm.h"
+
+#include "kernels/channel_sum.h"
+#include "kernels/core/columns.h"
+#include "kernels/core/launch.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+// A warp owns a pixel; its channels stay in the first cache from one pass to the next.
+template <class T, int L>
+__global__ void __launch_bounds__(kThreads)
+    layer_norm(Map x, Map y, const float* gamma, const float* beta, float* mean, float* rstd, float epsilon) {
+  using V = Vec<L>;
+  const Range pixels = block_range(x.pixels());
+  const int first = lane() * L, step = kWarp * L;
+  const float share = 1 / static_cast<float>(x.C);
+  for (int64_t p = pixels.begin + warp_rank(); p < pixels.end; p += warps()) {
+    const T* in = x.as<const T>() + p * x.pitch;
+    T* out = y.as<T>() + p * y.pitch;
+    V sum(0), squares(0);
+    for (int c = first; c < x.C; c += step) sum += load<V>(in + c);
+    const float m = warp_sum(sum_lanes(sum)) * share;
+    for (int c = first; c < x.C; c += step) {
+      const V d = load<V>(in + c) - V(m);
+      squares = fma(d, d, squares);
+    }
+    const float r = 1 / sqrtf(warp_sum(sum_lanes(squares)) * share + epsilon);
+    for (int c = first; c < x.C; c += step)
+      store(out + c, fma((load<V>(in + c) - V(m)) * V(r), load<V>(gamma + c), load<V>(beta + c)));
+    if (lane() == 0) {
+      mean[p] = m;
+      rstd[p] = r;
+    }
+  }
+}
+
+template <class T, int L>
+__global__ void __launch_bounds__(kThreads) layer_norm_gradient(Map x, Map dy, Map dx, const float* gamma,
+                                                                const float* mean, const float* rstd, bool accumulate) {
+  using V = Vec<L>;
+  const Range pixels = block_range(x.pixels());
+  const int first = lane() * L, step = kWarp * L;
+  const float share = 1 / static_cast<float>(x.C);
+  for (int64_t p = pixels.begin + warp_rank(); p < pixels.end; p += warps()) {
+    const T *in = x.as<const T>() + p * x.pitch, *up = dy.as<const T>() + p * dy.pitch;
+    T* out = dx.as<T>() + p * dx.pitch;
+    const V m(mean[p]), r(rstd[p]);
+    V sum(0), moment(0);
+    for (int c = first; c < x.C; c += step) {
+      const V g = load<V>(up + c) * load<V>(gamma + c);
+      sum += g;
+      moment = fma(g, (load<V>(in + c) - m) * r, moment);
+    }
+    const V a(warp_sum(sum_lanes(sum)) * share), b(warp_sum(sum_lanes(moment)) * share);
+    for (int c = first; c < x.C; c += step) {
+      const V h = (load<V>(in + c) - m) * r;
+      V g = (load<V>(up + c) * load<V>(gamma + c) - a - h * b) * r;
+      if (accumulate) g += load<V>(out + c);
+      store(out + c, g);
+    }
+  }
+}
+
+// A block sums `each` pixels into a row of partials (parts, 2, C): of dy * h, and of dy.
+template <class T, int L>
+__global__ void __launch_bounds__(kColumnThreads)
+    layer_norm_sums(Map x, Map dy, const float* mean, const float* rstd, int64_t each, float* partials) {
+  using V = Vec<L>;
+  Shared shared;
+  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
+  const int64_t begin = blockIdx.x * each, end = begin + each < x.pixels() ? begin + each : x.pixels();
+  float* mine = partials + static_cast<int64_t>(blockIdx.x) * 2 * x.C;
+  for (int base = 0; base < x.C; base += blockDim.x * L) {
+    const int c = base + threadIdx.x * L;
+    V moment(0), sum(0);
+    if (c < x.C) {
+      for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
+        const V g = load<V>(dy.as<const T>() + p * dy.pitch + c);
+        moment = fma(g, (load<V>(x.as<const T>() + p * x.pitch + c) - V(mean[p])) * V(rstd[p]), moment);
+        sum += g;
+      }
+    }
+    moment = column_sum(moment, scratch);
+    sum = column_sum(sum, scratch);
+    if (threadIdx.y > 0 || c >= x.C) continue;
+    store(mine + c, moment);
+    store(mine + x.C + c, sum);
+  }
+}
+
+void require(const char* kernel, const Map& x, std::initializer_list<Map> others) {
+  if (x.elements() == 0) throw KernelError(std::string(kernel) + ": x is empty");
+  for (const Map& m : others) {
+    if (m && (m.pixels() != x.pixels() || m.C != x.C || m.dtype != x.dtype))
+      throw KernelError(std::string(kernel) + ": all maps must have the shape and the element type of x");
+  }
+}
+
+}  // namespace
+
+void layer_norm_forward(Stream& stream, const LayerNormForward& k) {
+  require("layer_norm_forward", k.x, {k.y});
+  const int C = k.x.C;
+  with_float_type(k.x.dtype, "layer_norm_forward", [&](auto t) {
+    using T = decltype(t);
+    with_lanes<T>({k.x, k.y, row_map(k.gamma, C), row_map(k.beta, C)}, [&](auto lanes) {
+      launch(stream, "layer_norm", {blocks_for(stream, k.x.pixels(), 16)}, {kThreads}, 0, layer_norm<T, lanes>, k.x,
+             k.y, k.gamma, k.beta, k.mean, k.rstd, k.epsilon);
+    });
+  });
+}
+
+void layer_norm_backward(Stream& stream, const LayerNormBackward& k) {
+  require("layer_norm_backward", k.x, {k.dy, k.dx});
+  const int C = k.x.C, parts = layer_norm_parts(k.x);
+  const int64_t each = (k.x.pixels() + parts - 1) / parts;
+  float* partials = static_cast<float*>(k.workspace);
+  with_float_type(k.x.dtype, "layer_norm_backward", [&](auto t) {
+    using T = decltype(t);
+    with_lanes<T>({k.x, k.dy, k.dx, row_map(k.gamma, C), row_map(partials, C)}, [&](auto lanes) {
+      constexpr int L = lanes;
+      launch(stream, "layer_norm_sums", {static_cast<unsigned>(parts)}, columns_block(C / L),
+             shared_bytes<float>(column_scratch(L)), layer_norm_sums<T, L>, k.x, k.dy, k.mean, k.rstd, each, partials);
+      if (!k.dx) return;  // last, because it may overwrite dy
+      launch(stream, "layer_norm_gradient", {blocks_for(stream, k.x.pixels(), 16)}, {kThreads}, 0,
+             layer_norm_gradient<T, L>, k.x, k.dy, k.dx, k.gamma, k.mean, k.rstd, k.accumulate_dx);
+    });
+  });
+  sum_partials(stream, {partials, parts, 2 * C, C, k.dgamma, k.accumulate_parameters});
+  sum_partials(stream, {partials + C, parts, 2 * C, C, k.dbeta, k.accumulate_parameters});
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION

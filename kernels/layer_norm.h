@@ -1,0 +1,49 @@
+// Layer normalisation (Ba, Kiros, Hinton 2016) of every pixel over its channels, as PyTorch's LayerNorm(C) on NHWC
+// maps:
+//
+//   y = gamma * (x - mean) * rstd + beta,  rstd = 1 / sqrt(variance + epsilon)
+//
+// mean and (biased) variance are those of the pixel's C values, the variance summed about the mean, in fp32. Backward,
+// with h = (x - mean) * rstd and g = gamma * dy, and means over the channels of the pixel:
+//
+//   dx = rstd * (g - mean(g) - h * mean(g * h)),  dgamma = sum over the pixels of dy * h,  dbeta = sum of dy
+//
+// The sums over the pixels go through partial sums, added in an order that depends on the shape alone. Maps are
+// (N, H, W, C) of one element type and may be slices of channels. Throws KernelError for shapes that do not fit.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kernels/core/kernel.h"
+
+namespace regolith::kernels {
+
+struct LayerNormForward {
+  Map x;
+  Map y;                      // may be x, where backward does not need it
+  const float *gamma, *beta;  // (C)
+  float *mean, *rstd;         // (N * H * W), kept for backward
+  float epsilon = 1e-5f;
+};
+REGOLITH_KERNEL(layer_norm_forward, LayerNormForward);
+
+struct LayerNormBackward {
+  Map x, dy;
+  Map dx;                    // may be dy; null: not wanted
+  const float* gamma;        // (C)
+  const float *mean, *rstd;  // (N * H * W)
+  float *dgamma, *dbeta;     // (C)
+  bool accumulate_dx = false, accumulate_parameters = false;
+  void* workspace;  // layer_norm_workspace(x) bytes, 256-byte aligned
+};
+REGOLITH_KERNEL(layer_norm_backward, LayerNormBackward);
+
+inline int layer_norm_parts(const Map& x) {  // partial sums of the parameters' gradients
+  return static_cast<int>(std::clamp<int64_t>(x.elements() / 16384, 1, 512));
+}
+inline size_t layer_norm_workspace(const Map& x) {  // the map's data may be null
+  return static_cast<size_t>(layer_norm_parts(x)) * 2 * x.C * sizeof(float);
+}
+
+}  // namespace regolith::kernels

@@ -1,0 +1,73 @@
+#include "kernels/position_embedding.h"
+#include "tests/support/cases.h"
+
+namespace regolith::testing {
+namespace {
+
+struct Embedding {
+  const char* name;
+  Layout x, y;
+  bool in_place = false, accumulate = false, large = false;
+  Layout row() const { return {1, x.H, x.W, x.C}; }
+};
+
+// Small integers: sums are exact in every type.
+Case forward(const Embedding& k) {
+  return {.name = std::string("position_embedding_forward_") + k.name,
+          .make =
+              [k](Lab& lab) {
+                const Fill small = integers(-9, 9);
+                Buffer& x = k.in_place ? lab.inout("x", k.x, small) : lab.input("x", k.x, small);
+                Buffer& embedding = lab.input("embedding", k.row(), small, DType::f32);
+                Buffer& y = k.in_place ? x : lab.output("y", k.y);
+                Values expected = x.values();
+                for (size_t i = 0; i < expected.size(); ++i) expected[i] += embedding.values()[i % k.row().size()];
+                const kernels::PositionEmbeddingForward args{x.map(), embedding.as<float>(), y.map()};
+                return Instance{.run = [&lab, args] { kernels::position_embedding_forward(lab.stream(), args); },
+                                .check = [&y, expected] { y.expect(expected, kExact); },
+                                .bytes = 2 * static_cast<int64_t>(k.x.size() * size_of(lab.dtype())),
+                                .flops = static_cast<int64_t>(k.x.size())};
+              },
+          .large = k.large};
+}
+
+Case backward(const Embedding& k) {
+  Case c{.name = std::string("position_embedding_backward_") + k.name,
+         .make =
+             [k](Lab& lab) {
+               const Fill small = integers(-9, 9);
+               Buffer& dy = lab.input("dy", k.x, small);
+               Buffer& sum = k.accumulate ? lab.inout("dembedding", k.row(), small, DType::f32)
+                                          : lab.output("dembedding", k.row(), DType::f32);
+               Values expected = k.accumulate ? sum.values() : Values(k.row().size());
+               for (size_t i = 0; i < k.x.size(); ++i) expected[i % expected.size()] += dy.values()[i];
+               const kernels::PositionEmbeddingBackward args{dy.map(), sum.as<float>(), k.accumulate};
+               return Instance{.run = [&lab, args] { kernels::position_embedding_backward(lab.stream(), args); },
+                               .check = [&sum, expected] { sum.expect(expected, kExact); },
+                               .bytes = static_cast<int64_t>(k.x.size() * size_of(lab.dtype())),
+                               .flops = static_cast<int64_t>(k.x.size())};
+             },
+         .large = k.large};
+  return c;
+}
+
+const Embedding kCases[] = {
+    {"whole", {3, 4, 5, 32}, {3, 4, 5, 32}},
+    {"slices", {2, 3, 9, 24, 8, 16}, {2, 3, 9, 24, 32, 0}},
+    {"odd_channels", {3, 4, 3, 5, 1, 0}, {3, 4, 3, 5, 0, 2}},
+    {"in_place", {2, 6, 5, 16, 16, 0}, {2, 6, 5, 16, 16, 0}, true},
+    {"accumulates", {4, 2, 3, 64, 8, 8}, {4, 2, 3, 64}, false, true},
+    {"one_value", {1, 1, 1, 1}, {1, 1, 1, 1}},
+    {"large", {16, 16, 32, 128}, {16, 16, 32, 128}, false, false, true},
+};
+const Register cases_of_position_embedding([] {
+  std::vector<Case> all;
+  for (const Embedding& k : kCases) {
+    all.push_back(forward(k));
+    all.push_back(backward(k));
+  }
+  return all;
+}());
+
+}  // namespace
+}  // namespace regolith::testing
