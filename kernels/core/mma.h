@@ -167,6 +167,21 @@ __device__ __forceinline__ MmaB<T> load_b_transposed(const T* tile, int pitch) {
   return b;
 }
 
+// The sums of two neighbouring products, C(16,8) and C(16,8), rounded to T, as the left factor A(16,16) of the next: a
+// lane holds the same rows and columns of both.
+template <class T>
+__device__ __forceinline__ MmaA<T> to_a(const MmaC& left, const MmaC& right) {
+  const auto pair = [](float low, float high) {
+    return static_cast<uint32_t>(static_cast<T>(low).bits) | static_cast<uint32_t>(static_cast<T>(high).bits) << 16;
+  };
+  MmaA<T> a;
+  a.r[0] = pair(left.v[0], left.v[1]);
+  a.r[1] = pair(left.v[2], left.v[3]);
+  a.r[2] = pair(right.v[0], right.v[1]);
+  a.r[3] = pair(right.v[2], right.v[3]);
+  return a;
+}
+
 // C += A * B. The GPU adds the 16 products in an order, and with a rounding, of its own.
 template <class T>
 __device__ __forceinline__ void mma_16x8x16(MmaC& c, const MmaA<T>& a, const MmaB<T>& b) {
