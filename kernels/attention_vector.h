@@ -33,6 +33,7 @@ inline constexpr int kColumns = kHost ? 4 * kL : 32;  // of a tile whose lanes t
 inline constexpr int kRows = 32;                      // of the tiles that are gone through
 inline constexpr int kM = kHost && kL == 16 ? 8 : 4;  // with kQ: the registers that the execution has
 inline constexpr int kQ = kHost ? 2 : 1;
+inline constexpr int kOwned = kHost ? kColumns / kL : 1;  // vectors of columns of a thread, where each has some rows
 
 // d rounded up to whole vectors, where channels are lanes.
 __device__ __host__ constexpr int whole(int d) { return (d + kL - 1) / kL * kL; }
@@ -43,11 +44,11 @@ __device__ __forceinline__ void load_rows(const T* map, int map_pitch, int first
                                           float* out, int pitch) {
   constexpr int L = kHost ? 8 : kL;
   using V = Vec<L>;
-  const int vectors = d / L;
-  for (int i = thread_rank(); i < rows * vectors; i += block_threads()) {
-    const int r = i / vectors, c = i % vectors * L;
-    store(out + r * pitch + c,
-          first + r < positions ? load<V>(map + static_cast<int64_t>(first + r) * map_pitch + c) : V(0));
+  const Crew crew(d / L);
+  for (int r = crew.row; r < rows && crew.row < crew.rows; r += crew.rows) {
+    const T* in = map + static_cast<int64_t>(first + r) * map_pitch;
+    for (int c = crew.column * L; c < d; c += crew.columns * L)
+      store(out + r * pitch + c, first + r < positions ? load<V>(in + c) : V(0));
   }
 }
 
@@ -157,28 +158,34 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads)
     sync_block();
     product<kQ, false>(k, pitch, q, s, rows, kColumns, g.d, FromZero{});
     sync_block();
-    for (int c = crew.column * kL; c < kColumns; c += crew.columns * kL) {
-      V m(-INFINITY);
-      for (int r = crew.row; r < keys; r += crew.rows) m = max(m, load<V>(s + r * kColumns + c));
-      store(peak + crew.row * kColumns + c, m * V(g.scale));
-    }
+    const int own = crew.column * kL;
+    V m[kOwned];
+    for (V& each : m) each = V(-INFINITY);
+    for (int r = crew.row; r < keys; r += crew.rows)
+      for (int j = 0; j < kOwned; ++j) m[j] = max(m[j], load<V>(s + r * kColumns + own + j * kL));
+    for (int j = 0; j < kOwned; ++j) store(peak + crew.row * kColumns + own + j * kL, m[j] * V(g.scale));
     sync_block();
-    for (int c = crew.column * kL; c < kColumns; c += crew.columns * kL) {
+    V sum[kOwned];
+    for (int j = 0; j < kOwned; ++j) {
+      const int c = own + j * kL;
       const V before = k0 == 0 ? V(-INFINITY) : load<V>(most + k0 / kRows % 2 * kColumns + c);
-      V m = before;
-      for (int r = 0; r < crew.rows; ++r) m = max(m, load<V>(peak + r * kColumns + c));
-      const V by = exp(before - m);
-      V sum = k0 == 0 ? V(0) : load<V>(total + crew.row * kColumns + c) * by;
-      for (int r = crew.row; r < rows; r += crew.rows) {
-        const V p = r < keys ? exp(fma(load<V>(s + r * kColumns + c), V(g.scale), V(0) - m)) : V(0);
-        sum += p;
-        store(s + r * kColumns + c, p);
-      }
-      store(total + crew.row * kColumns + c, sum);
+      m[j] = before;
+      for (int r = 0; r < crew.rows; ++r) m[j] = max(m[j], load<V>(peak + r * kColumns + c));
+      const V by = exp(before - m[j]);
+      sum[j] = k0 == 0 ? V(0) : load<V>(total + crew.row * kColumns + c) * by;
       if (crew.row > 0) continue;
-      store(most + (k0 / kRows + 1) % 2 * kColumns + c, m);
+      store(most + (k0 / kRows + 1) % 2 * kColumns + c, m[j]);
       store(shrink + c, by);
     }
+    for (int r = crew.row; r < rows; r += crew.rows) {
+      for (int j = 0; j < kOwned; ++j) {
+        float* at = s + r * kColumns + own + j * kL;
+        const V p = r < keys ? exp(fma(load<V>(at), V(g.scale), V(0) - m[j])) : V(0);
+        sum[j] += p;
+        store(at, p);
+      }
+    }
+    for (int j = 0; j < kOwned; ++j) store(total + crew.row * kColumns + own + j * kL, sum[j]);
     sync_block();
     product<kQ, true>(v, pitch, s, o, g.d, kColumns, rows, [&](const float* at, int column) {
       return k0 == 0 ? V(0) : load<V>(at) * load<V>(shrink + column);
