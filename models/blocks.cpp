@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "engine/graph/registry.h"
+#include "engine/ops/transformer.h"
 #include "models/builder.h"
 
 namespace regolith {
@@ -66,6 +67,31 @@ int se_conv(const Builder& b, const Attributes& a, const std::vector<int>& in) {
   return x;
 }
 
+// position embedding, then repeat x (x + proj(attention(qkv(norm(x)))), x + fc2(gelu(fc1(norm(x))))): a transformer's
+// encoder with the norms first (Xiong et al. 2020) over the positions of the map, as Dosovitskiy et al. 2021 have it.
+int transformer(const Builder& b, const Attributes& a, const std::vector<int>& in) {
+  const int heads = a.integer("heads", 1, 1 << 10, 4), ratio = a.integer("mlp_ratio", 1, 64, 4);
+  const int repeat = a.integer("repeat", 1, 64, 1), C = b.channels(in[0]);
+  int x = b.add("position", std::make_unique<PositionEmbeddingOp>(), {in[0]});
+  for (int i = 1; i <= repeat; ++i) {
+    const Builder layer = b.inside(std::to_string(i));
+    const auto norm = [&](const char* name) { return layer.add(name, std::make_unique<LayerNormOp>(), {x}); };
+    const auto dense = [&](const char* name, int from, int filters) {
+      ConvAttributes conv;
+      conv.filters = filters;
+      conv.kernel = {1, 1};
+      return layer.conv(name, from, conv);
+    };
+    const int qkv = dense("qkv", norm("norm1"), 3 * C);
+    const int attention = layer.add("attention", std::make_unique<AttentionOp>(heads), {qkv});
+    x = layer.add_up("add1", {x, dense("proj", attention, C)});
+    const int hidden = dense("fc1", norm("norm2"), ratio * C);
+    const int gelu = layer.add("gelu", std::make_unique<GeluOp>(), {hidden});
+    x = layer.add_up("add2", {x, dense("fc2", gelu, C)});
+  }
+  return x;
+}
+
 }  // namespace
 
 const std::vector<BlockEntry>& block_registry() {
@@ -75,6 +101,12 @@ const std::vector<BlockEntry>& block_registry() {
        keys({"filters", "repeat", "rate", "shortcut"}), 1, 1, residual},
       {"se_conv", "`repeat` times: convolution, norm, ReLU, squeeze-and-excitation, dropout",
        keys({"filters", "repeat", "ratio", "rate"}), 1, 1, se_conv},
+      {"transformer",
+       "position embedding, then `repeat` times: x + attention(norm(x)), x + mlp(norm(x))",
+       {"heads", "mlp_ratio", "repeat"},
+       1,
+       1,
+       transformer},
   };
   return entries;
 }

@@ -7,6 +7,7 @@
 #include "engine/ops/conv.h"
 #include "engine/ops/norm.h"
 #include "engine/ops/resample.h"
+#include "engine/ops/transformer.h"
 
 namespace regolith {
 
@@ -31,13 +32,21 @@ const std::vector<OpEntry>& op_registry() {
        2,
        2,
        parse_attention_gate},
+      {"attention", "self-attention over the positions of a map of [q | k | v]", {"heads"}, 1, 1, parse_attention},
       {"batch_norm", "batch normalisation", {"momentum", "epsilon"}, 1, 1, parse_batch_norm},
       {"concat", "channels side by side", {}, 2, many, [](const Attributes&) { return std::make_unique<ConcatOp>(); }},
       {"conv", "convolution", conv, 1, 1,
        [](const Attributes& a) { return std::make_unique<ConvOp>(with_filters(a)); }},
       {"conv_transpose", "transposed convolution, the adjoint of the convolution", conv, 1, 1,
        [](const Attributes& a) { return std::make_unique<ConvTransposeOp>(with_filters(a)); }},
+      {"gelu",
+       "x times the normal distribution function",
+       {},
+       1,
+       1,
+       [](const Attributes&) { return std::make_unique<GeluOp>(); }},
       {"group_norm", "group normalisation", {"groups", "epsilon"}, 1, 1, parse_group_norm},
+      {"layer_norm", "normalisation of every pixel over its channels", {"epsilon"}, 1, 1, parse_layer_norm},
       {"max_pool",
        "max pooling without padding",
        {"pool", "stride"},
@@ -47,6 +56,12 @@ const std::vector<OpEntry>& op_registry() {
          const int pool = a.integer("pool", 1, 64, 2);
          return std::make_unique<MaxPoolOp>(pool, a.integer("stride", 1, 64, pool));
        }},
+      {"position_embedding",
+       "adds a learned map to every image",
+       {},
+       1,
+       1,
+       [](const Attributes&) { return std::make_unique<PositionEmbeddingOp>(); }},
       {"relu", "max(x, 0)", {}, 1, 1, [](const Attributes&) { return std::make_unique<ReluOp>(); }},
       {"upsample",
        "upsampling by a whole factor, nearest or bilinear",
