@@ -87,7 +87,8 @@ __device__ __forceinline__ float over_row(float x, F&& f) {  // of the four lane
 }  // namespace attention
 
 template <class T, int D>
-__global__ void __launch_bounds__(attention::kMmaThreads) attend_mma(const T* qkv, T* y, float* lse, Attention g) {
+__global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
+    attend_mma(const T* qkv, T* y, float* lse, Attention g) {
   using namespace attention;
   constexpr int n = kPass / 8, pitch = kPitch<D>;
   const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kOwn, mine = warp_rank() * 16;
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(attention::kMmaThreads) attend_mma(const T* qk
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(attention::kMmaThreads)
+__global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
     query_gradient_mma(const T* qkv, const T* dy, const float* lse, const float* products, T* dqkv, Attention g) {
   using namespace attention;
   constexpr int n = kPass / 8, pitch = kPitch<D>;
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(attention::kMmaThreads)
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(attention::kMmaThreads)
+__global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
     key_gradient_mma(const T* qkv, const T* dy, const float* lse, const float* products, T* dqkv, Attention g) {
   using namespace attention;
   constexpr int n = kPass / 8, pitch = kPitch<D>;

@@ -133,7 +133,7 @@ __device__ __forceinline__ int used(int first, int positions) {
 
 // Block: kColumns queries (x) of a head (y) of an image (z).
 template <class T>
-__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads)
+__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
     attend(const T* qkv, T* y, float* lse, Attention g) {
   using namespace attention;
   using V = Vec<kL>;
@@ -213,7 +213,7 @@ inline size_t attend_bytes(int d) {
 
 // Block: kColumns queries (x) of a head (y) of an image (z).
 template <class T>
-__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads)
+__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
     query_gradient(const T* qkv, const T* dy, const float* lse, const float* D, T* dqkv, Attention g) {
   using namespace attention;
   using V = Vec<kL>;
@@ -269,7 +269,7 @@ inline size_t query_gradient_bytes(int d) {
 
 // Block: kColumns keys (x) of a head (y) of an image (z); on the fast host all keys of it, and dq as well.
 template <class T>
-__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads)
+__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
     key_gradient(const T* qkv, const T* dy, const float* lse, const float* D, T* dqkv, Attention g) {
   using namespace attention;
   using V = Vec<kL>;

@@ -38,8 +38,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int L>
-__global__ void __launch_bounds__(kThreads) layer_norm_gradient(Map x, Map dy, Map dx, const float* gamma,
-                                                                const float* mean, const float* rstd, bool accumulate) {
+__global__ void __launch_bounds__(kThreads, 4)
+    layer_norm_gradient(Map x, Map dy, Map dx, const float* gamma, const float* mean, const float* rstd,
+                        bool accumulate) {
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels());
   const int first = lane() * L, step = kWarp * L;

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kColumnThreads) embed(Map x, const float* embe
 }
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) embed_gradient(Map dy, float* dembedding, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4) embed_gradient(Map dy, float* dembedding, bool accumulate) {
   using V = Vec<L>;
   const int positions = dy.H * dy.W;
   const Range r = block_range(positions);
