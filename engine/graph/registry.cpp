@@ -6,8 +6,10 @@
 #include "engine/ops/basic.h"
 #include "engine/ops/conv.h"
 #include "engine/ops/norm.h"
+#include "engine/ops/pointwise.h"
 #include "engine/ops/resample.h"
 #include "engine/ops/transformer.h"
+#include "kernels/resize.h"
 
 namespace regolith {
 
@@ -45,6 +47,12 @@ const std::vector<OpEntry>& op_registry() {
        1,
        1,
        [](const Attributes&) { return std::make_unique<GeluOp>(); }},
+      {"global_avg_pool",
+       "the mean over the pixels of each image",
+       {},
+       1,
+       1,
+       [](const Attributes&) { return std::make_unique<GlobalAvgPoolOp>(); }},
       {"group_norm", "group normalisation", {"groups", "epsilon"}, 1, 1, parse_group_norm},
       {"layer_norm", "normalisation of every pixel over its channels", {"epsilon"}, 1, 1, parse_layer_norm},
       {"max_pool",
@@ -62,7 +70,30 @@ const std::vector<OpEntry>& op_registry() {
        1,
        1,
        [](const Attributes&) { return std::make_unique<PositionEmbeddingOp>(); }},
+      {"multiply",
+       "the product of two maps; one may have a single channel or a single pixel",
+       {},
+       2,
+       2,
+       [](const Attributes&) { return std::make_unique<MultiplyOp>(); }},
       {"relu", "max(x, 0)", {}, 1, 1, [](const Attributes&) { return std::make_unique<ReluOp>(); }},
+      {"resize",
+       "resizing to a height and width, nearest or bilinear",
+       {"height", "width", "mode"},
+       1,
+       1,
+       [](const Attributes& a) {
+         const int height = a.integer("height", 1, kernels::kResizeSize);
+         return std::make_unique<ResizeOp>(height, a.integer("width", 1, kernels::kResizeSize),
+                                           a.choice("mode", {"nearest", "bilinear"}, "nearest") == "bilinear");
+       }},
+      {"sigmoid", "1 / (1 + exp(-x))", {}, 1, 1, [](const Attributes&) { return std::make_unique<SigmoidOp>(); }},
+      {"softmax",
+       "softmax over the channels",
+       {},
+       1,
+       1,
+       [](const Attributes&) { return std::make_unique<SoftmaxOp>(); }},
       {"upsample",
        "upsampling by a whole factor, nearest or bilinear",
        {"factor", "mode"},

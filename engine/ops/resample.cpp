@@ -1,7 +1,9 @@
 #include "engine/ops/resample.h"
 
 #include "kernels/core/error.h"
+#include "kernels/global_avg_pool.h"
 #include "kernels/max_pool.h"
+#include "kernels/resize.h"
 #include "kernels/upsample.h"
 
 namespace regolith {
@@ -54,6 +56,58 @@ void UpsampleOp::backward(const OpRun& run) {
   kernels::upsample_backward(
       *run.stream,
       {.dy = run.dy, .dx = run.dx[0], .factor = factor_, .bilinear = bilinear_, .accumulate = run.accumulate[0]});
+}
+
+std::string ResizeOp::describe() const {
+  return std::string(bilinear_ ? "bilinear" : "nearest") + " to " + std::to_string(height_) + "x" +
+         std::to_string(width_);
+}
+
+Inference ResizeOp::infer(const std::vector<Shape>& inputs) {
+  const Shape& x = inputs[0];
+  if (x.H > kernels::kResizeSize || x.W > kernels::kResizeSize)
+    throw GraphError("resize takes heights and widths up to " + std::to_string(kernels::kResizeSize) + ", not " +
+                     std::to_string(x.H) + "x" + std::to_string(x.W));
+  factor_ = height_ % x.H == 0 && width_ % x.W == 0 && height_ / x.H == width_ / x.W ? height_ / x.H : 0;
+  Inference r;
+  r.shape = {x.N, height_, width_, x.C};
+  return r;
+}
+
+void ResizeOp::forward(const OpRun& run) {
+  if (factor_ > 0)
+    kernels::upsample_forward(*run.stream, {.x = run.x[0], .y = run.y, .factor = factor_, .bilinear = bilinear_});
+  else
+    kernels::resize_forward(*run.stream, {.x = run.x[0], .y = run.y, .bilinear = bilinear_});
+}
+
+void ResizeOp::backward(const OpRun& run) {
+  if (factor_ > 0)
+    kernels::upsample_backward(
+        *run.stream,
+        {.dy = run.dy, .dx = run.dx[0], .factor = factor_, .bilinear = bilinear_, .accumulate = run.accumulate[0]});
+  else
+    kernels::resize_backward(*run.stream,
+                             {.dy = run.dy, .dx = run.dx[0], .bilinear = bilinear_, .accumulate = run.accumulate[0]});
+}
+
+Inference GlobalAvgPoolOp::infer(const std::vector<Shape>& inputs) {
+  shape_ = inputs[0];
+  Inference r;
+  r.shape = {shape_.N, 1, 1, shape_.C};
+  return r;
+}
+
+size_t GlobalAvgPoolOp::forward_workspace() const {
+  return kernels::global_avg_pool_workspace({nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32});
+}
+
+void GlobalAvgPoolOp::forward(const OpRun& run) {
+  kernels::global_avg_pool_forward(*run.stream, {.x = run.x[0], .y = run.y, .workspace = run.workspace});
+}
+
+void GlobalAvgPoolOp::backward(const OpRun& run) {
+  kernels::global_avg_pool_backward(*run.stream, {.dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
 }
 
 }  // namespace regolith

@@ -1,4 +1,4 @@
-// Max pooling and upsampling.
+// Pooling, upsampling and resizing.
 #pragma once
 
 #include "engine/graph/op.h"
@@ -37,6 +37,41 @@ class UpsampleOp : public OpBase<UpsampleOp> {
  private:
   int factor_;
   bool bilinear_;
+};
+
+// To a height and width, up or down; see kernels/resize.h for where the pixels lie.
+class ResizeOp : public OpBase<ResizeOp> {
+ public:
+  ResizeOp(int height, int width, bool bilinear) : height_(height), width_(width), bilinear_(bilinear) {}
+  std::string_view kind() const override { return "resize"; }
+  std::string describe() const override;
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  int height_, width_;
+  bool bilinear_;
+  int factor_ = 0;  // by which both grow, which upsampling does faster; 0: none
+};
+
+// (N,H,W,C) to (N,1,1,C).
+class GlobalAvgPoolOp : public OpBase<GlobalAvgPoolOp> {
+ public:
+  std::string_view kind() const override { return "global_avg_pool"; }
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  size_t forward_workspace() const override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  Shape shape_;
 };
 
 }  // namespace regolith

@@ -1,0 +1,55 @@
+// Squashing functions and products.
+#pragma once
+
+#include "engine/graph/op.h"
+
+namespace regolith {
+
+// Over the channels of each pixel.
+class SoftmaxOp : public OpBase<SoftmaxOp> {
+ public:
+  std::string_view kind() const override { return "softmax"; }
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+};
+
+class SigmoidOp : public OpBase<SigmoidOp> {
+ public:
+  std::string_view kind() const override { return "sigmoid"; }
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+};
+
+// The product of two maps of one shape, or of a map and one that is repeated over its channels (N,H,W,1) or over its
+// pixels (N,1,1,C), in either order.
+class MultiplyOp : public OpBase<MultiplyOp> {
+ public:
+  std::string_view kind() const override { return "multiply"; }
+  std::string describe() const override;
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void compile(const CompileContext& context) override;
+  size_t backward_workspace() const override { return workspace_; }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  Shape large_, small_;
+  int repeated_ = 1;  // the input that is the smaller one
+  size_t workspace_ = 0;
+};
+
+}  // namespace regolith

@@ -1,0 +1,222 @@
+#include "kernels/multiply.h"
+
+#include "kernels/core/flat.h"
+#include "kernels/core/image_sums.h"
+#include "kernels/core/launch.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+template <class T, class P>
+__device__ __forceinline__ void put(T* out, P v, bool accumulate) {
+  if (accumulate) v += load_pack<P>(out);
+  store_pack(out, v);
+}
+
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(Map a, Map b, Map y) {
+  for_shares<T, P>(block_range(y.pixels()), y.C, [&](int c, int64_t first, int64_t last, int step) {
+    for (int64_t p = first; p < last; p += step) {
+      store_pack(y.as<T>() + p * y.pitch + c,
+                 load_pack<P>(a.as<const T>() + p * a.pitch + c) * load_pack<P>(b.as<const T>() + p * b.pitch + c));
+    }
+  });
+}
+
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+    multiply_gradient(Map a, Map b, Map dy, Map da, Map db, bool accumulate_a, bool accumulate_b) {
+  for_shares<T, P>(block_range(dy.pixels()), dy.C, [&](int c, int64_t first, int64_t last, int step) {
+    for (int64_t p = first; p < last; p += step) {
+      const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
+      const P x = db ? load_pack<P>(a.as<const T>() + p * a.pitch + c) : g;
+      if (da) put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(b.as<const T>() + p * b.pitch + c), accumulate_a);
+      if (db) put(db.as<T>() + p * db.pitch + c, g * x, accumulate_b);
+    }
+  });
+}
+
+// b is repeated over the channels: `group` neighbouring lanes of a warp share a pixel.
+
+template <class T, int L>
+__global__ void __launch_bounds__(kThreads, 4) multiply_channels(Map a, Map b, Map y, int group) {
+  using V = Vec<L>;
+  const int rank = thread_rank(), groups = block_threads() / group;
+  const Range r = block_range(y.pixels());
+  for (int64_t p = r.begin + rank / group; p < r.end; p += groups) {
+    const V scale(static_cast<float>(b.as<const T>()[p * b.pitch]));
+    const T* const from = a.as<const T>() + p * a.pitch;
+    T* const to = y.as<T>() + p * y.pitch;
+    for (int c = rank % group * L; c < y.C; c += group * L) store(to + c, load<V>(from + c) * scale);
+  }
+}
+
+template <class T, int L>
+__global__ void __launch_bounds__(kThreads, 4)
+    multiply_channels_gradient(Map a, Map b, Map dy, Map da, Map db, bool accumulate_a, bool accumulate_b, int group) {
+  using V = Vec<L>;
+  const int rank = thread_rank(), groups = block_threads() / group;
+  const Range r = block_range(dy.pixels());
+  for (int64_t base = r.begin; base < r.end; base += groups) {  // the same for all lanes, which meet in the sum
+    const int64_t p = base + rank / group;
+    float sum = 0;
+    if (p < r.end) {
+      const T* const gs = dy.as<const T>() + p * dy.pitch;
+      const T* const xs = a.as<const T>() + p * a.pitch;
+      T* const out = da.as<T>() + p * da.pitch;
+      const V scale(da ? static_cast<float>(b.as<const T>()[p * b.pitch]) : 0.0f);
+      V total(0);
+      for (int c = rank % group * L; c < dy.C; c += group * L) {
+        const V g = load<V>(gs + c);
+        if (db) total = fma(g, load<V>(xs + c), total);
+        if (da) {
+          V v = g * scale;
+          if (accumulate_a) v += load<V>(out + c);
+          store(out + c, v);
+        }
+      }
+      if (db) sum = sum_lanes(total);
+    }
+    if (!db) continue;
+    for (int m = group / 2; m > 0; m /= 2) sum += shuffle_xor(sum, m);
+    if (p >= r.end || rank % group != 0) continue;
+    T& out = db.as<T>()[p * db.pitch];
+    out = static_cast<T>(accumulate_b ? sum + static_cast<float>(out) : sum);
+  }
+}
+
+// b is repeated over the pixels.
+
+template <class T, int L>
+__global__ void __launch_bounds__(kColumnThreads)
+    multiply_pixels(Map a, Map b, Map y, bool accumulate) {  // also da from dy
+  using V = Vec<L>;
+  const Rows rows = block_rows(y);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const T* const from = row_of<const T>(a, row);
+    const T* const scale = b.as<const T>() + static_cast<int64_t>(row / y.H) * b.pitch;
+    T* const to = row_of<T>(y, row);
+    for (int w = threadIdx.y; w < y.W; w += blockDim.y) {
+      for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
+        V v = load<V>(from + w * a.pitch + c) * load<V>(scale + c);
+        if (accumulate) v += load<V>(to + w * y.pitch + c);
+        store(to + w * y.pitch + c, v);
+      }
+    }
+  }
+}
+
+template <class T, int L, int K>
+__global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
+    multiply_pixels_gradient(Map a, Map b, Map dy, Map da, bool accumulate_a, int64_t each, float* partials) {
+  using P = Pack<L, K>;
+  Shared shared;
+  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
+  const T* const scale = b.as<const T>() + static_cast<int64_t>(blockIdx.y) * b.pitch;
+  sum_image_part<L, K>(static_cast<int64_t>(dy.H) * dy.W, dy.C, each, partials, scratch, [&](int64_t p, int c) {
+    const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
+    const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
+    if (da) put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(scale + c), accumulate_a);
+    return g * x;
+  });
+}
+
+bool same(const Map& a, const Map& b) { return a.N == b.N && a.H == b.H && a.W == b.W && a.C == b.C; }
+bool repeats_over_channels(const Map& large, const Map& b) {
+  return b.N == large.N && b.H == large.H && b.W == large.W && b.C == 1;
+}
+
+// Null maps are not looked at.
+void check(const char* kernel, const Map& large, const Map& a, const Map& b) {
+  const bool fits = (!a || same(a, large)) && (!b || same(b, large) || repeats_over_channels(large, b) ||
+                                               (b.N == large.N && repeats_over_pixels(large, b)));
+  if (!fits || (a && a.dtype != large.dtype) || (b && b.dtype != large.dtype))
+    throw KernelError(std::string(kernel) +
+                      ": a must have the shape of y, b that shape, (N, H, W, 1) or (N, 1, 1, C), all one element type");
+}
+
+// Lanes that share a pixel of so many vectors.
+int group_of(int vectors) {
+  int group = 1;
+  while (group < kWarp && group < vectors) group *= 2;
+  return group;
+}
+
+}  // namespace
+
+void multiply_forward(Stream& stream, const MultiplyForward& k) {
+  check("multiply_forward", k.y, k.a, k.b);
+  Map a = k.a, b = k.b, y = k.y;
+  const bool whole = same(y, b);
+  if (whole) flatten({&a, &b, &y});
+  with_float_type(y.dtype, "multiply_forward", [&](auto t) {
+    using T = decltype(t);
+    if (!whole && !repeats_over_pixels(y, b)) {
+      with_lanes<T>({a, y}, [&](auto lanes) {
+        constexpr int L = lanes;
+        launch(stream, "multiply_channels", {blocks_for(stream, y.elements() / L, 1024)}, {kThreads}, 0,
+               multiply_channels<T, L>, a, b, y, group_of(y.C / L));
+      });
+      return;
+    }
+    with_lanes<T>({a, b, y}, [&](auto lanes) {
+      constexpr int L = lanes;
+      if (!whole) {
+        launch(stream, "multiply_pixels", {row_blocks(stream, y)}, columns_block(y.C / L), 0, multiply_pixels<T, L>, a,
+               b, y, false);
+        return;
+      }
+      with_pack<L>(y.C, [&](auto packs) {
+        launch(stream, "multiply", {blocks_for(stream, y.elements() / L, 1024)}, {kThreads}, 0,
+               multiply<T, Pack<L, packs>>, a, b, y);
+      });
+    });
+  });
+}
+
+void multiply_backward(Stream& stream, const MultiplyBackward& k) {
+  check("multiply_backward", k.dy, k.a, k.b);
+  check("multiply_backward", k.dy, k.da, k.db);
+  if ((k.da && !k.b) || (k.db && !k.a)) throw KernelError("multiply_backward: da needs b, and db needs a");
+  if (!k.da && !k.db) return;
+  const Map& small = k.db ? k.db : k.b;
+  Map a = k.db ? k.a : Map{}, b = k.da ? k.b : Map{}, dy = k.dy, da = k.da ? k.da : Map{}, db = k.db;
+  const bool whole = same(dy, small);
+  if (whole) flatten({&a, &b, &dy, &da, &db});
+  with_float_type(dy.dtype, "multiply_backward", [&](auto t) {
+    using T = decltype(t);
+    if (!whole && !repeats_over_pixels(dy, small)) {
+      with_lanes<T>({a, dy, da}, [&](auto lanes) {
+        constexpr int L = lanes;
+        launch(stream, "multiply_channels_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kThreads}, 0,
+               multiply_channels_gradient<T, L>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b, group_of(dy.C / L));
+      });
+      return;
+    }
+    with_lanes<T>({a, b, dy, da, db}, [&](auto lanes) {
+      constexpr int L = lanes;
+      if (!whole && !db) {
+        launch(stream, "multiply_pixels", {row_blocks(stream, dy)}, columns_block(dy.C / L), 0, multiply_pixels<T, L>,
+               dy, b, da, k.accumulate_a);
+        return;
+      }
+      with_pack<L>(dy.C, [&](auto packs) {
+        if (whole) {
+          launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kThreads}, 0,
+                 multiply_gradient<T, Pack<L, packs>>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b);
+          return;
+        }
+        const ImageSumLayout layout(dy);
+        float* const partials = static_cast<float*>(k.workspace);
+        launch(stream, "multiply_pixels_gradient", {static_cast<unsigned>(layout.parts), static_cast<unsigned>(dy.N)},
+               columns_block(dy.C / (L * packs)), shared_bytes<float>(column_scratch(L)),
+               multiply_pixels_gradient<T, L, packs>, a, b, dy, da, k.accumulate_a, layout.each, partials);
+        finish_image_sums<T, L>(stream, partials, layout.parts, 1.0f, db, k.accumulate_b);
+      });
+    });
+  });
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -1,0 +1,82 @@
+#include "kernels/sigmoid.h"
+
+#include "kernels/core/crew.h"
+#include "kernels/core/flat.h"
+#include "kernels/core/launch.h"
+#include "kernels/core/math.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+    sigmoid(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
+  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+    for (int64_t p = first; p < last; p += step) {
+      store_pack(y + p * y_pitch + c, P::each(
+                                          [](const auto& v) {
+                                            using V = std::remove_cvref_t<decltype(v)>;
+                                            return V(1) / (V(1) + exp(V(0) - v));
+                                          },
+                                          load_pack<P>(x + p * x_pitch + c)));
+    }
+  });
+}
+
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+    sigmoid_gradient(const T* y, int y_pitch, const T* dy, int dy_pitch, T* dx, int dx_pitch, int64_t pixels, int C,
+                     bool accumulate) {
+  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+    for (int64_t p = first; p < last; p += step) {
+      T* out = dx + p * dx_pitch + c;
+      const P s = load_pack<P>(y + p * y_pitch + c);
+      P g = load_pack<P>(dy + p * dy_pitch + c) * s * (P(1) - s);
+      if (accumulate) g += load_pack<P>(out);
+      store_pack(out, g);
+    }
+  });
+}
+
+template <class F>
+void with_shapes(const char* kernel, std::initializer_list<Map*> maps, F&& f) {
+  const Map& x = **maps.begin();
+  for (const Map* m : maps) {
+    if (m->N != x.N || m->H != x.H || m->W != x.W || m->C != x.C || m->dtype != x.dtype)
+      throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
+  }
+  flatten(maps);
+  with_float_type(x.dtype, kernel, [&](auto t) {
+    using T = decltype(t);
+    // two or three maps, the last one twice
+    with_lanes<T>({*maps.begin()[0], *maps.begin()[1], *maps.end()[-1]},
+                  [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
+  });
+}
+
+}  // namespace
+
+void sigmoid_forward(Stream& stream, const SigmoidForward& k) {
+  Map x = k.x, y = k.y;
+  with_shapes("sigmoid_forward", {&x, &y}, [&](auto t, auto pack) {
+    using T = decltype(t);
+    using P = decltype(pack);
+    launch(stream, "sigmoid", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0, sigmoid<T, P>,
+           x.as<T>(), x.pitch, y.as<T>(), y.pitch, x.pixels(), x.C);
+  });
+}
+
+void sigmoid_backward(Stream& stream, const SigmoidBackward& k) {
+  Map y = k.y, dy = k.dy, dx = k.dx;
+  with_shapes("sigmoid_backward", {&y, &dy, &dx}, [&](auto t, auto pack) {
+    using T = decltype(t);
+    using P = decltype(pack);
+    launch(stream, "sigmoid_gradient", {blocks_for(stream, y.elements() / P::size, 1024)}, {kThreads}, 0,
+           sigmoid_gradient<T, P>, y.as<T>(), y.pitch, dy.as<T>(), dy.pitch, dx.as<T>(), dx.pitch, y.pixels(), y.C,
+           k.accumulate);
+  });
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION

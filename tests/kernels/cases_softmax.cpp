@@ -1,0 +1,194 @@
+// Softmax over the channels, and the logistic function.
+#include <cmath>
+
+#include "kernels/sigmoid.h"
+#include "kernels/softmax.h"
+#include "tests/support/cases.h"
+
+namespace regolith::testing {
+namespace {
+
+struct Squash {
+  const char* name;
+  bool softmax;
+  Layout x;
+  int before = 0, after = 0;  // channels around y and dx in their parents
+  bool accumulate = false;
+  double sigma = 2;
+  Layout y() const { return {x.N, x.H, x.W, x.C, before, after}; }
+  std::string title(const char* direction) const {
+    return std::string(softmax ? "softmax_" : "sigmoid_") + direction + "_" + name;
+  }
+};
+
+Values forward(const Squash& k, const Values& x) {
+  Values y(x.size());
+  if (!k.softmax) {
+    for (size_t i = 0; i < x.size(); ++i) y[i] = 1 / (1 + std::exp(-x[i]));
+    return y;
+  }
+  const size_t C = k.x.C;
+  for (size_t p = 0; p < x.size(); p += C) {
+    double most = x[p], sum = 0;
+    for (size_t c = 0; c < C; ++c) most = std::max(most, x[p + c]);
+    for (size_t c = 0; c < C; ++c) sum += y[p + c] = std::exp(x[p + c] - most);
+    for (size_t c = 0; c < C; ++c) y[p + c] /= sum;
+  }
+  return y;
+}
+
+Values backward(const Squash& k, const Values& y, const Values& dy) {
+  Values dx(y.size());
+  if (!k.softmax) {
+    for (size_t i = 0; i < y.size(); ++i) dx[i] = dy[i] * y[i] * (1 - y[i]);
+    return dx;
+  }
+  const size_t C = k.x.C;
+  for (size_t p = 0; p < y.size(); p += C) {
+    double sum = 0;
+    for (size_t c = 0; c < C; ++c) sum += dy[p + c] * y[p + c];
+    for (size_t c = 0; c < C; ++c) dx[p + c] = y[p + c] * (dy[p + c] - sum);
+  }
+  return dx;
+}
+
+Case forward_case(const Squash& k) {
+  return {.name = k.title("forward"), .make = [k](Lab& lab) {
+            Buffer& x = lab.input("x", k.x, normal(k.sigma));
+            Buffer& y = lab.output("y", k.y());
+            const auto run = [&lab, from = x.map(), to = y.map(), k] {
+              if (k.softmax)
+                kernels::softmax_forward(lab.stream(), {from, to});
+              else
+                kernels::sigmoid_forward(lab.stream(), {from, to});
+            };
+            // exp of a number whose rounding is relative to its size
+            const Tolerance close = tolerance(lab.dtype(), k.x.C, 0.1 * k.sigma);
+            return Instance{.run = run,
+                            .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
+                            .bytes = static_cast<int64_t>(2 * k.x.size() * size_of(lab.dtype())),
+                            .flops = static_cast<int64_t>(4 * k.x.size())};
+          }};
+}
+
+Case backward_case(const Squash& k) {
+  return {.name = k.title("backward"),
+          .make =
+              [k](Lab& lab) {
+                Values x = lab.draw(k.x.size(), normal(k.sigma), DType::f32);
+                Buffer& y = lab.input("y", k.x, forward(k, x));
+                Buffer& dy = lab.input("dy", k.x, normal());
+                Buffer& dx = k.accumulate ? lab.inout("dx", k.y(), normal()) : lab.output("dx", k.y());
+                Values expected = backward(k, y.values(), dy.values());
+                for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
+                const auto run = [&lab, s = y.map(), g = dy.map(), to = dx.map(), k] {
+                  if (k.softmax)
+                    kernels::softmax_backward(lab.stream(), {s, g, to, k.accumulate});
+                  else
+                    kernels::sigmoid_backward(lab.stream(), {s, g, to, k.accumulate});
+                };
+                const Tolerance close = tolerance(lab.dtype(), k.softmax ? k.x.C : 1, 2);
+                return Instance{.run = run,
+                                .check = [&dx, close, expected] { dx.expect(expected, close); },
+                                .bytes = static_cast<int64_t>(3 * k.x.size() * size_of(lab.dtype())),
+                                .flops = static_cast<int64_t>(4 * k.x.size())};
+              },
+          .gradient =
+              [k](uint64_t seed) {
+                Random random(seed);
+                Values x(k.x.size()), dy(k.x.size());
+                for (double& v : x) v = random.normal();
+                for (double& v : dy) v = random.normal();
+                const auto loss = [&](const Values& at) {
+                  const Values y = forward(k, at);
+                  double sum = 0;
+                  for (size_t i = 0; i < y.size(); ++i) sum += y[i] * dy[i];
+                  return sum;
+                };
+                expect_gradient("dx of " + k.title(""), loss, x, backward(k, forward(k, x), dy));
+              }};
+}
+
+// x may be y, and dx may be dy.
+Case in_place_case(bool softmax) {
+  const Squash k{"in_place", softmax, {2, 5, 7, 5}};
+  return {.name = k.title("both"), .make = [k](Lab& lab) {
+            Buffer& x = lab.inout("x", k.x, normal());
+            Buffer& y = lab.input("y", k.x, forward(k, x.values()));
+            Buffer& dy = lab.inout("dy", k.x, normal());
+            const Tolerance close = tolerance(lab.dtype(), 5, 2);
+            return Instance{
+                .run =
+                    [&lab, k, m = x.map(), s = y.map(), g = dy.map()] {
+                      if (k.softmax) {
+                        kernels::softmax_forward(lab.stream(), {m, m});
+                        kernels::softmax_backward(lab.stream(), {s, g, g});
+                      } else {
+                        kernels::sigmoid_forward(lab.stream(), {m, m});
+                        kernels::sigmoid_backward(lab.stream(), {s, g, g});
+                      }
+                    },
+                .check =
+                    [&x, &dy, close, first = forward(k, x.values()), second = backward(k, y.values(), dy.values())] {
+                      x.expect(first, close);
+                      dy.expect(second, close);
+                    }};
+          }};
+}
+
+// Far from zero nothing overflows: equal logits of any size share the pixel, and the logistic function ends at 0 and 1.
+Case extremes_case() {
+  return {.name = "softmax_forward_extremes", .make = [](Lab& lab) {
+            Buffer& x = lab.input("x", {1, 1, 3, 2}, Values{60000, 60000, -60000, -60000, 60000, -60000});
+            Buffer& y = lab.output("y", {1, 1, 3, 2});
+            Buffer& s = lab.output("sigmoid", {1, 1, 3, 2});
+            return Instance{.run =
+                                [&lab, m = x.map(), to = y.map(), too = s.map()] {
+                                  kernels::softmax_forward(lab.stream(), {m, to});
+                                  kernels::sigmoid_forward(lab.stream(), {m, too});
+                                },
+                            .check =
+                                [&y, &s] {
+                                  y.expect({.5, .5, .5, .5, 1, 0}, kExact);
+                                  s.expect({1, 1, 0, 0, 1, 0}, kExact);
+                                }};
+          }};
+}
+
+const Squash kSquashes[] = {
+    {"five_classes", true, {2, 9, 31, 5}},
+    {"one_channel", true, {1, 3, 5, 1}},
+    {"vectors", true, {1, 3, 5, 64}},
+    {"slices", true, {2, 4, 5, 16, 16, 0}, 0, 16},
+    {"odd_slices_accumulate", true, {2, 3, 7, 5, 1, 2}, 3, 1, true},
+    {"most_channels", true, {1, 2, 3, 384}},
+    {"wide_range", true, {1, 4, 9, 5}, 0, 0, false, 20},
+    {"whole", false, {2, 4, 5, 32}},
+    {"one_channel", false, {2, 8, 16, 1}},
+    {"slices", false, {2, 4, 5, 16, 16, 0}, 0, 16},
+    {"odd_slices_accumulate", false, {2, 3, 7, 5, 1, 2}, 3, 1, true},
+    {"accumulates", false, {1, 4, 4, 48}, 0, 0, true},
+};
+
+const Register cases_of_softmax([] {
+  std::vector<Case> list{in_place_case(true), in_place_case(false), extremes_case()};
+  for (const Squash& k : kSquashes) {
+    if (!k.accumulate) list.push_back(forward_case(k));
+    list.push_back(backward_case(k));
+  }
+  const Squash large[] = {{"large", true, {8, 64, 128, 5}},
+                          {"large_32_channels", true, {4, 64, 128, 32}},
+                          {"large", false, {4, 64, 128, 32}},
+                          {"large_one_channel", false, {8, 64, 128, 1}}};
+  for (const Squash& k : large) {
+    for (Case c : {forward_case(k), backward_case(k)}) {
+      c.large = true;
+      c.gradient = nullptr;
+      list.push_back(c);
+    }
+  }
+  return list;
+}());
+
+}  // namespace
+}  // namespace regolith::testing
