@@ -56,7 +56,7 @@ struct Readers {
 };
 
 template <class T, int L, bool kBilinear>
-__global__ void __launch_bounds__(kColumnThreads) resize(Map x, Map y) {
+__global__ void __launch_bounds__(kColumnThreads, 4) resize(Map x, Map y) {
   using V = Vec<L>;
   const Axis vertical{x.H, y.H}, horizontal{x.W, y.W};
   const Rows rows = block_rows(y);
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kColumnThreads) resize(Map x, Map y) {
 }
 
 template <class T, int L, bool kBilinear>
-__global__ void __launch_bounds__(kColumnThreads) resize_gradient(Map dy, Map dx, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4) resize_gradient(Map dy, Map dx, bool accumulate) {
   using V = Vec<L>;
   const Axis vertical{dx.H, dy.H}, horizontal{dx.W, dy.W};
   const Rows rows = block_rows(dx);
