@@ -42,10 +42,10 @@ struct Readers {
   __device__ __forceinline__ Readers(const Axis& axis, int i)
       : axis(axis), i(i), scale(1.0f / static_cast<float>(2 * axis.outputs)) {
     const int n = axis.inputs, m = axis.outputs;
-    // The first output whose position is not before input j, less half an input where they are not interpolated.
+    // The first output whose position is not before input j; where they are not interpolated, before its lower edge.
     const auto from = [&](int j) { return -floor_divide(-(kBilinear ? (2 * j + 1) * m - n : 2 * j * m - n), 2 * n); };
-    begin = kBilinear && i == 0 ? 0 : clamp(from(kBilinear ? i - 1 : i), 0, m);
-    end = kBilinear && i == n - 1 ? m : clamp(from(i + 1), 0, m);
+    begin = clamp(from(kBilinear ? i - 1 : i), 0, m);
+    end = clamp(from(i + 1), 0, m);
   }
   __device__ __forceinline__ float weight(int o) const {
     if constexpr (!kBilinear) return 1;

@@ -72,6 +72,11 @@ const Register cases_of_activation([] {
     if (!k.accumulate) all.push_back(forward(k));
     all.push_back(backward(k));
   }
+  const Relu large{"large", {4, 64, 128, 32}, {4, 64, 128, 32}};
+  for (Case c : {forward(large), backward(large)}) {
+    c.large = true;
+    all.push_back(c);
+  }
   return all;
 }());
 

@@ -30,6 +30,10 @@ Case make_case(const Add& k) {
 }
 
 const Layout kNone{0, 0, 0, 0};
+Case large(Case c) {
+  c.large = true;
+  return c;
+}
 const Register cases_of_add({
     make_case({"whole", {2, 3, 5, 16}, {2, 3, 5, 16}, {2, 3, 5, 16}}),
     make_case({"copies_slice", {2, 3, 5, 16, 16, 8}, kNone, {2, 3, 5, 16}}),
@@ -37,6 +41,8 @@ const Register cases_of_add({
     make_case({"odd_channels", {1, 4, 3, 5, 1, 2}, {1, 4, 3, 5}, {1, 4, 3, 5, 3, 0}}),
     make_case({"accumulates", {2, 5, 7, 32}, {2, 5, 7, 32, 32, 0}, {2, 5, 7, 32, 0, 32}, true}),
     make_case({"one_pixel", {1, 1, 1, 1}, kNone, {1, 1, 1, 1}, true}),
+    large(make_case({"large", {4, 64, 128, 32}, {4, 64, 128, 32}, {4, 64, 128, 32}})),
+    large(make_case({"large_copy", {4, 64, 128, 32}, kNone, {4, 64, 128, 32}})),
 });
 
 }  // namespace

@@ -378,6 +378,9 @@ const Register cases_of_norms(describe({
      .accumulate = true},
     {.name = "one_pixel", .N = 3, .H = 1, .W = 1, .C = 16, .groups = 0},
     {.name = "offset", .N = 4, .H = 16, .W = 16, .C = 16, .groups = 0, .relu = false, .offset = 250},
+    {.name = "large", .N = 4, .H = 64, .W = 128, .C = 32, .groups = 32, .large = true},
+    {.name = "large_residual", .N = 4, .H = 64, .W = 128, .C = 64, .groups = 32, .residual = true, .large = true},
+    {.name = "large", .N = 4, .H = 64, .W = 128, .C = 32, .groups = 0, .large = true},
 }));
 
 }  // namespace

@@ -143,6 +143,11 @@ Augment filled(Augment a, kernels::Fill fill, kernels::Fill mask_fill) {
   return a;
 }
 
+Case large(Case c) {
+  c.large = true;
+  return c;
+}
+
 const Register cases_of_sample({
     make_case({"plain", 3, 8, 16, 1, {}, {0, 6, 4, 2}}),
     make_case({"plain_odd_width", 3, 5, 7, 1, {}, {0, 6, 4, 2}}),
@@ -164,6 +169,7 @@ const Register cases_of_sample({
          5,
          1,
          {.zoom_low = 3, .zoom_high = 6, .shift_y = 2, .shift_x = 2, .rotation_low = -0.5f, .rotation_high = 0.5f}}),
+    large(make_case({"large", 8, 64, 128, 1, kAll})),
 });
 
 }  // namespace

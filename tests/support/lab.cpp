@@ -234,11 +234,15 @@ void Buffer::expect_untouched() const {
                  (writable_ ? " lies outside the map and was written" : " was written, but it is an input"));
 }
 
-Lab::Lab(Device& device, DType dtype, uint64_t seed)
-    : device_(device), stream_(device.make_stream()), dtype_(dtype), random_(seed) {}
+Lab::Lab(Device& device, DType dtype, uint64_t seed, DeviceStream* shared)
+    : device_(device),
+      own_(shared == nullptr ? device.make_stream() : nullptr),
+      stream_(shared == nullptr ? *own_ : *shared),
+      dtype_(dtype),
+      random_(seed) {}
 Lab::~Lab() {
   try {
-    stream_->synchronize();          // nothing may still use the buffers
+    stream_.synchronize();           // nothing may still use the buffers
   } catch (const std::exception&) {  // thrown where it was awaited
   }
 }
@@ -253,21 +257,21 @@ Buffer& Lab::input(std::string name, Layout l, const Fill& fill, std::optional<D
   return input(std::move(name), l, draw(l.size(), fill, t.value_or(dtype_)), t);
 }
 Buffer& Lab::input(std::string name, Layout l, Values values, std::optional<DType> t) {
-  return buffers_.emplace_back(device_, *stream_, std::move(name), l, t.value_or(dtype_), std::move(values), false);
+  return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), std::move(values), false);
 }
 Buffer& Lab::inout(std::string name, Layout l, const Fill& fill, std::optional<DType> t) {
   return inout(std::move(name), l, draw(l.size(), fill, t.value_or(dtype_)), t);
 }
 Buffer& Lab::inout(std::string name, Layout l, Values values, std::optional<DType> t) {
-  return buffers_.emplace_back(device_, *stream_, std::move(name), l, t.value_or(dtype_), std::move(values), true);
+  return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), std::move(values), true);
 }
 Buffer& Lab::output(std::string name, Layout l, std::optional<DType> t) {
-  return buffers_.emplace_back(device_, *stream_, std::move(name), l, t.value_or(dtype_), Values{}, true);
+  return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), Values{}, true);
 }
 void* Lab::workspace(size_t bytes) {
   if (bytes == 0) return nullptr;
   const Layout l{1, 1, 1, static_cast<int>(bytes)};
-  return workspaces_.emplace_back(device_, *stream_, "workspace", l, DType::u8, Values{}, true).map().data;
+  return workspaces_.emplace_back(device_, stream_, "workspace", l, DType::u8, Values{}, true).map().data;
 }
 
 void Lab::expect_untouched() const {

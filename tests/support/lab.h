@@ -100,10 +100,11 @@ class Buffer {
 // One device, one stream, one element type, one seed, and the buffers of one case.
 class Lab {
  public:
-  Lab(Device& device, DType dtype, uint64_t seed);
+  // `shared`: a stream that several labs enqueue on, in place of one of its own.
+  Lab(Device& device, DType dtype, uint64_t seed, DeviceStream* shared = nullptr);
   ~Lab();
   Device& device() { return device_; }
-  DeviceStream& stream() { return *stream_; }
+  DeviceStream& stream() { return stream_; }
   DType dtype() const { return dtype_; }
   Random& random() { return random_; }
   Values draw(size_t count, const Fill& fill, DType rounded_to);
@@ -121,7 +122,8 @@ class Lab {
 
  private:
   Device& device_;
-  std::unique_ptr<DeviceStream> stream_;
+  std::unique_ptr<DeviceStream> own_;
+  DeviceStream& stream_;
   DType dtype_;
   Random random_;
   std::deque<Buffer> buffers_, workspaces_;
