@@ -27,6 +27,21 @@ REGOLITH_HOST_DEVICE inline Philox philox(uint64_t key, uint32_t c0, uint32_t c1
   return {{c0, c1, c2, c3}};
 }
 
+// What dropout draws: 16 bits for every element of a sample, and a sample numbered within the batch, so that running
+// the batch in slices changes nothing. Element e takes half e % 2 of word e % 8 / 2 of philox(key, e / 8, sample,
+// step).
+struct DropoutDraws {
+  float rate = 0;                 // in [0, 1): what share of the elements is dropped; 0: dropout is the identity
+  bool spatial = false;           // one draw a sample and channel instead
+  uint64_t key = 0;               // of the run and the node
+  const int64_t* step = nullptr;  // in device memory; null: step 0
+  int first_sample = 0;           // the number of the map's first sample within the batch
+
+  explicit operator bool() const { return rate > 0; }
+  uint32_t threshold() const { return static_cast<uint32_t>(rate * 65536.0 + 0.5); }  // draws below it are dropped
+  float scale() const { return static_cast<float>(1.0 / (1.0 - static_cast<double>(rate))); }
+};
+
 // In [0, 1), 24 bits.
 REGOLITH_HOST_DEVICE inline float uniform(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 

@@ -1,0 +1,164 @@
+// Dropout as a factor that any kernel can multiply what it has at hand with: 0, or 1 / (1 - rate). Nothing is stored:
+// backward draws the same numbers anew (random.h says which).
+//
+//   DropoutFactors factors(k);                                     // a thread's own; k: made by dropout_numbers()
+//   factors.sample(n);                                             // before the first element of every sample
+//   y = x * factors.template at<L>(k.spatial ? c : pixel * C + c);  // pixel: h * W + w
+#pragma once
+
+#include "kernels/core/random.h"
+#include "kernels/core/vec.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+
+// DropoutDraws as a kernel takes them.
+struct DropoutNumbers {
+  uint64_t key;
+  const int64_t* step;
+  int first_sample;
+  uint32_t threshold;  // 0: nothing is dropped
+  float scale;
+  bool spatial;
+};
+inline DropoutNumbers dropout_numbers(const DropoutDraws& d) {
+  return {d.key, d.step, d.first_sample, d.threshold(), d.scale(), d.spatial};
+}
+
+#if REGOLITH_VECTOR_EXTENSION
+
+// A counter and the words made of it in the lower halves of 64-bit lanes; what the upper halves hold is never read.
+inline constexpr int kPhiloxLanes = kLanes<float> / 2;
+using PhiloxLanes = detail::Lanes<uint64_t, kPhiloxLanes>;
+
+// Products of the lower halves of the lanes.
+__device__ __forceinline__ PhiloxLanes philox_product(PhiloxLanes a, uint32_t b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<PhiloxLanes>(  // g++ warns of the unmasked one
+      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(static_cast<long long>(b))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(static_cast<long long>(b))));
+#else
+  return (a & 0xffffffff) * static_cast<uint64_t>(b);
+#endif
+}
+
+// The fast host draws for kBlock elements at a time and keeps them: elements that follow each other are cheap, others
+// are right as well.
+class DropoutFactors {
+ public:
+  explicit DropoutFactors(const DropoutNumbers& k) : k_(k), step_(k.step == nullptr ? 0 : *k.step) {}
+  void sample(int n) {
+    if (n == sample_) return;
+    sample_ = n;
+    block_ = -1;
+  }
+  // The factors of elements first ... first + L - 1 of the sample; first is a multiple of L.
+  template <int L>
+  __device__ __forceinline__ Vec<L> at(int64_t first) {
+    if (first / kBlock != block_) draw(first / kBlock);
+    const uint16_t* draws = draws_ + first % kBlock;
+    Vec<L> r;
+    if constexpr (Vec<L>::native) {
+      detail::Lanes<uint16_t, L> h;
+      std::memcpy(&h, draws, sizeof h);
+      const auto kept = __builtin_convertvector(h, detail::Lanes<int32_t, L>) >= static_cast<int32_t>(k_.threshold);
+      r.v = kept ? Vec<L>(k_.scale).v : Vec<L>(0).v;
+    } else {
+      for (int i = 0; i < L; ++i) r.set(i, draws[i] >= k_.threshold ? k_.scale : 0.f);
+    }
+    return r;
+  }
+
+ private:
+  static constexpr int kSets = 4, kBlock = kSets * kPhiloxLanes * 8;  // chains of products that hide each other's time
+
+  __attribute__((noinline)) void draw(int64_t block) {
+    block_ = block;
+    const uint32_t sample = static_cast<uint32_t>(k_.first_sample + sample_);
+    PhiloxLanes c0[kSets], c1[kSets], c2[kSets], c3[kSets], lane;
+    for (int i = 0; i < kPhiloxLanes; ++i) lane[i] = static_cast<uint64_t>(i);
+    for (int s = 0; s < kSets; ++s) {
+      c0[s] = lane + static_cast<uint64_t>(block * (kBlock / 8) + s * kPhiloxLanes);
+      c1[s] = PhiloxLanes{} + sample;
+      c2[s] = PhiloxLanes{} + static_cast<uint64_t>(step_);
+      c3[s] = PhiloxLanes{} + (static_cast<uint64_t>(step_) >> 32);
+    }
+    uint32_t k0 = static_cast<uint32_t>(k_.key), k1 = static_cast<uint32_t>(k_.key >> 32);
+    for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kSets; ++s) {
+        const PhiloxLanes p0 = philox_product(c0[s], 0xD2511F53u), p1 = philox_product(c2[s], 0xCD9E8D57u);
+        c0[s] = (p1 >> 32) ^ c1[s] ^ k0;
+        c2[s] = (p0 >> 32) ^ c3[s] ^ k1;
+        c1[s] = p1;
+        c3[s] = p0;
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    for (int s = 0; s < kSets; ++s) {
+      const PhiloxLanes low = (c0[s] & 0xffffffff) | c1[s] << 32, high = (c2[s] & 0xffffffff) | c3[s] << 32;
+      uint64_t words[2][kPhiloxLanes];
+      std::memcpy(words[0], &low, sizeof low);
+      std::memcpy(words[1], &high, sizeof high);
+      for (int i = 0; i < kPhiloxLanes; ++i) {
+        for (int half = 0; half < 2; ++half)
+          std::memcpy(draws_ + (s * kPhiloxLanes + i) * 8 + half * 4, &words[half][i], 8);
+      }
+    }
+  }
+
+  const DropoutNumbers k_;
+  const int64_t step_;
+  int sample_ = -1;
+  int64_t block_ = -1;
+  alignas(64) uint16_t draws_[kBlock];
+};
+
+#else
+
+class DropoutFactors {
+ public:
+  __device__ __forceinline__ explicit DropoutFactors(const DropoutNumbers& k)
+      : k_(k), step_(k.step == nullptr ? 0 : *k.step) {}
+  __device__ __forceinline__ void sample(int n) { sample_ = static_cast<uint32_t>(k_.first_sample + n); }
+  template <int L>
+  __device__ __forceinline__ Vec<L> at(int64_t first) const {
+    static_assert(L <= 8 && 8 % L == 0);
+    const Philox p = philox(k_.key, static_cast<uint32_t>(first / 8), sample_, static_cast<uint32_t>(step_),
+                            static_cast<uint32_t>(static_cast<uint64_t>(step_) >> 32));
+    // Halves of two words, or of four, as they lie: no array that would be indexed by a number of run time.
+    const int skip = static_cast<int>(first % 8) / 2;  // words
+    Vec<L> r;
+    if constexpr (L == 8) {
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+      for (int i = 0; i < 8; ++i) r.set(i, factor(p.v[i / 2] >> i % 2 * 16));
+    } else if constexpr (L == 1) {
+      const uint32_t word = skip < 2 ? (skip == 0 ? p.v[0] : p.v[1]) : (skip == 2 ? p.v[2] : p.v[3]);
+      r.set(0, factor(word >> first % 2 * 16));
+    } else {
+      static_assert(L == 4);
+      const uint32_t a = skip == 0 ? p.v[0] : p.v[2], b = skip == 0 ? p.v[1] : p.v[3];
+      r.set(0, factor(a));
+      r.set(1, factor(a >> 16));
+      r.set(2, factor(b));
+      r.set(3, factor(b >> 16));
+    }
+    return r;
+  }
+
+ private:
+  __device__ __forceinline__ float factor(uint32_t draw) const {
+    return (draw & 0xffff) >= k_.threshold ? k_.scale : 0.f;
+  }
+  const DropoutNumbers k_;
+  const int64_t step_;
+  uint32_t sample_ = 0;
+};
+
+#endif
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION
