@@ -1,0 +1,435 @@
+#include "kernels/squeeze_excite.h"
+
+#include "kernels/core/columns.h"
+#include "kernels/core/dropout.h"
+#include "kernels/norm.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+// What becomes of x * s.
+enum class Finish { plain, pool, dropout };
+
+// A map's samples, pixel by pixel.
+template <class T>
+struct Samples {
+  Plane<T> plane;
+  int H, W;
+  __device__ __forceinline__ int64_t pixels() const { return static_cast<int64_t>(H) * W; }
+  __device__ __forceinline__ Plane<T> of(int n) const { return plane.shifted(pixels() * n, 0); }
+};
+template <class T>
+Samples<T> samples_of(const Map& m) {
+  return {plane_of<T>(m), m.H, m.W};
+}
+
+// The four pixels of x under pixel p of a map of half the size, `width` pixels wide.
+template <class T, class P>
+struct Window {
+  P v[4];
+  static __device__ __forceinline__ int64_t corner(int64_t p, int width) {
+    const int row = static_cast<int>(p) / width, column = static_cast<int>(p) - row * width;
+    return static_cast<int64_t>(row) * 4 * width + 2 * column;
+  }
+  __device__ __forceinline__ Window(const Plane<T>& x, int64_t at, int width, int c) {
+    for (int i = 0; i < 4; ++i) v[i] = load_pack<P>(x.at(at + i / 2 * 2 * width + i % 2, c));
+  }
+};
+
+template <class P>
+struct OneSum {
+  static constexpr int floats = P::size;
+  P a = P(0);
+  __device__ __forceinline__ void save(float* at) const { store_pack(at, a); }
+  __device__ __forceinline__ void merge(const float* at) { a += load_pack<P>(at); }
+};
+
+// Lane by lane the larger, NaN where either is.
+template <int L, int K>
+__device__ __forceinline__ Pack<L, K> max_with_nan(const Pack<L, K>& x, const Pack<L, K>& m) {
+  return Pack<L, K>::each([](const auto& a, const auto& b) { return select(a == a, max(a, b), a); }, x, m);
+}
+
+template <int L, int K>
+__device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, DropoutFactors& factors, bool spatial, int64_t pixel,
+                                              int C, int c) {
+  const int64_t first = spatial ? c : pixel * C + c;
+  Pack<L, K> r;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+  for (int k = 0; k < K; ++k) r.v[k] = x.v[k] * factors.template at<L>(first + k * L);
+  return r;
+}
+
+// partial (N, B, C): sums over a block's pixels of x, or of dy * x (* dropout), or of dy * max(x).
+template <class T, class P, bool kGradient, Finish kFinish>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+    squeeze_sums(Samples<const T> x, Samples<const T> dy, int C, DropoutNumbers numbers, size_t scratch,
+                 float* partial) {
+  Shared shared;
+  float* folds = shared.take<float>(scratch);
+  const int n = static_cast<int>(blockIdx.y);
+  const Plane<const T> xs = x.of(n), gs = dy.of(n);
+  [[maybe_unused]] DropoutFactors factors(numbers);
+  factors.sample(n);
+  float* sums = partial + (static_cast<int64_t>(n) * gridDim.x + blockIdx.x) * C;
+  block_reduce<T, P, OneSum<P>>(
+      block_range(dy.pixels()), C, folds,
+      [&](OneSum<P>& sum, int c, int64_t first, int64_t last, int step) {
+        for (int64_t p = first; p < last; p += step) {
+          if constexpr (!kGradient) {
+            sum.a += load_pack<P>(xs.at(p, c));
+          } else if constexpr (kFinish == Finish::pool) {
+            const Window<const T, P> w(xs, Window<const T, P>::corner(p, dy.W), dy.W, c);
+            const P top = max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0])));
+            sum.a = fma(load_pack<P>(gs.at(p, c)), top, sum.a);
+          } else {
+            P g = load_pack<P>(gs.at(p, c));
+            if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
+            sum.a = fma(g, load_pack<P>(xs.at(p, c)), sum.a);
+          }
+        }
+      },
+      [&](OneSum<P>& sum, int c, int64_t done) {
+        if (done > 0) sum.a += load_pack<P>(sums + c);
+        store_pack(sums + c, sum.a);
+      });
+}
+
+// The dense layers of all samples, a block each. Rows of W1 are read LC, those of W2 LH numbers at a time.
+struct Gates {
+  const float* partial;  // (N, blocks, C)
+  int blocks, C, hidden;
+  float pixels;
+  const float *reduce, *reduce_bias, *expand, *expand_bias;
+  float *mean, *activation, *scale;
+};
+template <int LC, int LH>
+__global__ void __launch_bounds__(kThreads) squeeze_gates(Gates k) {
+  Shared shared;
+  float *mean = shared.take<float>(k.C), *activation = shared.take<float>(k.hidden);
+  const int64_t n = blockIdx.x;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  for (int c = thread * LC; c < k.C; c += threads * LC) {
+    Vec<LC> sum(0);
+    for (int b = 0; b < k.blocks; ++b) sum += load<Vec<LC>>(k.partial + (n * k.blocks + b) * k.C + c);
+    sum = sum / Vec<LC>(k.pixels);
+    store(mean + c, sum);
+    store(k.mean + n * k.C + c, sum);
+  }
+  sync_block();
+  for (int j = warp_rank(); j < k.hidden; j += warps()) {
+    Vec<LC> sum(0);
+    for (int c = lane() * LC; c < k.C; c += kWarp * LC)
+      sum = fma(load<Vec<LC>>(k.reduce + static_cast<int64_t>(j) * k.C + c), load<Vec<LC>>(mean + c), sum);
+    const float h = warp_sum(sum_lanes(sum)) + k.reduce_bias[j];
+    if (lane() == 0) activation[j] = k.activation[n * k.hidden + j] = h < 0 ? 0 : h;  // NaN stays NaN
+  }
+  sync_block();
+  for (int c = thread; c < k.C; c += threads) {
+    Vec<LH> sum(0);
+    for (int j = 0; j < k.hidden; j += LH)
+      sum = fma(load<Vec<LH>>(k.expand + static_cast<int64_t>(c) * k.hidden + j), load<Vec<LH>>(activation + j), sum);
+    k.scale[n * k.C + c] = 1 / (1 + expf(-(sum_lanes(sum) + k.expand_bias[c])));
+  }
+}
+
+// What the loss is to the dense layers, a sample a block: gates (N, C) is the gradient at the sigmoid's input, units
+// (N, hidden) that at the ReLU's, offset (N, C) that of every pixel of x by way of the mean.
+struct GateGradients {
+  const float* partial;  // (N, blocks, C)
+  int blocks, C, hidden;
+  float pixels;
+  const float *reduce, *expand, *activation, *scale;
+  float *gates, *units, *offset;
+};
+template <int LC, int LH>
+__global__ void __launch_bounds__(kThreads) squeeze_gate_gradients(GateGradients k) {
+  Shared shared;
+  float *gates = shared.take<float>(k.C), *units = shared.take<float>(k.hidden);
+  const int64_t n = blockIdx.x;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  for (int c = thread * LC; c < k.C; c += threads * LC) {
+    using V = Vec<LC>;
+    V sum(0);
+    for (int b = 0; b < k.blocks; ++b) sum += load<V>(k.partial + (n * k.blocks + b) * k.C + c);
+    const V s = load<V>(k.scale + n * k.C + c), g = sum * s * (V(1) - s);
+    store(gates + c, g);
+    store(k.gates + n * k.C + c, g);
+  }
+  sync_block();
+  for (int j = warp_rank() * LH; j < k.hidden; j += warps() * LH) {
+    Vec<LH> sum(0);
+    for (int c = lane(); c < k.C; c += kWarp)
+      sum = fma(load<Vec<LH>>(k.expand + static_cast<int64_t>(c) * k.hidden + j), Vec<LH>(gates[c]), sum);
+    for (int i = 0; i < LH; ++i) {
+      const float g = warp_sum(sum[i]);
+      if (lane() == 0) units[j + i] = k.units[n * k.hidden + j + i] = k.activation[n * k.hidden + j + i] > 0 ? g : 0;
+    }
+  }
+  sync_block();
+  for (int c = thread * LC; c < k.C; c += threads * LC) {
+    Vec<LC> sum(0);
+    for (int j = 0; j < k.hidden; ++j)
+      sum = fma(load<Vec<LC>>(k.reduce + static_cast<int64_t>(j) * k.C + c), Vec<LC>(units[j]), sum);
+    store(k.offset + n * k.C + c, sum / Vec<LC>(k.pixels));
+  }
+}
+
+// A dense layer's gradient over the batch, in the order of the samples: kernel (out, in) and bias (out).
+struct DenseGradient {
+  const float *dy, *x;  // (N, out), (N, in)
+  int out, in;
+  float *kernel, *bias;  // null where not wanted
+};
+template <int L>
+__device__ __forceinline__ void dense_gradient(const DenseGradient& k, int N, bool accumulate) {
+  using V = Vec<L>;
+  const int vectors = k.in / L;
+  const Range r = block_range(static_cast<int64_t>(k.out) * vectors);
+  for (int i = static_cast<int>(r.begin + threadIdx.x); i < r.end; i += static_cast<int>(blockDim.x)) {
+    const int o = i / vectors, at = i % vectors * L;
+    V sum(0);
+    float bias = 0;
+    for (int n = 0; n < N; ++n) {
+      const float g = k.dy[n * k.out + o];
+      sum = fma(load<V>(k.x + n * k.in + at), V(g), sum);
+      bias += g;
+    }
+    if (k.kernel != nullptr) {
+      float* out = k.kernel + static_cast<int64_t>(o) * k.in + at;
+      store(out, accumulate ? load<V>(out) + sum : sum);
+    }
+    if (at == 0 && k.bias != nullptr) k.bias[o] = accumulate ? k.bias[o] + bias : bias;
+  }
+}
+template <int LC, int LH>
+__global__ void __launch_bounds__(kThreads)
+    squeeze_parameter_gradients(DenseGradient reduce, DenseGradient expand, int N, bool accumulate) {
+  if (blockIdx.y == 0) {
+    dense_gradient<LC>(reduce, N, accumulate);
+  } else {
+    dense_gradient<LH>(expand, N, accumulate);
+  }
+}
+
+template <class T, class P, Finish kFinish>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+    squeeze_scale(Samples<const T> x, Samples<T> y, int C, const float* scale, DropoutNumbers numbers) {
+  const int n = static_cast<int>(blockIdx.y);
+  const Plane<const T> xs = x.of(n);
+  const Plane<T> ys = y.of(n);
+  [[maybe_unused]] DropoutFactors factors(numbers);
+  factors.sample(n);
+  for_shares<T, P>(block_range(y.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
+    const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
+    for (int64_t p = first; p < last; p += step) {
+      if constexpr (kFinish == Finish::pool) {
+        const Window<const T, P> w(xs, Window<const T, P>::corner(p, y.W), y.W, c);
+        store_pack(ys.at(p, c), max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0]))) * s);
+      } else {
+        P v = load_pack<P>(xs.at(p, c)) * s;
+        if constexpr (kFinish == Finish::dropout) v = dropped(v, factors, numbers.spatial, p, C, c);
+        store_pack(ys.at(p, c), v);
+      }
+    }
+  });
+}
+
+// dx = dy * s (* dropout) + offset; pool: dy * s at the first maximum of a window, and the offset at all of it.
+template <class T, class P, Finish kFinish>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+    squeeze_scale_gradient(Samples<const T> x, Samples<const T> dy, Samples<T> dx, int C, const float* scale,
+                           const float* offset, DropoutNumbers numbers, bool accumulate) {
+  const int n = static_cast<int>(blockIdx.y);
+  const Plane<const T> xs = x.of(n), gs = dy.of(n);
+  const Plane<T> out = dx.of(n);
+  [[maybe_unused]] DropoutFactors factors(numbers);
+  factors.sample(n);
+  for_shares<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
+    const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
+    const P e = load_pack<P>(offset + static_cast<int64_t>(n) * C + c);
+    const auto put = [&](int64_t pixel, P g) {
+      if (accumulate) g += load_pack<P>(out.at(pixel, c));
+      store_pack(out.at(pixel, c), g);
+    };
+    for (int64_t p = first; p < last; p += step) {
+      P g = load_pack<P>(gs.at(p, c));
+      if constexpr (kFinish == Finish::pool) {
+        const int64_t corner = Window<const T, P>::corner(p, dy.W);
+        const Window<const T, P> w(xs, corner, dy.W, c);
+        const P top = max(w.v[3], max(w.v[2], max(w.v[1], w.v[0])));
+        P rest = g * s;
+        for (int i = 0; i < 4; ++i) {
+          const auto mine = [](const auto& v, const auto& m, const auto& r) {
+            return select(v == m, r, std::remove_cvref_t<decltype(r)>(0));
+          };
+          const auto others = [](const auto& v, const auto& m, const auto& r) {
+            return select(v == m, std::remove_cvref_t<decltype(r)>(0), r);
+          };
+          const P part = i == 3 ? rest : P::each(mine, w.v[i], top, rest);
+          rest = P::each(others, w.v[i], top, rest);
+          put(corner + i / 2 * 2 * dy.W + i % 2, part + e);
+        }
+      } else {
+        if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
+        put(p, fma(g, s, e));
+      }
+    }
+  });
+}
+
+void check(const char* kernel, const SqueezeExcite& k, const Map& x, const Map& y) {
+  const int shrink = k.pool ? 2 : 1;
+  if (x.pixels() == 0 || y.N != x.N || y.C != x.C || y.dtype != x.dtype || y.H * shrink != x.H || y.W * shrink != x.W) {
+    throw KernelError(std::string(kernel) + ": the maps must have one element type, some pixels and " +
+                      (k.pool ? "even sizes, the pooled one half of the other's" : "one shape"));
+  }
+  if (k.hidden < 1 || k.hidden > x.C) {
+    throw KernelError(std::string(kernel) + ": " + std::to_string(k.hidden) + " hidden units for " +
+                      std::to_string(x.C) + " channels; expected 1 to as many as there are channels");
+  }
+  if (k.pool && k.dropout) throw KernelError(std::string(kernel) + ": takes pooling or dropout, not both");
+}
+
+template <class F>
+void with_finish(const SqueezeExcite& k, F&& f) {
+  if (k.pool) return f(std::integral_constant<Finish, Finish::pool>{});
+  if (k.dropout) return f(std::integral_constant<Finish, Finish::dropout>{});
+  f(std::integral_constant<Finish, Finish::plain>{});
+}
+
+// Calls f(T, P) as for_shares wants them.
+template <class F>
+void with_packs(const char* kernel, std::initializer_list<Map> maps, F&& f) {
+  const Map& x = *maps.begin();
+  with_float_type(x.dtype, kernel, [&](auto t) {
+    using T = decltype(t);
+    with_lanes<T>(maps, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
+  });
+}
+
+// Calls f with the lanes of rows of C and of rows of `hidden` numbers.
+template <class F>
+void with_dense_lanes(const SqueezeExcite& k, std::initializer_list<const float*> rows_of_C,
+                      std::initializer_list<const float*> rows_of_hidden, F&& f) {
+  const auto map = [](const float* p, int n) { return p == nullptr ? Map{} : row_map(p, n); };
+  const auto at = [](std::initializer_list<const float*> list, size_t i) {
+    return i < list.size() ? list.begin()[i] : nullptr;
+  };
+  const int C = k.x.C, H = k.hidden;
+  with_lanes<float>({row_map(k.reduce, C), map(at(rows_of_C, 0), C), map(at(rows_of_C, 1), C), row_map(k.mean, C),
+                     row_map(k.scale, C), row_map(static_cast<const float*>(k.workspace), C)},
+                    [&](auto c) {
+                      with_lanes<float>({row_map(k.expand, H), map(at(rows_of_hidden, 0), H), row_map(k.activation, H)},
+                                        [&](auto h) { f(c, h); });
+                    });
+}
+
+unsigned sum_blocks(Stream& stream, const Map& m) {
+  return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, 4, norm_partials(m.N));
+}
+unsigned scale_blocks(Stream& stream, const Map& m) {
+  return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, kWarp == 1 ? 4 : 8, 65535);
+}
+
+}  // namespace
+
+void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
+  const SqueezeExcite& op = k.op;
+  check("squeeze_excite_forward", op, op.x, k.y);
+  const int C = op.x.C;
+  const unsigned N = static_cast<unsigned>(op.x.N), blocks = k.sums != nullptr ? 1 : sum_blocks(stream, op.x);
+  const DropoutNumbers numbers = dropout_numbers(op.dropout);
+  if (k.sums == nullptr) {
+    with_packs("squeeze_excite_forward", {op.x}, [&](auto t, auto pack) {
+      using T = decltype(t);
+      using P = decltype(pack);
+      const size_t scratch = fold_scratch<OneSum<P>>(static_cast<int>(crew_size(kThreads)), C / P::size);
+      launch(stream, "squeeze_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
+             squeeze_sums<T, P, false, Finish::plain>, samples_of<const T>(op.x), samples_of<const T>(op.x), C, numbers,
+             scratch, static_cast<float*>(op.workspace));
+    });
+  }
+  const Gates gates{k.sums != nullptr ? k.sums : static_cast<const float*>(op.workspace),
+                    static_cast<int>(blocks),
+                    C,
+                    op.hidden,
+                    static_cast<float>(op.x.pixels() / op.x.N),
+                    op.reduce,
+                    op.reduce_bias,
+                    op.expand,
+                    op.expand_bias,
+                    op.mean,
+                    op.activation,
+                    op.scale};
+  with_dense_lanes(op, {k.sums}, {}, [&](auto c, auto h) {
+    launch(stream, "squeeze_gates", {N}, {kThreads}, shared_bytes<float>(C) + shared_bytes<float>(op.hidden),
+           squeeze_gates<c, h>, gates);
+  });
+  with_finish(op, [&](auto finish) {
+    with_packs("squeeze_excite_forward", {op.x, k.y}, [&](auto t, auto pack) {
+      using T = decltype(t);
+      using P = decltype(pack);
+      launch(stream, "squeeze_scale", {scale_blocks(stream, k.y), N}, {kThreads}, 0, squeeze_scale<T, P, finish>,
+             samples_of<const T>(op.x), samples_of<T>(k.y), C, op.scale, numbers);
+    });
+  });
+}
+
+void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
+  const SqueezeExcite& op = k.op;
+  check("squeeze_excite_backward", op, op.x, k.dy);
+  if (k.dx) check("squeeze_excite_backward", op, k.dx, k.dy);
+  const int C = op.x.C, hidden = op.hidden;
+  const int64_t rows = op.x.N;
+  const unsigned N = static_cast<unsigned>(op.x.N), blocks = sum_blocks(stream, k.dy);
+  const DropoutNumbers numbers = dropout_numbers(op.dropout);
+  float *partial = static_cast<float*>(op.workspace), *gates = partial + std::max<int64_t>(512, rows) * C;
+  float *offset = gates + rows * C, *units = offset + rows * C;
+  with_finish(op, [&](auto finish) {
+    with_packs("squeeze_excite_backward", {op.x, k.dy}, [&](auto t, auto pack) {
+      using T = decltype(t);
+      using P = decltype(pack);
+      const size_t scratch = fold_scratch<OneSum<P>>(static_cast<int>(crew_size(kThreads)), C / P::size);
+      launch(stream, "squeeze_gradient_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
+             squeeze_sums<T, P, true, finish>, samples_of<const T>(op.x), samples_of<const T>(k.dy), C, numbers,
+             scratch, partial);
+    });
+  });
+  const GateGradients gradients{partial,
+                                static_cast<int>(blocks),
+                                C,
+                                hidden,
+                                static_cast<float>(op.x.pixels() / op.x.N),
+                                op.reduce,
+                                op.expand,
+                                op.activation,
+                                op.scale,
+                                gates,
+                                units,
+                                offset};
+  with_dense_lanes(op, {k.dreduce}, {k.dexpand}, [&](auto c, auto h) {
+    launch(stream, "squeeze_gate_gradients", {N}, {kThreads}, shared_bytes<float>(C) + shared_bytes<float>(hidden),
+           squeeze_gate_gradients<c, h>, gradients);
+    launch(stream, "squeeze_parameter_gradients", {blocks_for(stream, static_cast<int64_t>(C) * hidden, 64), 2},
+           {kThreads}, 0, squeeze_parameter_gradients<c, h>,
+           DenseGradient{units, op.mean, hidden, C, k.dreduce, k.dreduce_bias},
+           DenseGradient{gates, op.activation, C, hidden, k.dexpand, k.dexpand_bias}, op.x.N, k.accumulate_parameters);
+  });
+  if (!k.dx) return;
+  with_finish(op, [&](auto finish) {
+    with_packs("squeeze_excite_backward", {op.x, k.dy, k.dx}, [&](auto t, auto pack) {
+      using T = decltype(t);
+      using P = decltype(pack);
+      launch(stream, "squeeze_scale_gradient", {scale_blocks(stream, k.dy), N}, {kThreads}, 0,
+             squeeze_scale_gradient<T, P, finish>, samples_of<const T>(op.x), samples_of<const T>(k.dy),
+             samples_of<T>(k.dx), C, op.scale, offset, numbers, k.accumulate_dx);
+    });
+  });
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION
