@@ -1,0 +1,372 @@
+#include "kernels/aspp.h"
+
+#include "kernels/channel_sum.h"
+#include "kernels/core/async_copy.h"
+#include "kernels/core/launch.h"
+#include "kernels/core/tile_sums.h"
+
+namespace regolith::kernels::REGOLITH_EXECUTION {
+namespace {
+
+template <class T>
+inline constexpr int kVector = 16 / sizeof(T);  // elements that are copied at once
+template <class T>
+inline constexpr int kStep = 128 / sizeof(T);  // of a sum, between two barriers
+template <class T>
+inline constexpr int kSlab = 64 / sizeof(T);  // the same, of the projection, whose tiles are wide
+inline constexpr int kPixels = 32;            // of a tile of forward; of a step of the weight gradient
+inline constexpr int kChunk = 128;            // channels of z that forward has at a time
+inline constexpr int kGradientPixels = 64, kGradientColumns = 128;  // of a tile of the data gradient
+
+// What a kernel knows of its branches; z is dz in the data gradient. Without padding: g++ 12 mistakes the members
+// behind an array for padding inside it when launch() clears that.
+struct Branches {
+  struct Branch {
+    const void* w;
+    const float* bias;
+    const void* project;
+    void* z;
+    int K, pitch;  // of z
+    AsppTaps taps;
+    int unused = 0;
+  } at[kAsppBranches] = {};
+};
+static_assert(sizeof(Branches) == kAsppBranches * (4 * sizeof(void*) + 6 * sizeof(int)));
+
+// Elements from row to row of a tile: an odd multiple of 16 bytes, so that the banks of neighbouring rows differ.
+template <class T>
+constexpr int pitch_of(int columns) {
+  return columns + kVector<T>;
+}
+template <class T>
+constexpr int tile_size(int rows, int columns) {
+  return rows * pitch_of<T>(columns);
+}
+
+// Fetches a tile: `width` elements of each row, from row_source(row), zeros where that is null. All threads call it.
+template <class T, class F>
+__device__ __forceinline__ void fetch(T* tile, int pitch, int rows, int width, F&& row_source) {
+  const int vectors = width / kVector<T>;
+  for (int i = thread_rank(); i < rows * vectors; i += block_threads()) {
+    const int row = i / vectors, at = i % vectors * kVector<T>;
+    const T* from = row_source(row);
+    T* to = tile + row * pitch + at;
+    if (from != nullptr) {
+      copy_async(to, from + at);
+    } else {
+      for (int e = 0; e < kVector<T>; ++e) to[e] = T(0.0f);
+    }
+  }
+}
+
+// Writes a tile back, to row_target(row), nowhere where that is null.
+template <class T, class F>
+__device__ __forceinline__ void write_back(const T* tile, int pitch, int rows, int width, F&& row_target) {
+  using V = Vec<kVector<T>>;
+  const int vectors = width / kVector<T>;
+  for (int i = thread_rank(); i < rows * vectors; i += block_threads()) {
+    const int row = i / vectors, at = i % vectors * kVector<T>;
+    T* to = row_target(row);
+    if (to != nullptr) store(to + at, load<V>(tile + row * pitch + at));
+  }
+}
+
+// fetch(step, stage) and use(step, stage) for every step, with the fetches one step ahead. Begins and ends with the
+// stages free; a barrier stands between a step's use and whatever comes after it.
+template <class T, class Fetch, class Use>
+__device__ __forceinline__ void pipeline(int steps, T* stages, int stage_size, Fetch&& fetch_step, Use&& use) {
+  fetch_step(0, stages);
+  commit_copies();
+  for (int s = 0; s < steps; ++s) {
+    if (s + 1 < steps) fetch_step(s + 1, stages + (s + 1) % 2 * stage_size);
+    commit_copies();
+    wait_for_copies<1>();
+    sync_block();
+    use(s, stages + s % 2 * stage_size);
+    sync_block();
+  }
+}
+
+// The pixel that lies (down, right) of pixel p of a map of that size; null where that is outside of its image, or p is
+// none.
+template <class T>
+__device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const Map& size, int p, int down, int right) {
+  if (p >= size.N * size.H * size.W) return nullptr;
+  if (down != 0 || right != 0) {
+    const int row = p / size.W, h = row % size.H + down, w = p % size.W + right;
+    if (h < 0 || h >= size.H || w < 0 || w >= size.W) return nullptr;
+    p += down * size.W + right;
+  }
+  return data + static_cast<int64_t>(p) * pitch;
+}
+
+template <class T>
+struct ForwardShared {  // elements
+  int stage, z, out;
+  REGOLITH_HOST_DEVICE explicit ForwardShared(int F) {
+    const int branch = tile_size<T>(kPixels + kChunk, kStep<T>), projection = tile_size<T>(F, kSlab<T>);
+    stage = branch > projection ? branch : projection;
+    z = tile_size<T>(kPixels, kChunk);
+    out = tile_size<T>(kPixels, F);  // uses the stages again
+    if (out > 2 * stage) stage = (out + 1) / 2 + kVector<T>;
+    stage = (stage + kVector<T> - 1) / kVector<T> * kVector<T>;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    forward(Map x, Branches branches, int count, const float* bias, Map image, Map y) {
+  const int C = x.C, F = y.C, pixels = x.N * x.H * x.W, p0 = static_cast<int>(blockIdx.x) * kPixels;
+  const ForwardShared<T> sizes(F);
+  constexpr int step_pitch = pitch_of<T>(kStep<T>), slab_pitch = pitch_of<T>(kSlab<T>), z_pitch = pitch_of<T>(kChunk);
+  Shared shared;
+  T* stages = shared.take<T>(2 * sizes.stage);
+  T* tile = shared.take<T>(sizes.z);
+  const int steps_of_tap = (C + kStep<T> - 1) / kStep<T>;
+  TileSums<T, kPixels, kAsppFilters> sums;
+  for (int g = 0; g < count; ++g) {
+    const Branches::Branch& branch = branches.at[g];
+    const AsppTaps taps = branch.taps;
+    const T* w = static_cast<const T*>(branch.w);
+    const T* project = static_cast<const T*>(branch.project);
+    T* z_map = static_cast<T*>(branch.z);
+    const int K = branch.K;
+    for (int n0 = 0; n0 < K; n0 += kChunk) {
+      const int columns = K - n0 < kChunk ? K - n0 : kChunk;
+      TileSums<T, kPixels, kChunk> z;
+      const auto width_of = [&](int c) { return C - c < kStep<T> ? C - c : kStep<T>; };
+      pipeline(
+          taps.count() * steps_of_tap, stages, sizes.stage,
+          [&](int s, T* stage) {
+            const int tap = s / steps_of_tap, c = s % steps_of_tap * kStep<T>;
+            const int down = taps.down(tap), right = taps.right(tap);
+            fetch(stage, step_pitch, kPixels, width_of(c), [&](int m) {
+              const T* in = pixel_at(x.as<const T>(), x.pitch, x, p0 + m, down, right);
+              return in == nullptr ? in : in + c;
+            });
+            fetch(stage + kPixels * step_pitch, step_pitch, columns, width_of(c),
+                  [&](int n) { return w + static_cast<int64_t>((n0 + n) * taps.count() + tap) * C + c; });
+          },
+          [&](int s, T* stage) {
+            z.template add<false, true>(stage, step_pitch, stage + kPixels * step_pitch, step_pitch,
+                                        width_of(s % steps_of_tap * kStep<T>), columns);
+          });
+      z.each(columns, [&](int m, int n, float sum) {
+        tile[m * z_pitch + n] = static_cast<T>(sum + (branch.bias != nullptr ? branch.bias[n0 + n] : 0.0f));
+      });
+      sync_block();
+      write_back(tile, z_pitch, kPixels, columns, [&](int m) {
+        return p0 + m < pixels ? z_map + static_cast<int64_t>(p0 + m) * branch.pitch + n0 : nullptr;
+      });
+      const auto slab_width = [&](int s) {
+        return columns - s * kSlab<T> < kSlab<T> ? columns - s * kSlab<T> : kSlab<T>;
+      };
+      pipeline((columns + kSlab<T> - 1) / kSlab<T>, stages, sizes.stage,
+               [&](int s, T* stage) {
+                 fetch(stage, slab_pitch, F, slab_width(s),
+                       [&](int f) { return project + static_cast<int64_t>(f) * K + n0 + s * kSlab<T>; });
+               },
+               [&](int s, T* stage) {
+                 sums.template add<false, true>(tile + s * kSlab<T>, z_pitch, stage, slab_pitch, slab_width(s), F);
+               });
+    }
+  }
+  T* out = stages;
+  const int out_pitch = pitch_of<T>(F), per_image = x.H * x.W;
+  sums.each(F, [&](int m, int f, float sum) {
+    if (p0 + m >= pixels) return;
+    if (bias != nullptr) sum += bias[f];
+    if (image) sum += static_cast<float>(image.as<const T>()[(p0 + m) / per_image * image.pitch + f]);
+    out[m * out_pitch + f] = static_cast<T>(sum);
+  });
+  sync_block();
+  write_back(out, out_pitch, kPixels, F,
+             [&](int m) { return p0 + m < pixels ? y.as<T>() + static_cast<int64_t>(p0 + m) * y.pitch : nullptr; });
+}
+
+template <class T>
+inline constexpr int kGradientStage = tile_size<T>(kGradientPixels, kStep<T>) + tile_size<T>(kStep<T>,
+                                                                                             kGradientColumns);
+
+template <class T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    data_gradient(Branches branches, int count, Map image, float image_scale, Map dx, bool accumulate) {
+  const int C = dx.C, pixels = dx.N * dx.H * dx.W;
+  const int p0 = static_cast<int>(blockIdx.x) * kGradientPixels, c0 = static_cast<int>(blockIdx.y) * kGradientColumns;
+  const int columns = C - c0 < kGradientColumns ? C - c0 : kGradientColumns;
+  constexpr int a_pitch = pitch_of<T>(kStep<T>), b_pitch = pitch_of<T>(kGradientColumns);
+  Shared shared;
+  T* stages = shared.take<T>(2 * kGradientStage<T>);
+  TileSums<T, kGradientPixels, kGradientColumns> sums;
+  for (int g = 0; g < count; ++g) {
+    const Branches::Branch& branch = branches.at[g];
+    const AsppTaps taps = branch.taps;
+    const T* w = static_cast<const T*>(branch.w);
+    const T* dz = static_cast<const T*>(branch.z);
+    const int K = branch.K, steps_of_tap = (K + kStep<T> - 1) / kStep<T>;
+    const auto width_of = [&](int j) { return K - j < kStep<T> ? K - j : kStep<T>; };
+    pipeline(
+        taps.count() * steps_of_tap, stages, kGradientStage<T>,
+        [&](int s, T* stage) {
+          const int tap = s / steps_of_tap, j = s % steps_of_tap * kStep<T>;
+          const int down = -taps.down(tap), right = -taps.right(tap);
+          fetch(stage, a_pitch, kGradientPixels, width_of(j), [&](int m) {
+            const T* in = pixel_at(dz, branch.pitch, dx, p0 + m, down, right);
+            return in == nullptr ? in : in + j;
+          });
+          fetch(stage + kGradientPixels * a_pitch, b_pitch, width_of(j), columns,
+                [&](int i) { return w + static_cast<int64_t>((j + i) * taps.count() + tap) * C + c0; });
+        },
+        [&](int s, T* stage) {
+          sums.template add<false, false>(stage, a_pitch, stage + kGradientPixels * a_pitch, b_pitch,
+                                          width_of(s % steps_of_tap * kStep<T>), columns);
+        });
+  }
+  T* out = stages;
+  const int per_image = dx.H * dx.W;
+  sums.each(columns, [&](int m, int n, float sum) {
+    const int p = p0 + m;
+    if (p >= pixels) return;
+    if (image) sum += image_scale * static_cast<float>(image.as<const T>()[p / per_image * image.pitch + c0 + n]);
+    if (accumulate) sum += static_cast<float>(dx.as<const T>()[static_cast<int64_t>(p) * dx.pitch + c0 + n]);
+    out[m * b_pitch + n] = static_cast<T>(sum);
+  });
+  sync_block();
+  write_back(out, b_pitch, kGradientPixels, columns, [&](int m) {
+    return p0 + m < pixels ? dx.as<T>() + static_cast<int64_t>(p0 + m) * dx.pitch + c0 : nullptr;
+  });
+}
+
+template <class T>
+inline constexpr int kWeightStage = tile_size<T>(kPixels, AsppSplits::kRows) + tile_size<T>(kPixels,
+                                                                                            AsppSplits::kColumns);
+
+// Grid: tiles of dw, taps, parts of the pixels.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    weight_gradient(Map dz, Map x, AsppTaps taps, int each, float* partials) {
+  constexpr int kRows = AsppSplits::kRows, kColumns = AsppSplits::kColumns;
+  const int K = dz.C, C = x.C, tiles_across = (C + kColumns - 1) / kColumns, tap = static_cast<int>(blockIdx.y);
+  const int k0 = static_cast<int>(blockIdx.x) / tiles_across * kRows;
+  const int c0 = static_cast<int>(blockIdx.x) % tiles_across * kColumns;
+  const int rows = K - k0 < kRows ? K - k0 : kRows, columns = C - c0 < kColumns ? C - c0 : kColumns;
+  const int pixels = x.N * x.H * x.W, begin = static_cast<int>(blockIdx.z) * each;
+  const int end = begin + each < pixels ? begin + each : pixels;
+  const int down = taps.down(tap), right = taps.right(tap);
+  constexpr int a_pitch = pitch_of<T>(kRows), b_pitch = pitch_of<T>(kColumns);
+  Shared shared;
+  T* stages = shared.take<T>(2 * kWeightStage<T>);
+  TileSums<T, kRows, kColumns> dw;
+  pipeline((end - begin + kPixels - 1) / kPixels, stages, kWeightStage<T>,
+           [&](int s, T* stage) {
+             const int p0 = begin + s * kPixels;
+             // Rows of dw beyond K are computed from zeros and dropped.
+             for (int i = thread_rank(); rows < kRows && i < kPixels * (kRows - rows); i += block_threads())
+               stage[i / (kRows - rows) * a_pitch + rows + i % (kRows - rows)] = T(0.0f);
+             fetch(stage, a_pitch, kPixels, rows, [&](int i) {
+               const T* in = p0 + i < end ? pixel_at(dz.as<const T>(), dz.pitch, dz, p0 + i, 0, 0) : nullptr;
+               return in == nullptr ? in : in + k0;
+             });
+             fetch(stage + kPixels * a_pitch, b_pitch, kPixels, columns, [&](int i) {
+               const T* in = p0 + i < end ? pixel_at(x.as<const T>(), x.pitch, x, p0 + i, down, right) : nullptr;
+               return in == nullptr ? in : in + c0;
+             });
+           },
+           [&](int, T* stage) {
+             dw.template add<true, false>(stage, a_pitch, stage + kPixels * a_pitch, b_pitch, kPixels, columns);
+           });
+  float* out = partials + static_cast<int64_t>(blockIdx.z) * K * taps.count() * C;
+  dw.each(columns, [&](int m, int n, float sum) {
+    if (m < rows) out[(static_cast<int64_t>(k0 + m) * taps.count() + tap) * C + c0 + n] = sum;
+  });
+}
+
+void require(bool holds, const char* kernel, const char* what) {
+  if (!holds) throw KernelError(std::string(kernel) + ": " + what);
+}
+
+// Channels in multiples of 16 at multiples of 16 bytes, 32-bit pixel numbers.
+void check_map(const char* kernel, const Map& m, const Map& like, int C) {
+  require(m.N == like.N && m.H == like.H && m.W == like.W && m.C == C && m.dtype == like.dtype, kernel,
+          "all maps must have one element type and one size, and the channels of their weights");
+  require(m.C % 16 == 0 && m.pitch % 16 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0, kernel,
+          "takes channels in multiples of 16, at multiples of 16 bytes");
+  require(m.pixels() < (int64_t{1} << 31) - 1024, kernel, "the batch has too many pixels; run it in slices");
+}
+void check_image(const char* kernel, const Map& image, const Map& like) {
+  require(
+      !image || (image.N == like.N && image.H == 1 && image.W == 1 && image.C == like.C && image.dtype == like.dtype),
+      kernel, "`image` must have one pixel per image, and the channels of the result");
+}
+void check_taps(const char* kernel, const AsppTaps& t) {
+  require((t.rows == 1 || t.rows == 3) && (t.columns == 1 || t.columns == 3), kernel,
+          "a branch has 1 or 3 taps down and 1 or 3 across");
+}
+unsigned tiles(int64_t n, int size) { return static_cast<unsigned>((n + size - 1) / size); }
+
+}  // namespace
+
+void aspp_forward(Stream& stream, const AsppForward& k) {
+  const char* name = "aspp_forward";
+  require(k.count >= 1 && k.count <= kAsppBranches, name, "takes 1 to 8 branches");
+  check_map(name, k.x, k.x, k.x.C);
+  check_map(name, k.y, k.x, k.y.C);
+  require(k.y.C <= kAsppFilters, name, "takes up to 512 filters");
+  check_image(name, k.image, k.y);
+  Branches branches;
+  for (int g = 0; g < k.count; ++g) {
+    const AsppBranch& b = k.branches[g];
+    check_map(name, b.z, k.x, b.z.C);
+    check_taps(name, b.taps);
+    branches.at[g] = {b.w, b.bias, b.project, b.z.data, b.z.C, b.z.pitch, b.taps};
+  }
+  with_float_type(k.y.dtype, name, [&](auto t) {
+    using T = decltype(t);
+    const ForwardShared<T> sizes(k.y.C);
+    launch(stream, "aspp_forward", {tiles(k.x.pixels(), kPixels)}, {kTileThreads},
+           shared_bytes<T>(2 * sizes.stage) + shared_bytes<T>(sizes.z), forward<T>, k.x, branches, k.count, k.bias,
+           k.image, k.y);
+  });
+}
+
+void aspp_data_gradient(Stream& stream, const AsppDataGradient& k) {
+  const char* name = "aspp_data_gradient";
+  require(k.count >= 1 && k.count <= kAsppBranches, name, "takes 1 to 8 branches");
+  check_map(name, k.dx, k.dx, k.dx.C);
+  check_image(name, k.image, k.dx);
+  Branches branches;
+  for (int g = 0; g < k.count; ++g) {
+    const AsppDataGradient::Branch& b = k.branches[g];
+    check_map(name, b.dz, k.dx, b.dz.C);
+    check_taps(name, b.taps);
+    branches.at[g] = {b.w, nullptr, nullptr, b.dz.data, b.dz.C, b.dz.pitch, b.taps};
+  }
+  with_float_type(k.dx.dtype, name, [&](auto t) {
+    using T = decltype(t);
+    launch(stream, "aspp_data_gradient", {tiles(k.dx.pixels(), kGradientPixels), tiles(k.dx.C, kGradientColumns)},
+           {kTileThreads}, shared_bytes<T>(2 * kGradientStage<T>), data_gradient<T>, branches, k.count, k.image,
+           k.image_scale, k.dx, k.accumulate);
+  });
+}
+
+void aspp_weight_gradient(Stream& stream, const AsppWeightGradient& k) {
+  const char* name = "aspp_weight_gradient";
+  check_map(name, k.x, k.x, k.x.C);
+  check_map(name, k.dz, k.x, k.dz.C);
+  check_taps(name, k.taps);
+  const int K = k.dz.C, C = k.x.C, taps = k.taps.count();
+  const AsppSplits splits(k.x.pixels(), K, C, taps);
+  float* partials = static_cast<float*>(k.workspace);
+  with_float_type(k.x.dtype, name, [&](auto t) {
+    using T = decltype(t);
+    launch(stream, "aspp_weight_gradient",
+           {tiles(K, AsppSplits::kRows) * tiles(C, AsppSplits::kColumns), static_cast<unsigned>(taps),
+            static_cast<unsigned>(splits.parts)},
+           {kTileThreads}, shared_bytes<T>(2 * kWeightStage<T>), weight_gradient<T>, k.dz, k.x, k.taps, splits.each,
+           partials);
+  });
+  const int64_t n = static_cast<int64_t>(K) * taps * C;
+  sum_partials(stream, {partials, splits.parts, n, n, k.dw, k.accumulate});
+}
+
+}  // namespace regolith::kernels::REGOLITH_EXECUTION

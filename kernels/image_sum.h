@@ -1,0 +1,32 @@
+// One number per image and channel: sums over the pixels of each image, and sums of maps and of such numbers.
+//
+//   image_sum:  sum[n,c] = scale * sum over h, w of x[n,h,w,c]
+//   add_images: y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c]
+//
+// In fp32, in an order that depends on the shape alone. Maps are (N, H, W, C) of one element type and may be slices.
+#pragma once
+
+#include "kernels/core/kernel.h"
+
+namespace regolith::kernels {
+
+inline constexpr int kMostParts = 8;
+
+struct ImageSum {
+  Map x;
+  Map sum;  // (N, 1, 1, C)
+  float scale = 1;
+};
+REGOLITH_KERNEL(image_sum, ImageSum);
+
+struct AddImages {
+  Map parts[kMostParts];
+  int count = 0;
+  Map image;  // (N, 1, 1, C) or null
+  float scale = 1;
+  Map y;  // may be one of the parts
+  bool accumulate = false;
+};
+REGOLITH_KERNEL(add_images, AddImages);
+
+}  // namespace regolith::kernels
