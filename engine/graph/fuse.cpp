@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "engine/graph/graph.h"
+#include "engine/ops/aspp.h"
 #include "engine/ops/conv.h"
 #include "engine/ops/norm.h"
 
@@ -17,6 +18,7 @@ class Fuser {
     if (options_.norm_residual) each([&](int i) { return norm_residual(i); });
     if (options_.norm_activation) each([&](int i) { return norm_activation(i); });
     if (options_.conv_activation) each([&](int i) { return conv_activation(i); });
+    if (!options_.dead_taps) keep_dead_taps();
     return std::move(log_);
   }
 
@@ -106,6 +108,12 @@ class Fuser {
       const int reader = conv == nullptr ? -1 : sole_reader(static_cast<int>(i));
       if (reader >= 0 && op<BatchNormOp>(reader) != nullptr) conv->attributes().bias_cancels = true;
     }
+  }
+
+  // ASPP leaves them out by itself, once it knows the map's size.
+  void keep_dead_taps() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i)
+      if (auto* aspp = op<AsppOp>(static_cast<int>(i))) aspp->attributes().prune = false;
   }
 
   Graph& graph_;

@@ -65,7 +65,8 @@ struct FuseOptions {
   bool norm_residual = true;    // norm, then the add of a residual (then ReLU): one pass
   bool conv_activation = true;  // convolution with bias, then ReLU: the convolution's epilogue
   bool cancelled_bias = true;   // a bias before a batch norm: its gradient is zero, and not computed
-  static FuseOptions none() { return {false, false, false, false}; }
+  bool dead_taps = true;        // taps of ASPP that see only padding: not multiplied
+  static FuseOptions none() { return {false, false, false, false, false}; }
 };
 // One line per rewrite: "norm+relu: e1/1/norm takes e1/1/relu".
 std::vector<std::string> fuse(Graph& graph, const FuseOptions& options);

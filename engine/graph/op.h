@@ -102,6 +102,8 @@ class Op {
   virtual bool backward_in_place() const { return false; }
 
   virtual void compile(const CompileContext&) {}
+  // From forward to backward, beside Inference::saved_bytes: what depends on the maps' type. Known after compile().
+  virtual size_t saved_memory() const { return 0; }
   virtual std::string provider() const { return "kernel"; }
   virtual size_t forward_workspace() const { return 0; }
   virtual size_t backward_workspace() const { return 0; }

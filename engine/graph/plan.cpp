@@ -166,7 +166,8 @@ class Planner {
       const auto take = [&](const char* what, size_t bytes, int first, int last) {
         return bytes == 0 ? -1 : new_buffer(node(i).name + what, bytes, first, last);
       };
-      p.saved = take(" saved", node(i).inferred.saved_bytes, i, p.backward ? backward_step(i) : i);
+      p.saved = take(" saved", node(i).inferred.saved_bytes + node(i).op->saved_memory(), i,
+                     p.backward ? backward_step(i) : i);
       p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
       if (p.backward)
         p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/ops/aspp.h"
 #include "engine/ops/attention_gate.h"
 #include "engine/ops/basic.h"
 #include "engine/ops/conv.h"
@@ -35,6 +36,7 @@ const std::vector<OpEntry>& op_registry() {
        2,
        parse_attention_gate},
       {"attention", "self-attention over the positions of a map of [q | k | v]", {"heads"}, 1, 1, parse_attention},
+      {"aspp", "atrous spatial pyramid pooling", {"filters", "rates", "bias", "init", "prune"}, 1, 1, parse_aspp},
       {"batch_norm", "batch normalisation", {"momentum", "epsilon"}, 1, 1, parse_batch_norm},
       {"concat", "channels side by side", {}, 2, many, [](const Attributes&) { return std::make_unique<ConcatOp>(); }},
       {"conv", "convolution", conv, 1, 1,

@@ -1,0 +1,306 @@
+#include "engine/ops/aspp.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "kernels/add.h"
+#include "kernels/channel_sum.h"
+#include "kernels/core/error.h"
+#include "kernels/image_sum.h"
+
+namespace regolith {
+namespace {
+
+std::string list(const std::vector<int>& numbers) {
+  std::string text;
+  for (int n : numbers) text += (text.empty() ? "" : ", ") + std::to_string(n);
+  return text;
+}
+std::string rates_text(const std::vector<int>& rates) { return (rates.size() > 1 ? "rates " : "rate ") + list(rates); }
+
+// `rows` rows of `columns` elements, the first at element `at`, `pitch` apart.
+Map matrix(const void* base, int64_t at, int rows, int columns, int pitch, DType type) {
+  return {static_cast<unsigned char*>(const_cast<void*>(base)) + at * static_cast<int64_t>(size_of(type)),
+          1,
+          1,
+          rows,
+          columns,
+          pitch,
+          type};
+}
+void copy(Stream& stream, const Map& from, const Map& to, bool accumulate = false) {
+  kernels::add_forward(stream, {.a = from, .b = {}, .y = to, .accumulate = accumulate});
+}
+
+}  // namespace
+
+std::unique_ptr<Op> parse_aspp(const Attributes& a) {
+  AsppAttributes p;
+  p.filters = a.integer("filters", 1, 1 << 16);
+  p.rates = a.integers("rates", 1, 1024, p.rates);
+  p.bias = a.boolean("bias", true);
+  p.prune = a.boolean("prune", true);
+  p.init = a.choice("init", {"glorot_uniform", "he_normal"}, "glorot_uniform") == "he_normal" ? Init::he_normal
+                                                                                              : Init::glorot_uniform;
+  return std::make_unique<AsppOp>(p);
+}
+
+std::string AsppOp::describe() const {
+  return std::to_string(a_.filters) + " filters, " + rates_text(a_.rates) + (a_.prune ? "" : ", not pruned");
+}
+
+std::vector<AsppOp::Group> AsppOp::groups(int H, int W) const {
+  std::vector<Group> list{{{}, {{0, {0}}}}};
+  for (size_t i = 0; i < a_.rates.size(); ++i) {
+    const int rate = a_.rates[i];
+    const kernels::AsppTaps taps{!a_.prune || rate < H ? 3 : 1, !a_.prune || rate < W ? 3 : 1, rate};
+    Group::Member member{static_cast<int>(i) + 1, {}};
+    for (int t = 0; t < 9; ++t)
+      if ((taps.rows == 3 || t / 3 == 1) && (taps.columns == 3 || t % 3 == 1)) member.live.push_back(t);
+    if (taps.count() == 1) {
+      list[0].members.push_back(member);
+    } else {
+      list.push_back({taps, {member}});
+    }
+  }
+  return list;
+}
+
+std::string AsppOp::note(int H, int W) const {
+  if (!a_.prune) return "every tap is multiplied, those that see only padding too (prune: false)";
+  struct Class {
+    size_t taps;
+    std::vector<int> rates;
+  };
+  std::vector<Class> classes;  // neighbours in the list of rates that keep as many taps
+  int kept = 1;
+  for (int rate : a_.rates) {
+    const size_t taps = static_cast<size_t>(rate < H ? 3 : 1) * (rate < W ? 3 : 1);
+    kept += static_cast<int>(taps);
+    if (classes.empty() || classes.back().taps != taps) classes.push_back({taps, {}});
+    classes.back().rates.push_back(rate);
+  }
+  std::string text;
+  for (const Class& c : classes) {
+    text += (text.empty() ? "" : ", ") + rates_text(c.rates) + ": ";
+    text += c.taps == 1 ? "centre only" : c.taps == 9 ? "all 9 taps" : std::to_string(c.taps) + " of 9 taps";
+  }
+  char factor[64] = "";
+  const int all = 1 + 9 * static_cast<int>(a_.rates.size());
+  if (kept < all)
+    std::snprintf(factor, sizeof factor, "; %.2fx fewer multiplications in the branches", 1.0 * all / kept);
+  return text + factor;
+}
+
+Inference AsppOp::infer(const std::vector<Shape>& inputs) {
+  x_ = inputs[0];
+  if (a_.rates.empty()) throw GraphError("rates is empty; expected at least one dilation, as in [6, 12, 18]");
+  if (a_.rates.size() >= kernels::kAsppBranches)
+    throw GraphError("rates has " + std::to_string(a_.rates.size()) + " dilations; expected at most " +
+                     std::to_string(kernels::kAsppBranches - 1));
+  for (size_t i = 0; i < a_.rates.size(); ++i) {
+    if (a_.rates[i] < 1)
+      throw GraphError("rates has a dilation of " + std::to_string(a_.rates[i]) + "; expected 1 or more");
+    if (std::count(a_.rates.begin(), a_.rates.begin() + static_cast<std::ptrdiff_t>(i), a_.rates[i]) > 0)
+      throw GraphError("rates names " + std::to_string(a_.rates[i]) +
+                       " twice; each dilation is one branch, and gives its parameters their name");
+  }
+  groups_ = groups(x_.H, x_.W);
+  const int C = x_.C, F = a_.filters;
+  Inference r;
+  r.shape = {x_.N, x_.H, x_.W, F};
+  const auto add = [&](const std::string& name, int size, int in) {
+    const int64_t taps = static_cast<int64_t>(size) * size;
+    r.params.push_back({name + "/kernel", {F, size, size, in}, a_.init, taps * in, taps * F, true});
+    if (a_.bias) r.params.push_back({name + "/bias", {F}, Init::zeros, 0, 0, true});
+  };
+  add("branch_1x1", 1, C);
+  for (int rate : a_.rates) add("branch_rate_" + std::to_string(rate), 3, C);
+  add("branch_pool", 1, C);
+  add("project", 1, columns() * F);
+  r.saves_input = {true};
+  int64_t taps = 0;
+  for (const Group& g : groups_) taps += static_cast<int64_t>(g.members.size()) * g.taps.count();
+  r.multiplications =
+      x_.pixels() * F * (taps * C + static_cast<int64_t>(pool_branch()) * F) + static_cast<int64_t>(x_.N) * F * (C + F);
+  r.note = note(x_.H, x_.W);
+  return r;
+}
+
+void AsppOp::compile(const CompileContext& context) {
+  device_ = &context.device;
+  type_ = context.type;
+  const int N = x_.N, C = x_.C, F = a_.filters;
+  const size_t element = size_of(type_), pixels = static_cast<size_t>(x_.pixels());
+  BranchSumShape shape{N, x_.H, x_.W, C, F, {}, a_.bias, false, context.needs_dx[0]};
+  for (const Group& g : groups_) shape.branches.push_back({width(g), g.taps});
+  pixels_ = make_branch_sum(context, shape);
+  pooled_ = make_branch_sum(context, {N, 1, 1, C, F, {{F, {}}}, a_.bias, a_.bias, context.needs_dx[0]});
+
+  Pieces packed, saved, forward, backward;
+  places_.clear();
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const Group& g = groups_[i];
+    const size_t K = shape.branches[i].K, weights = K * g.taps.count() * C;
+    Places p;
+    p.project = packed.take(F * K * element);
+    p.dproject = backward.take(F * K * sizeof(float));
+    p.z = saved.take(pixels * K * element);
+    p.dz = backward.take(pixels * K * element);
+    if (!g.whole()) {
+      p.w = packed.take(weights * element);
+      p.bias = packed.take(K * sizeof(float));
+      p.dw = backward.take(weights * sizeof(float));
+      p.db = backward.take(K * sizeof(float));
+    }
+    places_.push_back(p);
+  }
+  const size_t pixel_of_filters = static_cast<size_t>(N) * F * element, projection = static_cast<size_t>(F) * F;
+  pool_ = {};
+  pool_.project = packed.take(projection * element);
+  pool_.dproject = backward.take(projection * sizeof(float));
+  pool_.z = saved.take(pixel_of_filters);
+  pool_.dz = backward.take(pixel_of_filters);
+  saved_.mean = saved.take(static_cast<size_t>(N) * C * element);
+  backward_.mean = backward.take(static_cast<size_t>(N) * C * element);
+  forward_.sum = forward.take(pixel_of_filters);
+  backward_.sum = backward.take(pixel_of_filters);
+  packed_.pixels = packed.take(pixels_->packed_weights());
+  packed_.pooled = packed.take(pooled_->packed_weights());
+  // The two sums, and what follows them, run one after the other.
+  forward_.pixels = forward.take(std::max(pixels_->forward_workspace(), pooled_->forward_workspace()));
+  backward_.pixels = backward.take(std::max({pixels_->backward_workspace(), pooled_->backward_workspace(),
+                                             kernels::channel_sum_workspace(image_map(nullptr, F))}));
+  packed_.bytes = packed.bytes();
+  saved_.bytes = saved.bytes();
+  forward_.bytes = forward.bytes();
+  backward_.bytes = backward.bytes();
+}
+
+std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward) const {
+  std::vector<BranchSum::Branch> list;
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const Group& g = groups_[i];
+    const Places& p = places_[i];
+    const ParamView& kernel = run.params[kernel_of(g.members[0].branch)];
+    const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
+    const int K = width(g);
+    BranchSum::Branch b;
+    b.w = g.whole() ? kernel.low : piece(run.packed, p.w);
+    if (bias != nullptr) b.bias = g.whole() ? bias->master : piece<float>(run.packed, p.bias);
+    b.project = piece(run.packed, p.project);
+    b.z = whole_map(piece(run.saved, p.z), x_.N, x_.H, x_.W, K, type_);
+    if (backward) {
+      b.dz = whole_map(piece(run.workspace, p.dz), x_.N, x_.H, x_.W, K, type_);
+      b.dw = g.whole() ? kernel.grad : piece<float>(run.workspace, p.dw);
+      if (bias != nullptr) b.db = g.whole() ? bias->grad : piece<float>(run.workspace, p.db);
+      b.dproject = piece<float>(run.workspace, p.dproject);
+      b.accumulate = g.whole() && run.accumulate_grads;
+    }
+    list.push_back(b);
+  }
+  return list;
+}
+
+BranchSum::Branch AsppOp::pooled(const OpRun& run, bool backward) const {
+  const ParamView& kernel = run.params[kernel_of(pool_branch())];
+  const ParamView* bias = a_.bias ? &run.params[kernel_of(pool_branch()) + 1] : nullptr;
+  BranchSum::Branch b;
+  b.w = kernel.low;
+  if (bias != nullptr) b.bias = bias->master;
+  b.project = piece(run.packed, pool_.project);
+  b.z = image_map(piece(run.saved, pool_.z), a_.filters);
+  if (backward) {
+    b.dz = image_map(piece(run.workspace, pool_.dz), a_.filters);
+    b.dw = kernel.grad;
+    if (bias != nullptr) b.db = bias->grad;
+    b.dproject = piece<float>(run.workspace, pool_.dproject);
+    b.accumulate = run.accumulate_grads;
+  }
+  return b;
+}
+
+// Branches of several taps lie in the packed weights as (K, taps, C), the members of a group one after the other; the
+// projection as one (F, K) for each group.
+void AsppOp::pack_weights(const OpRun& run) {
+  const int C = x_.C, F = a_.filters;
+  DeviceStream& stream = *run.stream;
+  const void* projection = run.params[kernel_of(project_branch())].low;
+  const auto columns_of = [&](int branch) {
+    return matrix(projection, int64_t{F} * branch, F, F, columns() * F, type_);
+  };
+  each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
+    const Places& p = places_[i];
+    copy(stream, columns_of(m.branch), matrix(piece(run.packed, p.project), int64_t{F} * j, F, F, width(g), type_));
+    if (g.whole()) return;
+    const int taps = g.taps.count();
+    for (int t = 0; t < taps; ++t)
+      copy(stream, matrix(run.params[kernel_of(m.branch)].low, int64_t{C} * m.live[t], F, C, m.stored() * C, type_),
+           matrix(piece(run.packed, p.w), (int64_t{F} * j * taps + t) * C, F, C, taps * C, type_));
+    if (a_.bias)
+      copy(stream, matrix(run.params[kernel_of(m.branch) + 1].master, 0, 1, F, F, DType::f32),
+           matrix(piece(run.packed, p.bias), int64_t{F} * j, 1, F, F, DType::f32));
+  });
+  copy(stream, columns_of(pool_branch()), matrix(piece(run.packed, pool_.project), 0, F, F, F, type_));
+  pixels_->pack_weights(stream, branches(run, false), piece(run.packed, packed_.pixels));
+  pooled_->pack_weights(stream, {pooled(run, false)}, piece(run.packed, packed_.pooled));
+}
+
+void AsppOp::forward(const OpRun& run) {
+  DeviceStream& stream = *run.stream;
+  const Map mean = image_map(piece(run.saved, saved_.mean), x_.C);
+  const Map sum = image_map(piece(run.workspace, forward_.sum), a_.filters);
+  void* scratch = piece(run.workspace, forward_.pixels);
+  const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
+  kernels::image_sum(stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W)});
+  pooled_->forward(stream, mean, {pooled(run, false)}, bias, {}, sum, piece(run.packed, packed_.pooled), scratch);
+  pixels_->forward(stream, run.x[0], branches(run, false), nullptr, sum, run.y, piece(run.packed, packed_.pixels),
+                   scratch);
+}
+
+void AsppOp::backward(const OpRun& run) {
+  DeviceStream& stream = *run.stream;
+  const Map mean = image_map(piece(run.saved, saved_.mean), x_.C);
+  const Map dsum = image_map(piece(run.workspace, backward_.sum), a_.filters);
+  const Map dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : Map{};
+  void* scratch = piece(run.workspace, backward_.pixels);
+  kernels::image_sum(stream, {.x = run.dy, .sum = dsum});
+  pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, piece(run.packed, packed_.pooled),
+                    scratch);
+  pixels_->backward(stream, run.x[0], run.dy, branches(run, true), dmean, 1.0f / static_cast<float>(x_.H * x_.W),
+                    run.dx[0], run.accumulate[0], piece(run.packed, packed_.pixels), scratch);
+  if (a_.bias)
+    kernels::channel_sum(stream, {.x = dsum,
+                                  .sum = run.params[kernel_of(project_branch()) + 1].grad,
+                                  .accumulate = run.accumulate_grads,
+                                  .workspace = scratch});
+  scatter_gradients(run);
+}
+
+void AsppOp::scatter_gradients(const OpRun& run) const {
+  const int C = x_.C, F = a_.filters;
+  DeviceStream& stream = *run.stream;
+  const bool add = run.accumulate_grads;
+  const auto columns_of = [&](int branch) {
+    return matrix(run.params[kernel_of(project_branch())].grad, int64_t{F} * branch, F, F, columns() * F, DType::f32);
+  };
+  each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
+    const Places& p = places_[i];
+    copy(stream, matrix(piece(run.workspace, p.dproject), int64_t{F} * j, F, F, width(g), DType::f32),
+         columns_of(m.branch), add);
+    if (g.whole()) return;
+    const ParamView& kernel = run.params[kernel_of(m.branch)];
+    const int taps = g.taps.count();
+    if (taps < m.stored() && !add)
+      device_->fill(kernel.grad, 0, static_cast<size_t>(kernel.elements) * sizeof(float), stream);
+    for (int t = 0; t < taps; ++t)
+      copy(stream, matrix(piece(run.workspace, p.dw), (int64_t{F} * j * taps + t) * C, F, C, taps * C, DType::f32),
+           matrix(kernel.grad, int64_t{C} * m.live[t], F, C, m.stored() * C, DType::f32), add);
+    if (a_.bias)
+      copy(stream, matrix(piece(run.workspace, p.db), int64_t{F} * j, 1, F, F, DType::f32),
+           matrix(run.params[kernel_of(m.branch) + 1].grad, 0, 1, F, F, DType::f32), add);
+  });
+  copy(stream, matrix(piece(run.workspace, pool_.dproject), 0, F, F, F, DType::f32), columns_of(pool_branch()), add);
+}
+
+}  // namespace regolith

@@ -1,0 +1,214 @@
+#include "engine/ops/branch_sum.h"
+
+#include <algorithm>
+
+#include "kernels/channel_sum.h"
+#include "kernels/image_sum.h"
+
+namespace regolith {
+namespace {
+
+Map shape_only(const BranchSumShape& s, int C, DType type) { return whole_map(nullptr, s.N, s.H, s.W, C, type); }
+
+class KernelBranchSum : public BranchSum {
+ public:
+  KernelBranchSum(const BranchSumShape& shape, DType type) : shape_(shape) {
+    for (const auto& b : shape.branches) {
+      workspace_ = std::max({workspace_, kernels::channel_sum_workspace(shape_only(shape, b.K, type)),
+                             kernels::aspp_weight_gradient_workspace(shape.pixels(), shape.F, b.K, 1),
+                             kernels::aspp_weight_gradient_workspace(shape.pixels(), b.K, shape.C, b.taps.count())});
+    }
+  }
+  std::string provider() const override { return "aspp kernel"; }
+  size_t forward_workspace() const override { return 0; }
+  size_t backward_workspace() const override { return workspace_; }
+
+  void forward(DeviceStream& stream, const Map& x, const std::vector<Branch>& branches, const float* bias,
+               const Map& image, const Map& y, void*, void*) override {
+    kernels::AsppForward k;
+    k.x = x;
+    k.bias = bias;
+    k.image = image;
+    k.y = y;
+    for (const Branch& b : branches) {
+      k.branches[k.count] = {b.w, b.bias, b.project, b.z, shape_.branches[k.count].taps};
+      ++k.count;
+    }
+    kernels::aspp_forward(stream, k);
+  }
+
+  void backward(DeviceStream& stream, const Map& x, const Map& dy, const std::vector<Branch>& branches,
+                const Map& image, float image_scale, const Map& dx, bool accumulate, void*, void* workspace) override {
+    kernels::AsppDataGradient all;
+    for (const Branch& b : branches) {
+      const kernels::AsppTaps taps = shape_.branches[all.count].taps;
+      kernels::AsppDataGradient projection;
+      projection.branches[projection.count++] = {b.project, dy, {}};
+      projection.dx = b.dz;
+      kernels::aspp_data_gradient(stream, projection);
+      kernels::aspp_weight_gradient(stream, {dy, b.z, b.dproject, {}, false, workspace});
+      kernels::aspp_weight_gradient(stream, {b.dz, x, b.dw, taps, b.accumulate, workspace});
+      if (b.db != nullptr) kernels::channel_sum(stream, {b.dz, b.db, b.accumulate, workspace});
+      all.branches[all.count++] = {b.w, b.dz, taps};
+    }
+    if (!dx) return;
+    all.image = image;
+    all.image_scale = image_scale;
+    all.dx = dx;
+    all.accumulate = accumulate;
+    kernels::aspp_data_gradient(stream, all);
+  }
+
+ private:
+  BranchSumShape shape_;
+  size_t workspace_ = 0;
+};
+
+// The projection is split over its input channels, a product for each branch, and one pass adds their results: fewer
+// bytes than to copy the branches side by side, in both directions, for every number of branches.
+class ProviderBranchSum : public BranchSum {
+ public:
+  ProviderBranchSum(const CompileContext& context, const BranchSumShape& shape) : shape_(shape), type_(context.type) {
+    const auto pick = [&](const ConvShape& conv, bool bias, bool dgrad) {
+      ConvRequest r;
+      r.shape = conv;
+      r.type = type_;
+      r.tf32 = context.tf32;
+      r.bias = bias;
+      r.needs_dgrad = context.training && dgrad;
+      r.needs_wgrad = context.training;
+      r.deterministic = context.deterministic;
+      return std::shared_ptr<Convolution>(pick_convolution(context.device, r, context.conv));
+    };
+    Pieces packed;
+    for (const auto& b : shape.branches) {
+      const int rate = std::max(b.taps.rate, 1), down = b.taps.rows / 2 * rate, right = b.taps.columns / 2 * rate;
+      Compiled c;
+      c.flat = b.taps.count() == 1;
+      const Map x = seen({}, c.flat, shape.C), z = seen({}, true, b.K);
+      c.branch = pick({x.N,
+                       x.H,
+                       x.W,
+                       shape.C,
+                       b.K,
+                       b.taps.rows,
+                       b.taps.columns,
+                       {1, 1},
+                       {rate, rate},
+                       {down, right},
+                       {down, right}},
+                      shape.branch_bias, shape.needs_dx);
+      c.projection = pick({z.N, z.H, z.W, b.K, shape.F, 1, 1}, shape.bias, true);
+      c.branch_packed = packed.take(c.branch->packed_weights());
+      c.projection_packed = packed.take(c.projection->packed_weights());
+      compiled_.push_back(c);
+    }
+    packed_ = packed.bytes();
+    split_ = shape.branches.size() > 1 || !shape.bias;
+  }
+
+  std::string provider() const override {
+    const Convolution& c = *compiled_.front().branch;
+    return std::string(c.provider()) + " " + c.implementation();
+  }
+  size_t packed_weights() const override { return packed_; }
+  void pack_weights(DeviceStream& stream, const std::vector<Branch>& branches, void* packed) override {
+    for (size_t g = 0; g < compiled_.size(); ++g) {
+      const Compiled& c = compiled_[g];
+      if (c.branch->packed_weights() > 0) c.branch->pack_weights(stream, branches[g].w, piece(packed, c.branch_packed));
+      if (c.projection->packed_weights() > 0)
+        c.projection->pack_weights(stream, branches[g].project, piece(packed, c.projection_packed));
+    }
+  }
+  size_t forward_workspace() const override {
+    size_t most = 0;
+    for (const Compiled& c : compiled_)
+      most = std::max({most, c.branch->forward_workspace(), c.projection->forward_workspace()});
+    return parts(shape_.F) + most;
+  }
+  size_t backward_workspace() const override {
+    size_t most = 0;
+    for (const Compiled& c : compiled_)
+      most = std::max({most, c.branch->wgrad_workspace(), c.branch->dgrad_workspace(), c.projection->wgrad_workspace(),
+                       c.projection->dgrad_workspace()});
+    return parts(shape_.C) + most;
+  }
+
+  void forward(DeviceStream& stream, const Map& x, const std::vector<Branch>& branches, const float* bias,
+               const Map& image, const Map& y, void* packed, void* workspace) override {
+    kernels::AddImages sum;
+    sum.image = image;
+    sum.y = y;
+    void* scratch = piece(workspace, parts(shape_.F));
+    for (size_t g = 0; g < compiled_.size(); ++g) {
+      const Compiled& c = compiled_[g];
+      const Branch& b = branches[g];
+      c.branch->forward(stream, seen(x, c.flat), b.w, piece(packed, c.branch_packed), b.bias, seen(b.z, c.flat),
+                        scratch);
+      Map part = y;
+      if (split_) part.data = piece(workspace, g * part_bytes(shape_.F));
+      c.projection->forward(stream, seen(b.z, true), b.project, piece(packed, c.projection_packed), bias,
+                            seen(part, true), scratch);
+      sum.parts[sum.count++] = part;
+    }
+    if (split_) kernels::add_images(stream, sum);
+  }
+
+  void backward(DeviceStream& stream, const Map& x, const Map& dy, const std::vector<Branch>& branches,
+                const Map& image, float image_scale, const Map& dx, bool accumulate, void* packed,
+                void* workspace) override {
+    kernels::AddImages sum;
+    sum.image = image;
+    sum.scale = image_scale;
+    sum.y = dx;
+    sum.accumulate = accumulate;
+    void* scratch = piece(workspace, parts(shape_.C));
+    for (size_t g = 0; g < compiled_.size(); ++g) {
+      const Compiled& c = compiled_[g];
+      const Branch& b = branches[g];
+      const Map flat_dy = seen(dy, true), x_seen = seen(x, c.flat), dz = seen(b.dz, c.flat);
+      c.projection->wgrad(stream, seen(b.z, true), flat_dy, b.dproject, nullptr, false, scratch);
+      c.projection->dgrad(stream, flat_dy, b.project, piece(packed, c.projection_packed), seen(b.dz, true), scratch);
+      c.branch->wgrad(stream, x_seen, dz, b.dw, b.db, b.accumulate, scratch);
+      if (!dx) continue;
+      Map part = dx;
+      part.data = piece(workspace, g * part_bytes(shape_.C));
+      c.branch->dgrad(stream, dz, b.w, piece(packed, c.branch_packed), seen(part, c.flat), scratch);
+      sum.parts[sum.count++] = part;
+    }
+    if (dx) kernels::add_images(stream, sum);
+  }
+
+ private:
+  struct Compiled {
+    std::shared_ptr<Convolution> branch, projection;
+    bool flat = false;  // one tap
+    size_t branch_packed = 0, projection_packed = 0;
+  };
+  // A 1x1 convolution sees all rows of the batch as those of one image: then its product has as many rows as it can.
+  Map seen(const Map& m, bool flat) const { return flat ? Map{m.data, 1, m.N * m.H, m.W, m.C, m.pitch, m.dtype} : m; }
+  Map seen(const Map&, bool flat, int C) const { return seen(shape_only(shape_, C, type_), flat); }
+  size_t part_bytes(int C) const { return aligned(shape_.pixels() * C * size_of(type_)); }
+  size_t parts(int C) const { return compiled_.size() * part_bytes(C); }
+
+  BranchSumShape shape_;
+  DType type_;
+  std::vector<Compiled> compiled_;
+  size_t packed_ = 0;
+  bool split_ = true;
+};
+
+}  // namespace
+
+std::unique_ptr<BranchSum> make_branch_sum(const CompileContext& context, const BranchSumShape& shape) {
+  const bool host =
+      context.device.kind() == DeviceKind::cpu && context.device.make_stream()->execution() == Execution::fast;
+  const bool fits = std::all_of(shape.branches.begin(), shape.branches.end(), [&](const BranchSumShape::Branch& b) {
+    return kernels::aspp_takes(shape.C, b.K, shape.F);
+  });
+  if (!host && !context.tf32 && context.conv.provider == "auto" && fits)
+    return std::make_unique<KernelBranchSum>(shape, context.type);
+  return std::make_unique<ProviderBranchSum>(context, shape);
+}
+
+}  // namespace regolith

@@ -1,0 +1,80 @@
+// What ASPP consists of, twice: y = sum over branches of (conv(x, w) + bias) * project^T, plus a bias or something per
+// image. Once over the pixels of the map, and once, with one branch, over the images' means. By the kernel of
+// kernels/aspp.h, or by the providers of convolution.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/graph/op.h"
+#include "kernels/aspp.h"
+
+namespace regolith {
+
+struct BranchSumShape {
+  int N, H, W, C, F;
+  struct Branch {
+    int K;
+    kernels::AsppTaps taps;
+  };
+  std::vector<Branch> branches;
+  bool branch_bias = true;
+  bool bias = false;  // of y; for a single branch
+  bool needs_dx = true;
+
+  int64_t pixels() const { return static_cast<int64_t>(N) * H * W; }
+};
+
+class BranchSum {
+ public:
+  // Of one branch. Maps are whole buffers.
+  struct Branch {
+    const void* w = nullptr;                                  // (K, rows, columns, C)
+    const float* bias = nullptr;                              // (K)
+    const void* project = nullptr;                            // (F, K)
+    Map z;                                                    // (N, H, W, K): forward writes it, backward reads it
+    Map dz;                                                   // backward's own
+    float *dw = nullptr, *db = nullptr, *dproject = nullptr;  // db may be null
+    bool accumulate = false;                                  // adds to dw and db; dproject is written
+  };
+
+  virtual ~BranchSum() = default;
+  virtual std::string provider() const = 0;
+  virtual size_t packed_weights() const { return 0; }
+  virtual void pack_weights(DeviceStream&, const std::vector<Branch>&, void* /*packed*/) {}
+  virtual size_t forward_workspace() const = 0;
+  virtual size_t backward_workspace() const = 0;
+  // `bias`: (F), or null. `image`: (N, 1, 1, F), added to every pixel of its image, or null.
+  virtual void forward(DeviceStream&, const Map& x, const std::vector<Branch>&, const float* bias, const Map& image,
+                       const Map& y, void* packed, void* workspace) = 0;
+  // dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null. dx may be null: not wanted.
+  virtual void backward(DeviceStream&, const Map& x, const Map& dy, const std::vector<Branch>&, const Map& image,
+                        float image_scale, const Map& dx, bool accumulate, void* packed, void* workspace) = 0;
+};
+
+// The kernel where it takes the shape, on a GPU and in tests; else the providers, of which `context.conv` may name one.
+std::unique_ptr<BranchSum> make_branch_sum(const CompileContext& context, const BranchSumShape& shape);
+
+// A map of its own memory.
+inline Map whole_map(void* data, int N, int H, int W, int C, DType type) { return {data, N, H, W, C, C, type}; }
+
+// Pieces of one buffer, one after the other.
+class Pieces {
+ public:
+  size_t take(size_t bytes) {
+    const size_t at = bytes_;
+    bytes_ += aligned(bytes);
+    return at;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+template <class T = void>
+T* piece(void* base, size_t at) {
+  return static_cast<T*>(static_cast<void*>(static_cast<unsigned char*>(base) + at));
+}
+
+}  // namespace regolith
