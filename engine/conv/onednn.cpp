@@ -119,10 +119,13 @@ struct Compiled {
       const memory::desc free(turned, type, Tag::any);
       const auto make = [&](const memory::desc& w, const memory::desc& b, bool add) {
         using Dgrad = dnnl::deconvolution_forward;
-        dnnl::primitive_attr with = attributes;
-        dnnl::post_ops sum;
-        if (add) sum.append_sum(1.0f);
-        with.set_post_ops(sum);
+        dnnl::primitive_attr with;  // copies of an attribute are the same attribute
+        with.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+        if (add) {
+          dnnl::post_ops sum;
+          sum.append_sum(1.0f);
+          with.set_post_ops(sum);
+        }
         const Dgrad::primitive_desc desc(cpu(), dnnl::prop_kind::forward_training,
                                          dnnl::algorithm::deconvolution_direct, y, w, b, x, stride, dilation, before,
                                          after, with);
