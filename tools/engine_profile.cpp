@@ -1,7 +1,6 @@
 // engine_profile CONFIG [--steps N] [--json FILE] [key.path=value ...]: how long a training step takes, and which nodes
-// take it. Random bytes stand in for the data.
+// take it, beside the floor that their bytes and multiplications set. Random bytes stand in for the data.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <map>
@@ -13,6 +12,7 @@
 #include "engine/report/table.h"
 #include "models/reader.h"
 #include "tools/session.h"
+#include "tools/timing.h"
 
 namespace {
 
@@ -27,19 +27,16 @@ std::string fixed(double x, const char* format) {
   return x == 0 ? "" : text;
 }
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
-}
-
 // Adds up what each node takes. The device is waited for around every op, so that a GPU's times are its own.
 class NodeTimes : public RunObserver {
  public:
   struct Time {
     const Node* node;
-    double ms[2] = {}, multiplications[2] = {};  // forward, backward
+    double ms[2] = {}, multiplications[2] = {}, bytes[2] = {};  // forward, backward
   };
-  NodeTimes(DeviceStream& stream, int input) : stream_(stream), input_(input) {}
+  // element: bytes of one in a map.
+  NodeTimes(DeviceStream& stream, const Graph& graph, size_t element)
+      : stream_(stream), graph_(graph), element_(static_cast<double>(element)), wanted_(wanted_gradients(graph)) {}
   void begin(const Node&, bool) override {
     stream_.synchronize();
     began_ = Clock::now();
@@ -50,15 +47,42 @@ class NodeTimes : public RunObserver {
     if (first) times.push_back({&node});
     Time& t = times[place->second];
     t.ms[backward] += milliseconds(Clock::now() - began_);
-    const bool both = !node.inputs.empty() && node.inputs[0] != input_;  // the image has no gradient
+    const bool both = !node.inputs.empty() && node.inputs[0] != graph_.input;  // the image has no gradient
     t.multiplications[backward] += static_cast<double>(node.inferred.multiplications) * (backward && both ? 2 : 1);
+    t.bytes[backward] += bytes(node, backward);
   }
   std::vector<Time> times;  // in the order of the forward pass
 
  private:
+  // What the node must move: forward its inputs, its output and its weights; backward the output's gradient, what was
+  // saved, the inputs' gradients, the weights and theirs in fp32. A concat moves nothing: its parts are in place.
+  double bytes(const Node& node, bool backward) const {
+    if (node.inputs.empty() || node.op->kind() == "concat") return 0;
+    const double output = static_cast<double>(node.shape().elements());
+    const auto input = [&](size_t k) {  // graph_ is of one image
+      return static_cast<double>(graph_.nodes[node.inputs[k]].shape().elements()) * node.shape().N;
+    };
+    double maps = output, weights = 0, trained = 0;
+    for (const int p : node.params) {
+      const ParamSpec& spec = graph_.params[p].spec;
+      weights += static_cast<double>(spec.elements());
+      if (spec.trainable) trained += static_cast<double>(spec.elements());
+    }
+    const std::vector<bool>& wanted = wanted_[graph_.find(node.name)];
+    const std::vector<bool>& saves = node.inferred.saves_input;
+    for (size_t k = 0; k < node.inputs.size(); ++k) {
+      if (!backward || (k < saves.size() && saves[k])) maps += input(k);
+      if (backward && wanted[k]) maps += input(k);
+    }
+    if (backward && node.inferred.saves_output) maps += output;
+    return element_ * (maps + weights) + (backward ? sizeof(float) * trained : 0);
+  }
+
   std::map<std::string, size_t> index_;
   DeviceStream& stream_;
-  int input_;
+  const Graph& graph_;
+  double element_;
+  std::vector<std::vector<bool>> wanted_;
   Clock::time_point began_;
 };
 
@@ -93,7 +117,11 @@ int run(int argc, char** argv) {
   }
   const config::RunConfig c = config::load_run_config(config_file, overrides, config::ConfigUse::network);
   const auto device = open_device(c.run);
-  Network network(read_model(c.model), *device, network_options(c, *device));
+  const NetworkOptions network_choice = network_options(c, *device);
+  const Precision precision = network_choice.precision;
+  const DType type = storage_type(precision);
+  const MachineRates rates = measure_rates(*device, type, precision == Precision::tf32);  // while memory is free
+  Network network(read_model(c.model), *device, network_choice);
   const Graph& graph = network.graph();
   const int batch = c.train.batch, K = graph.classes();
   TrainerOptions options = trainer_options(c, {});
@@ -125,54 +153,69 @@ int run(int argc, char** argv) {
   const std::vector<double> times = epoch();
   const double step = median(times);
 
-  NodeTimes nodes(trainer.stream(), graph.input);
+  NodeTimes nodes(trainer.stream(), graph, size_of(type));
   trainer.observe(&nodes);
   epoch();
   trainer.observe(nullptr);
   const double whole = milliseconds(begins.back() - begins.front()) / (warmup + steps);
 
-  Table table({"node", "op", "output", "provider", "forward ms", "backward ms", "share", "GFLOP/s", "backward"});
+  Table table({"node", "op", "output", "provider", "forward ms", "floor", "backward ms", "floor", "share", "GFLOP/s",
+               "backward"});
   nlohmann::json rows = nlohmann::json::array();
-  double sum = 0;
+  double sum = 0, floors = 0;
   for (const NodeTimes::Time& t : nodes.times) {
     const Node& n = *t.node;
-    double ms[2], gflops[2];
+    double ms[2], gflops[2], bytes[2], floor[2];
     for (int d : {0, 1}) {
       ms[d] = t.ms[d] / (warmup + steps);
       gflops[d] = t.ms[d] > 0 ? 2e-6 * t.multiplications[d] / t.ms[d] : 0;
+      bytes[d] = t.bytes[d] / (warmup + steps);
+      floor[d] = 1e3 * rates.floor_seconds(bytes[d], 2 * t.multiplications[d] / (warmup + steps));
+      floors += floor[d];
     }
     sum += ms[0] + ms[1];
     const double share = (ms[0] + ms[1]) / whole;
     const Shape& s = n.shape();
     const std::string size = std::to_string(s.H) + "x" + std::to_string(s.W) + "x" + std::to_string(s.C);
     const std::string provider = n.inferred.multiplications > 0 ? n.op->provider() : "";
-    table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], "%.2f"), fixed(ms[1], "%.2f"),
-               fixed(100 * share, "%.1f%%"), fixed(gflops[0], "%.0f"), fixed(gflops[1], "%.0f")});
+    table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], "%.2f"), fixed(floor[0], "%.2f"),
+               fixed(ms[1], "%.2f"), fixed(floor[1], "%.2f"), fixed(100 * share, "%.1f%%"), fixed(gflops[0], "%.0f"),
+               fixed(gflops[1], "%.0f")});
     rows.push_back({{"node", n.name},
                     {"op", n.op->kind()},
                     {"output", {s.H, s.W, s.C}},
                     {"provider", provider},
                     {"forward_ms", ms[0]},
                     {"backward_ms", ms[1]},
+                    {"forward_bytes", bytes[0]},
+                    {"backward_bytes", bytes[1]},
+                    {"forward_floor_ms", floor[0]},
+                    {"backward_floor_ms", floor[1]},
                     {"forward_gflops", gflops[0]},
                     {"backward_gflops", gflops[1]}});
   }
   table.add_rule();
-  table.add({"sampling, weights' copies, loss, optimizer", "", "", "", "", fixed(whole - sum, "%.2f"),
+  table.add({"sampling, weights' copies, loss, optimizer", "", "", "", "", "", fixed(whole - sum, "%.2f"), "",
              fixed(100 * (1 - sum / whole), "%.1f%%")});
-  const std::string precision(name_of(network.options().precision));
+  const std::string precision_name(name_of(precision));
   const double rate = 1e3 * batch / step;
   std::printf("%s\n%s, %s, batch %d: %.1f ms a step (median of %d), %.1f images/s\n", table.text().c_str(),
-              device->name().c_str(), precision.c_str(), batch, step, steps, rate);
+              device->name().c_str(), precision_name.c_str(), batch, step, steps, rate);
+  std::printf("floor of the nodes %.1f ms: %s\n", floors, to_string(rates).c_str());
   if (json_file.empty()) return 0;
   const nlohmann::json json{{"device", device->name()},
-                            {"precision", precision},
+                            {"precision", precision_name},
                             {"batch", batch},
                             {"step_ms", step},
                             {"steps_ms", times},
                             {"images_per_second", rate},
                             {"arena_bytes", network.arena_bytes()},
                             {"observed_step_ms", whole},
+                            {"rates",
+                             {{"copy_bytes_per_second", rates.copy},
+                              {"matrix_flops_per_second", rates.matrix},
+                              {"matrix_by", rates.matrix_by}}},
+                            {"floor_ms", floors},
                             {"nodes", rows}};
   write_file_atomically(json_file, json.dump(1) + "\n");
   return 0;
