@@ -65,11 +65,10 @@ __global__ void __launch_bounds__(kTileThreads, kBlocks<T>)
         if (n0 + n < Ci) logit[i] += relu(v) * psi[n0 + n];
       });
     }
-    const TileProduct<T> where;
     for (int i = 0; i < R; ++i) {
       const float sum = TileProduct<T>::row_sum(logit[i]);
       if (!TileProduct<T>::leads_row()) continue;
-      const int m = where.row(i);
+      const int m = TileProduct<T>::row(i);
       gates[m] = 1 / (1 + expf(-(sum + bias[0])));
       if (p0 + m < pixels) a[p0 + m] = gates[m];
     }

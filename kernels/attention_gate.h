@@ -45,7 +45,7 @@ struct AttentionGatePack {
   void* packed;  // attention_gate_packed(Cx, Cg, Ci) bytes
 };
 REGOLITH_KERNEL(attention_gate_pack, AttentionGatePack);
-size_t constexpr attention_gate_packed(int Cx, int Cg, int Ci) {
+constexpr size_t attention_gate_packed(int Cx, int Cg, int Ci) {
   const auto padded = [](int C) { return static_cast<size_t>(C + 31) / 32 * 32; };
   return 2 * (padded(Cx) + padded(Cg)) * padded(Ci) * sizeof(float);
 }
@@ -83,7 +83,7 @@ struct AttentionGateWorkspace {
     const int64_t pixels = x.pixels();
     weights = static_cast<int64_t>(Ci) * (x.C + g.C);
     // Enough for a machine to share, as long as what a part sums is worth more than its sums.
-    const int64_t most = std::max<int64_t>(8, (int64_t{1} << 21) / std::max<int64_t>(weights, 1));
+    const int64_t most = std::clamp<int64_t>((int64_t{1} << 21) / std::max<int64_t>(weights, 1), 8, 1024);
     const int64_t wanted = std::max(pixels / 512, std::min<int64_t>(8, pixels / 64));
     parts = static_cast<int>(std::clamp<int64_t>(wanted, 1, most));
     each = ((pixels + parts - 1) / parts + 63) / 64 * 64;

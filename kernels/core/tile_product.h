@@ -64,7 +64,7 @@ class TileProduct {
  public:
   static constexpr int rows = 2;  // of the tile, that a thread holds sums of
 
-  __device__ __forceinline__ int row(int i) const { return warp_rank() * 16 + lane() / 4 + 8 * i; }
+  static __device__ __forceinline__ int row(int i) { return warp_rank() * 16 + lane() / 4 + 8 * i; }
   // A(m, k) at a[m * pitch + k], or at a[k * pitch + m] if transposed; B(k, n) at b[k * pitch + n] or b[n * pitch + k].
   template <bool TransposedA, bool TransposedB>
   __device__ __forceinline__ void add(const T* a, int a_pitch, const T* b, int b_pitch) {
@@ -107,7 +107,7 @@ class TileProduct<float> {
  public:
   static constexpr int rows = 16;
 
-  __device__ __forceinline__ int row(int i) const { return warp_rank() * 16 + i; }
+  static __device__ __forceinline__ int row(int i) { return warp_rank() * 16 + i; }
   template <bool TransposedA, bool TransposedB>
   __device__ __forceinline__ void add(const float* a, int a_pitch, const float* b, int b_pitch) {
     using V = Vec<4>;
