@@ -54,7 +54,7 @@ __device__ __forceinline__ void fetch(T* tile, int pitch, int rows, int width, F
     if (from != nullptr) {
       copy_async(to, from + at);
     } else {
-      for (int e = 0; e < kVector<T>; ++e) to[e] = T(0.0f);
+      store(to, Vec<kVector<T>>(0));
     }
   }
 }
@@ -102,14 +102,11 @@ __device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const Map
 
 template <class T>
 struct ForwardShared {  // elements
-  int stage, z, out;
+  int stage, z;         // y uses the two stages again, which are larger
   REGOLITH_HOST_DEVICE explicit ForwardShared(int F) {
     const int branch = tile_size<T>(kPixels + kChunk, kStep<T>), projection = tile_size<T>(F, kSlab<T>);
     stage = branch > projection ? branch : projection;
     z = tile_size<T>(kPixels, kChunk);
-    out = tile_size<T>(kPixels, F);  // uses the stages again
-    if (out > 2 * stage) stage = (out + 1) / 2 + kVector<T>;
-    stage = (stage + kVector<T> - 1) / kVector<T> * kVector<T>;
   }
 };
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "kernels/add.h"
 #include "kernels/channel_sum.h"
+#include "kernels/copy_matrices.h"
 #include "kernels/core/error.h"
 #include "kernels/image_sum.h"
 
@@ -18,19 +18,26 @@ std::string list(const std::vector<int>& numbers) {
 }
 std::string rates_text(const std::vector<int>& rates) { return (rates.size() > 1 ? "rates " : "rate ") + list(rates); }
 
-// `rows` rows of `columns` elements, the first at element `at`, `pitch` apart.
-Map matrix(const void* base, int64_t at, int rows, int columns, int pitch, DType type) {
-  return {static_cast<unsigned char*>(const_cast<void*>(base)) + at * static_cast<int64_t>(size_of(type)),
-          1,
-          1,
-          rows,
-          columns,
-          pitch,
-          type};
-}
-void copy(Stream& stream, const Map& from, const Map& to, bool accumulate = false) {
-  kernels::add_forward(stream, {.a = from, .b = {}, .y = to, .accumulate = accumulate});
-}
+// The copies between parameters and the tensors that are gathered of them, in either direction.
+class Copies {
+ public:
+  Copies(DType type, bool accumulate) : size_(size_of(type)) {
+    k_.type = type;
+    k_.accumulate = accumulate;
+  }
+  // `rows` rows of `columns` elements, the first at an element of `from` and of `to`; zeros where `from` is null.
+  void add(int rows, int columns, const void* from, int64_t from_at, int from_pitch, void* to, int64_t to_at,
+           int to_pitch) {
+    const auto* source = static_cast<const unsigned char*>(from);
+    k_.copies.push_back({source == nullptr ? nullptr : source + from_at * size_,
+                         static_cast<unsigned char*>(to) + to_at * size_, rows, columns, from_pitch, to_pitch});
+  }
+  void run(Stream& stream) const { kernels::copy_matrices(stream, k_); }
+
+ private:
+  int64_t size_;
+  kernels::CopyMatrices k_;
+};
 
 }  // namespace
 
@@ -128,7 +135,6 @@ Inference AsppOp::infer(const std::vector<Shape>& inputs) {
 }
 
 void AsppOp::compile(const CompileContext& context) {
-  device_ = &context.device;
   type_ = context.type;
   const int N = x_.N, C = x_.C, F = a_.filters;
   const size_t element = size_of(type_), pixels = static_cast<size_t>(x_.pixels());
@@ -226,22 +232,22 @@ void AsppOp::pack_weights(const OpRun& run) {
   const int C = x_.C, F = a_.filters;
   DeviceStream& stream = *run.stream;
   const void* projection = run.params[kernel_of(project_branch())].low;
-  const auto columns_of = [&](int branch) {
-    return matrix(projection, int64_t{F} * branch, F, F, columns() * F, type_);
-  };
+  Copies weights(type_, false), biases(DType::f32, false);
   each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
     const Places& p = places_[i];
-    copy(stream, columns_of(m.branch), matrix(piece(run.packed, p.project), int64_t{F} * j, F, F, width(g), type_));
+    weights.add(F, F, projection, int64_t{F} * m.branch, columns() * F, piece(run.packed, p.project), int64_t{F} * j,
+                width(g));
     if (g.whole()) return;
     const int taps = g.taps.count();
     for (int t = 0; t < taps; ++t)
-      copy(stream, matrix(run.params[kernel_of(m.branch)].low, int64_t{C} * m.live[t], F, C, m.stored() * C, type_),
-           matrix(piece(run.packed, p.w), (int64_t{F} * j * taps + t) * C, F, C, taps * C, type_));
+      weights.add(F, C, run.params[kernel_of(m.branch)].low, int64_t{C} * m.live[t], m.stored() * C,
+                  piece(run.packed, p.w), (int64_t{F} * j * taps + t) * C, taps * C);
     if (a_.bias)
-      copy(stream, matrix(run.params[kernel_of(m.branch) + 1].master, 0, 1, F, F, DType::f32),
-           matrix(piece(run.packed, p.bias), int64_t{F} * j, 1, F, F, DType::f32));
+      biases.add(1, F, run.params[kernel_of(m.branch) + 1].master, 0, F, piece(run.packed, p.bias), int64_t{F} * j, F);
   });
-  copy(stream, columns_of(pool_branch()), matrix(piece(run.packed, pool_.project), 0, F, F, F, type_));
+  weights.add(F, F, projection, int64_t{F} * pool_branch(), columns() * F, piece(run.packed, pool_.project), 0, F);
+  weights.run(stream);
+  biases.run(stream);
   pixels_->pack_weights(stream, branches(run, false), piece(run.packed, packed_.pixels));
   pooled_->pack_weights(stream, {pooled(run, false)}, piece(run.packed, packed_.pooled));
 }
@@ -277,30 +283,29 @@ void AsppOp::backward(const OpRun& run) {
   scatter_gradients(run);
 }
 
+// The way back of pack_weights. The gradient of a dead tap is written too: it is zero.
 void AsppOp::scatter_gradients(const OpRun& run) const {
   const int C = x_.C, F = a_.filters;
-  DeviceStream& stream = *run.stream;
-  const bool add = run.accumulate_grads;
-  const auto columns_of = [&](int branch) {
-    return matrix(run.params[kernel_of(project_branch())].grad, int64_t{F} * branch, F, F, columns() * F, DType::f32);
-  };
+  float* projection = run.params[kernel_of(project_branch())].grad;
+  Copies copies(DType::f32, run.accumulate_grads);
   each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
     const Places& p = places_[i];
-    copy(stream, matrix(piece(run.workspace, p.dproject), int64_t{F} * j, F, F, width(g), DType::f32),
-         columns_of(m.branch), add);
+    copies.add(F, F, piece(run.workspace, p.dproject), int64_t{F} * j, width(g), projection, int64_t{F} * m.branch,
+               columns() * F);
     if (g.whole()) return;
-    const ParamView& kernel = run.params[kernel_of(m.branch)];
+    float* kernel = run.params[kernel_of(m.branch)].grad;
     const int taps = g.taps.count();
-    if (taps < m.stored() && !add)
-      device_->fill(kernel.grad, 0, static_cast<size_t>(kernel.elements) * sizeof(float), stream);
     for (int t = 0; t < taps; ++t)
-      copy(stream, matrix(piece(run.workspace, p.dw), (int64_t{F} * j * taps + t) * C, F, C, taps * C, DType::f32),
-           matrix(kernel.grad, int64_t{C} * m.live[t], F, C, m.stored() * C, DType::f32), add);
+      copies.add(F, C, piece(run.workspace, p.dw), (int64_t{F} * j * taps + t) * C, taps * C, kernel,
+                 int64_t{C} * m.live[t], m.stored() * C);
+    for (int t = 0; t < m.stored() && !run.accumulate_grads; ++t)
+      if (std::find(m.live.begin(), m.live.end(), t) == m.live.end())
+        copies.add(F, C, nullptr, 0, 0, kernel, int64_t{C} * t, m.stored() * C);
     if (a_.bias)
-      copy(stream, matrix(piece(run.workspace, p.db), int64_t{F} * j, 1, F, F, DType::f32),
-           matrix(run.params[kernel_of(m.branch) + 1].grad, 0, 1, F, F, DType::f32), add);
+      copies.add(1, F, piece(run.workspace, p.db), int64_t{F} * j, F, run.params[kernel_of(m.branch) + 1].grad, 0, F);
   });
-  copy(stream, matrix(piece(run.workspace, pool_.dproject), 0, F, F, F, DType::f32), columns_of(pool_branch()), add);
+  copies.add(F, F, piece(run.workspace, pool_.dproject), 0, F, projection, int64_t{F} * pool_branch(), columns() * F);
+  copies.run(*run.stream);
 }
 
 }  // namespace regolith

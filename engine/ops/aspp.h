@@ -90,7 +90,6 @@ class AsppOp : public OpBase<AsppOp> {
   Shape x_;
   std::vector<Group> groups_;
   // Compiled.
-  Device* device_ = nullptr;
   DType type_ = DType::f32;
   std::shared_ptr<BranchSum> pixels_, pooled_;
   std::vector<Places> places_;
