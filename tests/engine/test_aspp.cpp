@@ -240,17 +240,18 @@ TEST(Aspp, EveryShapeMatchesTheDefinition) {
 }
 
 TEST(Aspp, OddChannelsGoToTheProviders) {
-  Problem s;
-  s.C = 20;
-  s.F = s.aspp.filters = 12;
-  for (const Machine& m : machines()) {
-    SCOPED_TRACE(m.name);
-    auto device = m.make();
-    s.provider = m.provider;
-    const Outcome o = run(*device, s);
-    EXPECT_NE(o.provider, "aspp kernel");
-    expect_near(o, oracle(s), rounding(s.type));
-  }
+  for (const auto& [C, F] : std::vector<std::pair<int, int>>{{20, 12}, {3, 16}, {1, 5}})
+    for (const Machine& m : machines()) {
+      SCOPED_TRACE(std::string(m.name) + ", " + std::to_string(C) + " channels");
+      auto device = m.make();
+      Problem s;
+      s.C = C;
+      s.F = s.aspp.filters = F;
+      s.provider = m.provider;
+      const Outcome o = run(*device, s);
+      EXPECT_NE(o.provider, "aspp kernel");
+      expect_near(o, oracle(s), rounding(s.type));
+    }
 }
 
 TEST(Aspp, DeadTapsChangeNothingAndHaveGradientsOfZero) {
