@@ -100,6 +100,34 @@ __device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const Map
   return data + static_cast<int64_t>(p) * pitch;
 }
 
+// The taps, a bit each, that land inside of the image for some of the pixels p0 to p0 + count: on a map larger than a
+// tile, most dilated taps miss it from most tiles. `sign`: 1, or -1 for taps read backwards.
+__device__ __forceinline__ unsigned taps_that_land(const Map& size, AsppTaps taps, int sign, int p0, int count) {
+  const int pixels = size.N * size.H * size.W, last = p0 + count <= pixels ? p0 + count - 1 : pixels - 1;
+  const int first_row = p0 / size.W, last_row = last / size.W;
+  const bool one_image = first_row / size.H == last_row / size.H;
+  unsigned mask = 0;
+  for (int tap = 0; tap < taps.count(); ++tap) {
+    const int down = sign * taps.down(tap), right = sign * taps.right(tap);
+    const bool down_lands = !one_image || (last_row % size.H + down >= 0 && first_row % size.H + down < size.H);
+    const bool right_lands = first_row != last_row || (last % size.W + right >= 0 && p0 % size.W + right < size.W);
+    if (down_lands && right_lands) mask |= 1u << tap;
+  }
+  return mask;
+}
+__device__ __forceinline__ int count_of(unsigned mask) {
+  int n = 0;
+  for (; mask != 0; mask &= mask - 1) ++n;
+  return n;
+}
+// The i-th tap of those.
+__device__ __forceinline__ int tap_of(unsigned mask, int i) {
+  for (; i > 0; --i) mask &= mask - 1;
+  int tap = 0;
+  while ((mask >> tap & 1) == 0) ++tap;
+  return tap;
+}
+
 template <class T>
 struct ForwardShared {  // elements
   int stage, z;         // y uses the two stages again, which are larger
@@ -128,14 +156,15 @@ __global__ void __launch_bounds__(kTileThreads)
     const T* project = static_cast<const T*>(branch.project);
     T* z_map = static_cast<T*>(branch.z);
     const int K = branch.K;
+    const unsigned landing = taps_that_land(x, taps, 1, p0, kPixels);
     for (int n0 = 0; n0 < K; n0 += kChunk) {
       const int columns = K - n0 < kChunk ? K - n0 : kChunk;
       TileSums<T, kPixels, kChunk> z;
       const auto width_of = [&](int c) { return C - c < kStep<T> ? C - c : kStep<T>; };
       pipeline(
-          taps.count() * steps_of_tap, stages, sizes.stage,
+          count_of(landing) * steps_of_tap, stages, sizes.stage,
           [&](int s, T* stage) {
-            const int tap = s / steps_of_tap, c = s % steps_of_tap * kStep<T>;
+            const int tap = tap_of(landing, s / steps_of_tap), c = s % steps_of_tap * kStep<T>;
             const int down = taps.down(tap), right = taps.right(tap);
             fetch(stage, step_pitch, kPixels, width_of(c), [&](int m) {
               const T* in = pixel_at(x.as<const T>(), x.pitch, x, p0 + m, down, right);
@@ -202,10 +231,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     const T* dz = static_cast<const T*>(branch.z);
     const int K = branch.K, steps_of_tap = (K + kStep<T> - 1) / kStep<T>;
     const auto width_of = [&](int j) { return K - j < kStep<T> ? K - j : kStep<T>; };
+    const unsigned landing = taps_that_land(dx, taps, -1, p0, kGradientPixels);
     pipeline(
-        taps.count() * steps_of_tap, stages, kGradientStage<T>,
+        count_of(landing) * steps_of_tap, stages, kGradientStage<T>,
         [&](int s, T* stage) {
-          const int tap = s / steps_of_tap, j = s % steps_of_tap * kStep<T>;
+          const int tap = tap_of(landing, s / steps_of_tap), j = s % steps_of_tap * kStep<T>;
           const int down = -taps.down(tap), right = -taps.right(tap);
           fetch(stage, a_pitch, kGradientPixels, width_of(j), [&](int m) {
             const T* in = pixel_at(dz, branch.pitch, dx, p0 + m, down, right);

@@ -240,6 +240,8 @@ const Sum kSums[] = {
     {"merged_and_dilated", 3, 4, 8, 80, 48, {{144, 1, 1, 0}, {48, 1, 3, 6}}, true, true},
     {"slices_accumulate", 1, 3, 5, 48, 16, {{32, 1, 1, 0}, {16, 3, 3, 1}}, true, true, true, true},
     {"many_pixels", 2, 9, 33, 16, 16, {{16, 3, 3, 5}}, false, false, true},
+    {"taps_miss_tiles", 1, 12, 32, 16, 16, {{16, 3, 3, 8}}},
+    {"long_rows", 1, 2, 100, 16, 16, {{16, 1, 3, 70}}},
     {"many_branches",
      1,
      2,
