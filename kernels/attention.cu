@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include "kernels/attention_mma.h"
+#include "kernels/attention_pairs.h"
 #include "kernels/attention_vector.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -61,6 +62,8 @@ void with_width(int d, F&& f) {
 
 template <class T>
 constexpr bool kTensorCores = REGOLITH_MMA && sizeof(T) == 2;
+template <class T>
+constexpr bool kPairs = REGOLITH_PAIRS&& std::is_same_v<T, bf16>;
 
 }  // namespace
 
@@ -77,6 +80,11 @@ void attention_forward(Stream& stream, const AttentionForward& k) {
         launch(stream, "attention", grid_of(k.qkv, g, attention::kOwn), {attention::kMmaThreads}, mma_bytes<T, D>(1, 2),
                attend_mma<T, D>, qkv, y, k.lse, g);
       });
+#endif
+    } else if constexpr (kPairs<T>) {
+#if REGOLITH_PAIRS
+      launch(stream, "attention", grid_of(k.qkv, g, attention::kColumns), {1}, attend_pairs_bytes(g.d), attend_pairs,
+             qkv, y, k.lse, g);
 #endif
     } else {
       launch(stream, "attention", grid_of(k.qkv, g, attention::kColumns), {attention::kVectorThreads},
@@ -109,6 +117,11 @@ void attention_backward(Stream& stream, const AttentionBackward& k) {
                mma_bytes<T, D>(2, 2) + 2 * shared_bytes<float>(attention::kPass), key_gradient_mma<T, D>, qkv, dy,
                k.lse, products, dqkv, g);
       });
+#endif
+    } else if constexpr (kPairs<T>) {
+#if REGOLITH_PAIRS
+      launch(stream, "attention_gradient", grid_of(k.qkv, g, g.positions), {1}, gradient_pairs_bytes(g.d, g.positions),
+             gradient_pairs, qkv, dy, k.lse, products, dqkv, g);
 #endif
     } else {
       if (kWarp > 1)

@@ -10,10 +10,11 @@
 //
 //   D = sum(dy * y),  dS = P * (dy v^T - D),  dq = dS k / sqrt(d),  dk = dS^T q / sqrt(d),  dv = P^T dy
 //
-// bf16 and fp16 go through tensor cores, with P and dS rounded to the maps' type between the products; fp32, and all
-// that the fast host runs, through fp32 vectors. Sums in fp32, in an order that depends on the shape alone.
-// Maps may be slices of channels, at pitches and addresses of 8 elements. Throws KernelError for more than
-// kAttentionPositions positions, for heads that do not divide C, and for a d beyond 128 or no multiple of 8.
+// bf16 and fp16 go through tensor cores, bf16 on the fast host through the processor's products of pairs where it has
+// them, with P and dS rounded to the maps' type between the products; all else through fp32 vectors. Sums in fp32, in
+// an order that depends on the shape alone. Maps may be slices of channels, at pitches and addresses of 8 elements.
+// Throws KernelError for more than kAttentionPositions positions, for heads that do not divide C, and for a d beyond
+// 128 or no multiple of 8.
 //
 // Shared memory below is that of 128 channels a head for tensor cores, of 32 for vectors.
 // Occupancy: at least 12% (128 threads, 53248 bytes of shared memory).

@@ -1,7 +1,7 @@
-// Attention through fp32 vectors: fp32 maps everywhere, and all that the fast host runs. Tiles of q, k, v stand in
-// shared memory as fp32; every product of theirs is one loop, C(rows, columns) += A(rows, depth) B(depth, columns), in
-// which a thread owns kM rows of kQ vectors of columns. Lanes are queries in forward and for dq, keys for dk and dv, so
-// that softmax never looks across lanes.
+// Attention through fp32 vectors: fp32 maps everywhere, and bf16 on a fast host that has no products of pairs. Tiles of
+// q, k, v stand in shared memory as fp32; every product of theirs is one loop, C(rows, columns) += A(rows, depth)
+// B(depth, columns), in which a thread owns kM rows of kQ vectors of columns. Lanes are queries in forward and for dq,
+// keys for dk and dv, so that softmax never looks across lanes.
 #pragma once
 
 #include <algorithm>
