@@ -103,7 +103,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
 struct Gates {
   const float* partial;  // (N, blocks, C)
   int blocks, C, hidden;
-  float pixels;
+  float share;  // 1 / (H * W)
   const float *reduce, *reduce_bias, *expand, *expand_bias;
   float *mean, *activation, *scale;
 };
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) squeeze_gates(Gates k) {
   for (int c = thread * LC; c < k.C; c += threads * LC) {
     Vec<LC> sum(0);
     for (int b = 0; b < k.blocks; ++b) sum += load<Vec<LC>>(k.partial + (n * k.blocks + b) * k.C + c);
-    sum = sum / Vec<LC>(k.pixels);
+    sum *= Vec<LC>(k.share);
     store(mean + c, sum);
     store(k.mean + n * k.C + c, sum);
   }
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) squeeze_gates(Gates k) {
 struct GateGradients {
   const float* partial;  // (N, blocks, C)
   int blocks, C, hidden;
-  float pixels;
+  float share;  // 1 / (H * W)
   const float *reduce, *expand, *activation, *scale;
   float *gates, *units, *offset;
 };
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads) squeeze_gate_gradients(GateGradients
     Vec<LC> sum(0);
     for (int j = 0; j < k.hidden; ++j)
       sum = fma(load<Vec<LC>>(k.reduce + static_cast<int64_t>(j) * k.C + c), Vec<LC>(units[j]), sum);
-    store(k.offset + n * k.C + c, sum / Vec<LC>(k.pixels));
+    store(k.offset + n * k.C + c, sum * Vec<LC>(k.share));
   }
 }
 
@@ -241,7 +241,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
 
 // dx = dy * s (* dropout) + offset; pool: dy * s at the first maximum of a window, and the offset at all of it.
 template <class T, class P, Finish kFinish>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, kFinish == Finish::pool ? 2 : 3)
     squeeze_scale_gradient(Samples<const T> x, Samples<const T> dy, Samples<T> dx, int C, const float* scale,
                            const float* offset, DropoutNumbers numbers, bool accumulate) {
   const int n = static_cast<int>(blockIdx.y);
@@ -358,7 +358,7 @@ void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
                     static_cast<int>(blocks),
                     C,
                     op.hidden,
-                    static_cast<float>(op.x.pixels() / op.x.N),
+                    1 / static_cast<float>(op.x.pixels() / op.x.N),
                     op.reduce,
                     op.reduce_bias,
                     op.expand,
@@ -404,7 +404,7 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
                                 static_cast<int>(blocks),
                                 C,
                                 hidden,
-                                static_cast<float>(op.x.pixels() / op.x.N),
+                                1 / static_cast<float>(op.x.pixels() / op.x.N),
                                 op.reduce,
                                 op.expand,
                                 op.activation,

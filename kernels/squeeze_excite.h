@@ -10,6 +10,7 @@
 // type and may be slices of channels. Throws KernelError for shapes that do not fit.
 //
 // Occupancy: at least 37% (256 threads).
+// Occupancy of squeeze_scale_gradient: at least 25% (256 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"

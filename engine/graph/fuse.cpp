@@ -3,7 +3,10 @@
 #include "engine/graph/graph.h"
 #include "engine/ops/aspp.h"
 #include "engine/ops/conv.h"
+#include "engine/ops/dropout.h"
 #include "engine/ops/norm.h"
+#include "engine/ops/resample.h"
+#include "engine/ops/squeeze_excite.h"
 
 namespace regolith {
 namespace {
@@ -19,6 +22,9 @@ class Fuser {
     if (options_.norm_activation) each([&](int i) { return norm_activation(i); });
     if (options_.conv_activation) each([&](int i) { return conv_activation(i); });
     if (!options_.dead_taps) keep_dead_taps();
+    if (options_.squeeze_pool) each([&](int i) { return squeeze_pool(i); });
+    if (options_.squeeze_dropout) each([&](int i) { return squeeze_dropout(i); });
+    if (options_.squeeze_norm) squeezes_from_norms();
     return std::move(log_);
   }
 
@@ -99,6 +105,41 @@ class Fuser {
     conv->attributes().relu = true;
     merge(i, relu, graph_.nodes[i].inputs, "conv+relu");
     return true;
+  }
+
+  bool squeeze_pool(int i) {
+    auto* squeeze = op<SqueezeExciteOp>(i);
+    if (squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout()) return false;
+    const int reader = sole_reader(i);
+    const auto* pool = reader < 0 ? nullptr : op<MaxPoolOp>(reader);
+    if (pool == nullptr || !pool->halves()) return false;
+    squeeze->epilogue.pool = true;
+    merge(i, reader, graph_.nodes[i].inputs, "squeeze+pool");
+    return true;
+  }
+
+  bool squeeze_dropout(int i) {
+    auto* squeeze = op<SqueezeExciteOp>(i);
+    if (squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout()) return false;
+    const int reader = sole_reader(i);
+    const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
+    if (dropout == nullptr || dropout->rate() == 0) return false;
+    squeeze->epilogue.rate = dropout->rate();
+    squeeze->epilogue.spatial = dropout->spatial();
+    squeeze->epilogue.dropout_name = graph_.nodes[reader].name;  // its random numbers, fused or not
+    merge(i, reader, graph_.nodes[i].inputs, "squeeze+dropout");
+    return true;
+  }
+
+  void squeezes_from_norms() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      auto* squeeze = op<SqueezeExciteOp>(static_cast<int>(i));
+      auto* norm = squeeze == nullptr ? nullptr : op<GroupNormOp>(graph_.nodes[i].inputs[0]);
+      if (norm == nullptr) continue;
+      norm->gives_sums = squeeze->takes_sums = true;
+      log_.push_back("squeeze from norm: " + graph_.nodes[i].name + " takes the sums of " +
+                     graph_.nodes[graph_.nodes[i].inputs[0]].name);
+    }
   }
 
   // A batch norm subtracts the mean, and with it any bias before it: that bias has a gradient of exactly zero.

@@ -66,7 +66,10 @@ struct FuseOptions {
   bool conv_activation = true;  // convolution with bias, then ReLU: the convolution's epilogue
   bool cancelled_bias = true;   // a bias before a batch norm: its gradient is zero, and not computed
   bool dead_taps = true;        // taps of ASPP that see only padding: not multiplied
-  static FuseOptions none() { return {false, false, false, false, false}; }
+  bool squeeze_norm = true;     // squeeze of a group norm's output: the norm sums it up in its own pass
+  bool squeeze_pool = true;     // squeeze and excitation, then max pooling of 2x2: pooled as it is scaled
+  bool squeeze_dropout = true;  // squeeze and excitation, then dropout: dropped as it is scaled
+  static FuseOptions none() { return {false, false, false, false, false, false, false, false}; }
 };
 // One line per rewrite: "norm+relu: e1/1/norm takes e1/1/relu".
 std::vector<std::string> fuse(Graph& graph, const FuseOptions& options);

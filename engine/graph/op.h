@@ -65,21 +65,26 @@ struct ParamView {
 // What one run of an op reads and writes.
 struct OpRun {
   DeviceStream* stream = nullptr;
-  std::vector<Map> x;            // inputs (N,H,W,C)
-  Map y;                         // output
-  Map dy;                        // gradient of the output; backward may overwrite it
-  std::vector<Map> dx;           // gradients of the inputs; null where nobody wants it
-  std::vector<bool> accumulate;  // per input: add to dx instead of writing it
+  std::vector<Map> x;                // inputs (N,H,W,C)
+  Map y;                             // output
+  Map dy;                            // gradient of the output; backward may overwrite it
+  std::vector<Map> dx;               // gradients of the inputs; null where nobody wants it
+  std::vector<bool> accumulate;      // per input: add to dx instead of writing it
+  float* side = nullptr;             // side_bytes() that forward fills for its readers; null where nobody reads them
+  std::vector<const float*> x_side;  // per input: the side output of who made it, where reads_side() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
   void* packed = nullptr;  // what pack_weights wrote
   std::vector<ParamView> params;
   bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
   bool dropout = true;            // off: dropout is the identity
-  uint64_t seed = 0;              // of the run and the node
+  uint64_t seed = 0;              // of the run and the node that random_name() names
   const int64_t* step = nullptr;  // in device memory
   int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
 };
+
+// When an op reads the side output of an input's producer.
+enum class SideUse { none, forward, forward_and_backward };
 
 class Op {
  public:
@@ -98,8 +103,15 @@ class Op {
   virtual bool couples_batch() const { return false; }
   // Whether backward can add to dx; where not, the executor adds in a pass of its own.
   virtual bool accumulates() const { return false; }
+  // Whether y may be the memory of input 0, where nobody reads that input later.
+  virtual bool forward_in_place() const { return false; }
   // Whether dx of input 0 may be the memory of dy.
   virtual bool backward_in_place() const { return false; }
+  // A small fp32 output beside y, that the ops it was made for read instead of going over y again: a norm's sums.
+  virtual size_t side_bytes() const { return 0; }
+  virtual SideUse reads_side(size_t /*input*/) const { return SideUse::none; }
+  // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
+  virtual std::string random_name() const { return ""; }
 
   virtual void compile(const CompileContext&) {}
   // From forward to backward, beside Inference::saved_bytes: what depends on the maps' type. Known after compile().

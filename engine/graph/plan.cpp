@@ -68,9 +68,34 @@ class Planner {
     return last;
   }
 
+  // Last step at which the side output of node i is read; i: nobody reads it.
+  int last_side_use(int i) const {
+    int last = i;
+    for (int c : consumers_[i]) {
+      for (size_t k = 0; k < node(c).inputs.size(); ++k) {
+        const SideUse use = node(c).inputs[k] == i ? node(c).op->reads_side(k) : SideUse::none;
+        if (use == SideUse::none) continue;
+        const bool again = use == SideUse::forward_and_backward && plan_.nodes[c].backward;
+        last = std::max(last, again ? backward_step(c) : c);
+      }
+    }
+    return last;
+  }
+
   bool may_be_a_slice(int i) const {
     return node(i).op->writes_slices() &&
            std::all_of(consumers_[i].begin(), consumers_[i].end(), [&](int c) { return node(c).op->reads_slices(); });
+  }
+
+  // The op that may put its output into the memory of node i's value; -1: there is none.
+  int overwriting_reader(int i) const {
+    if (!options_.reuse || consumers_[i].empty() || i == graph_.input || is_head(i) || i == graph_.output) return -1;
+    const int heir = consumers_[i].back();
+    const Node& reader = node(heir);
+    if (!reader.op->forward_in_place() || reader.inputs[0] != i || node(i).shape() != reader.shape()) return -1;
+    if (last_use(i) != heir) return -1;
+    const bool slice = plan_.nodes[heir].value.pitch != reader.shape().C;
+    return slice && !may_be_a_slice(i) ? -1 : heir;
   }
 
   void place_values() {
@@ -87,7 +112,10 @@ class Planner {
     }
     for (int i = n_ - 1; i >= 0; --i) {  // parents come after their parts
       Placement& p = plan_.nodes[i].value;
-      if (parent[i] >= 0) {
+      if (const int heir = parent[i] < 0 ? overwriting_reader(i) : -1; heir >= 0) {
+        p = plan_.nodes[heir].value;
+        extend(p.buffer, i);
+      } else if (parent[i] >= 0) {
         p = {plan_.nodes[parent[i]].value.buffer, at[i], node(parent[i]).shape().C};
         extend(p.buffer, i);
         extend(p.buffer, last_use(i));
@@ -168,6 +196,7 @@ class Planner {
       };
       p.saved = take(" saved", node(i).inferred.saved_bytes + node(i).op->saved_memory(), i,
                      p.backward ? backward_step(i) : i);
+      if (const int last = last_side_use(i); last > i) p.side = take(" side", node(i).op->side_bytes(), i, last);
       p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
       if (p.backward)
         p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));

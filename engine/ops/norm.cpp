@@ -38,6 +38,10 @@ Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
 
 std::string GroupNormOp::numbers() const { return std::to_string(groups_) + " groups"; }
 
+size_t GroupNormOp::side_bytes() const {
+  return gives_sums ? static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) : 0;
+}
+
 size_t GroupNormOp::forward_workspace() const { return kernels::group_norm_workspace(shape_.N, shape_.C); }
 
 namespace {
@@ -61,6 +65,7 @@ void GroupNormOp::forward(const OpRun& run) {
                                             .beta = run.params[1].master,
                                             .mean = s.mean,
                                             .rstd = s.rstd,
+                                            .sums = run.side,
                                             .groups = groups_,
                                             .epsilon = epsilon_,
                                             .relu = epilogue.relu,

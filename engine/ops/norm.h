@@ -33,9 +33,11 @@ class GroupNormOp : public NormOp {
  public:
   // Fewer channels than groups: a group per channel.
   GroupNormOp(int groups, float epsilon) : groups_(groups) { epsilon_ = epsilon; }
+  bool gives_sums = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
   std::string_view kind() const override { return "group_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
+  size_t side_bytes() const override;
   size_t forward_workspace() const override;
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
@@ -74,6 +76,7 @@ class ReluOp : public OpBase<ReluOp> {
   bool reads_slices() const override { return true; }
   bool writes_slices() const override { return true; }
   bool accumulates() const override { return true; }
+  bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;

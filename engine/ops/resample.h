@@ -9,6 +9,7 @@ namespace regolith {
 class MaxPoolOp : public OpBase<MaxPoolOp> {
  public:
   MaxPoolOp(int kernel, int stride) : kernel_(kernel), stride_(stride) {}
+  bool halves() const { return kernel_ == 2 && stride_ == 2; }
   std::string_view kind() const override { return "max_pool"; }
   std::string describe() const override;
   bool reads_slices() const override { return true; }

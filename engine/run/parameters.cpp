@@ -14,12 +14,6 @@ constexpr int64_t kAlign = 64;  // floats: every parameter, in either type, star
 
 int64_t round_up(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
-uint64_t name_hash(const std::string& name) {  // FNV-1a
-  uint64_t h = 0xcbf29ce484222325ull;
-  for (unsigned char c : name) h = (h ^ c) * 0x100000001b3ull;
-  return h;
-}
-
 std::vector<float> fresh(const Parameters::Entry& e, uint64_t seed) {
   std::vector<float> w(e.elements, e.init == Init::ones ? 1.0f : 0.0f);
   if (e.init == Init::zeros || e.init == Init::ones) return w;
@@ -45,6 +39,12 @@ std::vector<float> fresh(const Parameters::Entry& e, uint64_t seed) {
 }
 
 }  // namespace
+
+uint64_t name_hash(const std::string& name) {  // FNV-1a
+  uint64_t h = 0xcbf29ce484222325ull;
+  for (unsigned char c : name) h = (h ^ c) * 0x100000001b3ull;
+  return h;
+}
 
 Parameters::Parameters(const Graph& graph, Device& device, DType low, bool training) : device_(device), low_type_(low) {
   for (const Parameter& p : graph.params) {

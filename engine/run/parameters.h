@@ -10,6 +10,9 @@
 
 namespace regolith {
 
+// What makes the random numbers of a parameter or a node its own, whatever else the graph holds.
+uint64_t name_hash(const std::string& name);
+
 class Parameters {
  public:
   // Memory for the parameters of an inferred graph. training: with gradients.

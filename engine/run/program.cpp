@@ -63,6 +63,8 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       const int in = node.inputs[k];
       run.x.push_back(place(plan_.nodes[in].value, in, arena));
+      const bool side = node.op->reads_side(k) != SideUse::none;
+      run.x_side.push_back(side ? static_cast<const float*>(buffer(plan_.nodes[in].side, arena)) : nullptr);
       Map dx = p.backward && p.wants_dx[k] ? place(plan_.nodes[in].grad, in, arena) : Map{};
       gradients_[i].push_back(dx);
       if (p.temp[k] >= 0) {  // written there whole, then added
@@ -73,10 +75,12 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
       run.dx.push_back(dx);
     }
     run.saved = buffer(p.saved, arena);
+    run.side = static_cast<float*>(buffer(p.side, arena));
     for (int param : node.params) run.params.push_back(parameters.view(param));
     run.packed = packed_.as<unsigned char>() == nullptr ? nullptr : packed_.as<unsigned char>() + packed_offset_[i];
     run.dropout = options_.dropout;
-    run.seed = options_.seed * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(i);
+    const std::string draws_as = node.op->random_name();
+    run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
     run.step = step;
   }
   arena_ = arena;

@@ -1,0 +1,44 @@
+#include "engine/ops/dropout.h"
+
+#include <cstdio>
+
+#include "kernels/dropout.h"
+
+namespace regolith {
+
+DropoutDraws dropout_draws(const OpRun& run, float rate, bool spatial) {
+  return {run.dropout ? rate : 0, spatial, run.seed, run.step, run.first_sample};
+}
+
+std::string describe_rate(float rate) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(rate));
+  return text;
+}
+
+std::string DropoutOp::describe() const { return "rate " + describe_rate(rate_); }
+
+Inference DropoutOp::infer(const std::vector<Shape>& inputs) {
+  Inference r;
+  r.shape = inputs[0];
+  return r;
+}
+
+void DropoutOp::forward(const OpRun& run) {
+  kernels::dropout(*run.stream, {.x = run.x[0], .y = run.y, .draws = dropout_draws(run, rate_, spatial_)});
+}
+
+void DropoutOp::backward(const OpRun& run) {
+  kernels::dropout(
+      *run.stream,
+      {.x = run.dy, .y = run.dx[0], .draws = dropout_draws(run, rate_, spatial_), .accumulate = run.accumulate[0]});
+}
+
+std::unique_ptr<Op> parse_dropout(const Attributes& a, bool spatial) {
+  const Yaml value = a.has("rate") ? a.find("rate") : a.node().at("rate");  // whose error says what is missing
+  const float rate = static_cast<float>(value.as_double(0, 1));
+  if (rate >= 1) value.fail("expected a rate of 0 or more and less than 1: at 1 nothing would be left");
+  return std::make_unique<DropoutOp>(rate, spatial);
+}
+
+}  // namespace regolith

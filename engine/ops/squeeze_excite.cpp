@@ -1,0 +1,82 @@
+#include "engine/ops/squeeze_excite.h"
+
+#include <algorithm>
+
+#include "engine/ops/dropout.h"
+#include "kernels/core/error.h"
+
+namespace regolith {
+
+std::string SqueezeExciteOp::describe() const {
+  std::string text = "ratio " + std::to_string(ratio_) + ", " + std::to_string(hidden_) + " hidden";
+  if (takes_sums) text += ", sums from the norm";
+  if (epilogue.pool) text += " + max_pool 2x2";
+  if (epilogue.dropout())
+    text += std::string(epilogue.spatial ? " + spatial_dropout " : " + dropout ") + describe_rate(epilogue.rate);
+  return text;
+}
+
+Inference SqueezeExciteOp::infer(const std::vector<Shape>& inputs) {
+  shape_ = inputs[0];
+  const int C = shape_.C;
+  if (ratio_ > C) {
+    throw GraphError("a ratio of " + std::to_string(ratio_) + " leaves nothing of " + std::to_string(C) +
+                     " channels; set `ratio` to " + std::to_string(C) + " or less");
+  }
+  hidden_ = std::max(1, C / ratio_);
+  Inference r;
+  r.shape = shape_;
+  if (epilogue.pool) r.shape.H /= 2, r.shape.W /= 2;
+  r.params = {{"reduce/kernel", {hidden_, C}, Init::glorot_uniform, C, hidden_, true},
+              {"reduce/bias", {hidden_}, Init::zeros, 0, 0, true},
+              {"expand/kernel", {C, hidden_}, Init::glorot_uniform, hidden_, C, true},
+              {"expand/bias", {C}, Init::zeros, 0, 0, true}};
+  r.saves_input = {true};
+  r.saved_bytes = 2 * aligned(static_cast<size_t>(shape_.N) * C * sizeof(float)) +
+                  aligned(static_cast<size_t>(shape_.N) * hidden_ * sizeof(float));
+  r.multiplications = shape_.elements() + 2 * static_cast<int64_t>(shape_.N) * C * hidden_;
+  return r;
+}
+
+size_t SqueezeExciteOp::forward_workspace() const {
+  return kernels::squeeze_excite_workspace(shape_.N, shape_.C, hidden_);
+}
+
+kernels::SqueezeExcite SqueezeExciteOp::arguments(const OpRun& run) const {
+  const size_t channels = aligned(static_cast<size_t>(shape_.N) * shape_.C * sizeof(float));
+  unsigned char* saved = static_cast<unsigned char*>(run.saved);
+  return {.x = run.x[0],
+          .hidden = hidden_,
+          .reduce = run.params[0].master,
+          .reduce_bias = run.params[1].master,
+          .expand = run.params[2].master,
+          .expand_bias = run.params[3].master,
+          .mean = reinterpret_cast<float*>(saved),
+          .activation = reinterpret_cast<float*>(saved + 2 * channels),
+          .scale = reinterpret_cast<float*>(saved + channels),
+          .pool = epilogue.pool,
+          .dropout = dropout_draws(run, epilogue.rate, epilogue.spatial),
+          .workspace = run.workspace};
+}
+
+void SqueezeExciteOp::forward(const OpRun& run) {
+  kernels::squeeze_excite_forward(*run.stream, {.op = arguments(run), .y = run.y, .sums = run.x_side[0]});
+}
+
+void SqueezeExciteOp::backward(const OpRun& run) {
+  kernels::squeeze_excite_backward(*run.stream, {.op = arguments(run),
+                                                 .dy = run.dy,
+                                                 .dx = run.dx[0],
+                                                 .dreduce = run.params[0].grad,
+                                                 .dreduce_bias = run.params[1].grad,
+                                                 .dexpand = run.params[2].grad,
+                                                 .dexpand_bias = run.params[3].grad,
+                                                 .accumulate_dx = run.accumulate[0],
+                                                 .accumulate_parameters = run.accumulate_grads});
+}
+
+std::unique_ptr<Op> parse_squeeze_excite(const Attributes& a) {
+  return std::make_unique<SqueezeExciteOp>(a.integer("ratio", 1, 1 << 16, 16));
+}
+
+}  // namespace regolith

@@ -1,0 +1,50 @@
+// Squeeze and excitation: every channel of a sample times a number that two dense layers make of the means of all of
+// its channels.
+#pragma once
+
+#include "engine/graph/attributes.h"
+#include "engine/graph/op.h"
+#include "kernels/squeeze_excite.h"
+
+namespace regolith {
+
+// What fusion adds to the pass that scales: max pooling of 2x2, or dropout.
+struct SqueezeEpilogue {
+  bool pool = false;
+  float rate = 0;
+  bool spatial = false;
+  std::string dropout_name;  // the node that was merged, whose random numbers are drawn
+  bool dropout() const { return rate > 0; }
+};
+
+// Parameters, (out, in): reduce/kernel (hidden, C), reduce/bias, expand/kernel (C, hidden), expand/bias; hidden is
+// C / ratio, at least 1.
+class SqueezeExciteOp : public OpBase<SqueezeExciteOp> {
+ public:
+  explicit SqueezeExciteOp(int ratio) : ratio_(ratio) {}
+  SqueezeEpilogue epilogue;
+  bool takes_sums = false;  // from the norm that makes its input: set by fusion
+  std::string_view kind() const override { return "squeeze_excite"; }
+  std::string describe() const override;
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+  bool forward_in_place() const override { return true; }
+  bool backward_in_place() const override { return true; }
+  SideUse reads_side(size_t) const override { return takes_sums ? SideUse::forward : SideUse::none; }
+  std::string random_name() const override { return epilogue.dropout_name; }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  size_t forward_workspace() const override;
+  size_t backward_workspace() const override { return forward_workspace(); }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
+
+ private:
+  kernels::SqueezeExcite arguments(const OpRun& run) const;
+  int ratio_, hidden_ = 1;
+  Shape shape_;
+};
+
+std::unique_ptr<Op> parse_squeeze_excite(const Attributes& a);  // ratio
+
+}  // namespace regolith

@@ -1,0 +1,352 @@
+// Squeeze and excitation, dropout, and the side outputs that norms give them: the plan, the rewrites, and runs that
+// must be equal.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "engine/graph/plan.h"
+#include "engine/ops/basic.h"
+#include "engine/run/network.h"
+#include "kernels/core/error.h"
+#include "kernels/core/random.h"
+#include "models/reader.h"
+
+namespace regolith {
+namespace {
+
+Graph model(const std::string& nodes) {
+  return read_model(Yaml::load_string("input: {height: 8, width: 16}\nnodes:\n" + nodes, "model.yaml"));
+}
+
+// All three fusions of the squeeze, one that has none of them, and both kinds of dropout by themselves.
+Graph squeezes() {
+  return model(
+      "  c1: {op: conv, in: input, filters: 8}\n"
+      "  n1: {op: group_norm, in: c1, groups: 4}\n"
+      "  r1: {op: relu, in: n1}\n"
+      "  s1: {op: squeeze_excite, in: r1, ratio: 4}\n"
+      "  p1: {op: max_pool, in: s1}\n"
+      "  d1: {op: dropout, in: p1, rate: 0.2}\n"
+      "  c2: {op: conv, in: d1, filters: 16}\n"
+      "  n2: {op: group_norm, in: c2, groups: 4}\n"
+      "  r2: {op: relu, in: n2}\n"
+      "  s2: {op: squeeze_excite, in: r2, ratio: 5}\n"
+      "  d2: {op: dropout, in: s2, rate: 0.3}\n"
+      "  u: {op: upsample, in: d2}\n"
+      "  c3: {op: conv, in: u, filters: 16}\n"
+      "  s3: {op: squeeze_excite, in: c3}\n"
+      "  d3: {op: spatial_dropout, in: s3, rate: 0.4}\n"
+      "  c: {op: concat, in: [d3, r1]}\n"
+      "  s4: {op: squeeze_excite, in: c, ratio: 3}\n"
+      "  logits: {op: conv, in: s4, filters: 5, kernel: 1}\n");
+}
+
+std::string message(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+struct Outcome {
+  std::vector<float> logits;
+  std::vector<std::vector<float>> gradients;
+};
+
+struct Variant {
+  int N = 4, slice = 4;
+  int64_t step = 7;
+  Mode mode = Mode::train;
+  NetworkOptions network;
+  Variant() {
+    network.conv.provider = "reference";
+    network.seed = 3;
+  }
+};
+
+// Forward and backward of `N` images, in slices, from weights, images and gradients that are always the same.
+Outcome run(Device& device, Graph graph, const Variant& setup) {
+  Network network(std::move(graph), device, setup.network);
+  auto stream = device.make_stream();
+  network.parameters().initialise(5, *stream);
+  for (size_t i = 0; i < network.parameters().entries().size(); ++i) {  // biases that are not zero
+    if (network.parameters().entries()[i].init != Init::zeros) continue;
+    std::vector<float> values(network.parameters().entries()[i].elements);
+    for (size_t j = 0; j < values.size(); ++j) values[j] = 0.1f * static_cast<float>(j % 7) - 0.2f;
+    network.parameters().write(static_cast<int>(i), 'w', values, *stream);
+  }
+  const DeviceBuffer step(device, sizeof(int64_t));
+  device.upload(step.as(), &setup.step, sizeof setup.step, *stream);
+  const auto draw = [](const Map& m, int first, uint32_t what) {
+    std::vector<float> v(m.elements());
+    const int64_t each = m.elements() / m.N;
+    for (size_t i = 0; i < v.size(); ++i) {
+      const int64_t e = static_cast<int64_t>(i) + first * each;
+      v[i] = 2 * uniform(philox(9, static_cast<uint32_t>(e), what, 0, 0).v[0]) - 1;
+    }
+    return v;
+  };
+  Outcome o;
+  for (int first = 0; first < setup.N; first += setup.slice) {
+    Program& p = network.program(setup.slice, setup.mode, step.as<int64_t>());
+    const std::vector<float> image = draw(p.image(), first, 0);
+    device.upload(p.image().data, image.data(), image.size() * sizeof(float), *stream);
+    p.pack(*stream);
+    p.forward(*stream, first);
+    const Map y = p.value(p.graph().output);
+    std::vector<float> logits(y.elements());
+    device.download(logits.data(), y.data, logits.size() * sizeof(float), *stream);
+    stream->synchronize();
+    o.logits.insert(o.logits.end(), logits.begin(), logits.end());
+    if (setup.mode == Mode::eval) continue;
+    const Map dy = p.gradient(p.graph().output);
+    const std::vector<float> gradient = draw(dy, first, 1);
+    device.upload(dy.data, gradient.data(), gradient.size() * sizeof(float), *stream);
+    p.backward(*stream, first > 0);
+    stream->synchronize();
+  }
+  if (setup.mode == Mode::eval) return o;
+  for (size_t i = 0; i < network.parameters().entries().size(); ++i)
+    o.gradients.push_back(network.parameters().read(static_cast<int>(i), 'g', *stream));
+  return o;
+}
+
+void expect_close(const std::vector<float>& a, const std::vector<float>& b, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size());
+  double most = 0;
+  for (const float v : b) most = std::max(most, std::abs(static_cast<double>(v)));
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_TRUE(std::abs(a[i] - b[i]) <= 1e-5 * most + 1e-6) << what << "[" << i << "]: " << a[i] << " and " << b[i];
+}
+void expect_close(const Outcome& a, const Outcome& b) {
+  expect_close(a.logits, b.logits, "logits");
+  ASSERT_EQ(a.gradients.size(), b.gradients.size());
+  for (size_t i = 0; i < a.gradients.size(); ++i)
+    expect_close(a.gradients[i], b.gradients[i], "gradient of parameter " + std::to_string(i));
+}
+void expect_same(const Outcome& a, const Outcome& b) {
+  EXPECT_EQ(a.logits, b.logits);
+  EXPECT_EQ(a.gradients, b.gradients);
+}
+
+TEST(SqueezeExcite, HasTheParametersOfItsLayers) {
+  Graph g = squeezes();
+  g.infer(1);
+  std::vector<std::string> shapes;
+  for (const int p : g.nodes[g.find("s2")].params) {
+    std::string text = g.params[p].name;
+    for (const int64_t d : g.params[p].spec.shape) text += " " + std::to_string(d);
+    shapes.push_back(text);
+  }
+  EXPECT_THAT(shapes, testing::ElementsAre("s2/reduce/kernel 3 16", "s2/reduce/bias 3", "s2/expand/kernel 16 3",
+                                           "s2/expand/bias 16"));
+}
+
+TEST(SqueezeExcite, ErrorsSayWhere) {
+  const std::string narrow =
+      message([] { model("  a: {op: conv, in: input, filters: 8}\n  s: {op: squeeze_excite, in: a}\n"); });
+  EXPECT_EQ(narrow,
+            "model.yaml:4:3: node s (squeeze_excite): a ratio of 16 leaves nothing of 8 channels; set `ratio` to 8 or "
+            "less");
+  EXPECT_THAT(message([] { model("  a: {op: dropout, in: input}\n"); }),
+              testing::AllOf(testing::HasSubstr("model.yaml:3:"), testing::HasSubstr("rate")));
+  EXPECT_THAT(message([] { model("  a: {op: dropout, in: input, rate: 1}\n"); }),
+              testing::AllOf(testing::HasSubstr("model.yaml:3:"), testing::HasSubstr("less than 1")));
+  EXPECT_THAT(message([] { model("  a: {op: spatial_dropout, in: input, rate: -0.1}\n"); }),
+              testing::HasSubstr("model.yaml:3:"));
+}
+
+TEST(Fusion, SqueezesTakeSumsPoolingAndDropout) {
+  Graph g = squeezes();
+  EXPECT_THAT(fuse(g, FuseOptions{}),
+              testing::IsSupersetOf({"squeeze+pool: s1 takes p1", "squeeze+dropout: s2 takes d2",
+                                     "squeeze+dropout: s3 takes d3", "squeeze from norm: s1 takes the sums of n1",
+                                     "squeeze from norm: s2 takes the sums of n2"}));
+  EXPECT_GE(g.find("d1"), 0);
+  EXPECT_EQ(g.find("d2"), -1);
+  g.infer(2);
+  EXPECT_EQ(g.nodes[g.find("s1")].shape(), (Shape{2, 4, 8, 8}));
+}
+
+TEST(Fusion, AMapThatOthersReadIsNotPooledAway) {
+  Graph g = model(
+      "  c: {op: conv, in: input, filters: 8}\n"
+      "  s: {op: squeeze_excite, in: c, ratio: 4}\n"
+      "  p: {op: max_pool, in: s}\n"
+      "  u: {op: upsample, in: p}\n"
+      "  y: {op: add, in: [u, s]}\n");
+  EXPECT_TRUE(fuse(g, FuseOptions{}).empty());
+}
+
+TEST(SqueezeExcite, FusionsChangeNothingButRounding) {
+  auto cpu = make_cpu_device(2);
+  const Outcome expected = run(*cpu, squeezes(), Variant{});
+  Variant plain;
+  plain.network.fuse = FuseOptions::none();
+  expect_close(run(*cpu, squeezes(), plain), expected);
+  for (bool FuseOptions::*rule :
+       {&FuseOptions::squeeze_norm, &FuseOptions::squeeze_pool, &FuseOptions::squeeze_dropout}) {
+    Variant without;
+    without.network.fuse.*rule = false;
+    expect_close(run(*cpu, squeezes(), without), expected);
+  }
+}
+
+TEST(SqueezeExcite, SlicesOfTheBatchChangeNothingButRounding) {
+  auto cpu = make_cpu_device(2);
+  const Outcome whole = run(*cpu, squeezes(), Variant{});
+  for (const int slice : {1, 2}) {
+    Variant sliced;
+    sliced.slice = slice;
+    expect_close(run(*cpu, squeezes(), sliced), whole);
+  }
+}
+
+TEST(SqueezeExcite, SharedMemoryAndViewsChangeNothing) {
+  auto cpu = make_cpu_device(1);
+  for (const Mode mode : {Mode::train, Mode::eval}) {
+    Variant shared, roomy, copies;
+    shared.mode = roomy.mode = copies.mode = mode;
+    roomy.network.reuse = copies.network.views = false;
+    const Outcome expected = run(*cpu, squeezes(), shared);
+    expect_same(run(*cpu, squeezes(), roomy), expected);
+    expect_close(run(*cpu, squeezes(), copies), expected);
+  }
+}
+
+TEST(SqueezeExcite, SimulatedDeviceEqualsTheCpu) {
+  auto cpu = make_cpu_device(1);
+  const Outcome expected = run(*cpu, squeezes(), Variant{});
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    auto simulated = make_simulated_device(seed);
+    expect_same(run(*simulated, squeezes(), Variant{}), expected);
+  }
+}
+
+// What a resumed run relies on: the masks are those of the step in device memory, and of nothing before it.
+TEST(Dropout, DrawsByStepAndSeed) {
+  auto cpu = make_cpu_device(1);
+  Variant later, other;
+  later.step = 8;
+  other.network.seed = 4;
+  const Outcome first = run(*cpu, squeezes(), Variant{});
+  expect_same(run(*cpu, squeezes(), Variant{}), first);
+  EXPECT_NE(run(*cpu, squeezes(), later).logits, first.logits);
+  EXPECT_NE(run(*cpu, squeezes(), other).logits, first.logits);
+}
+
+TEST(Dropout, IsTheIdentityOutsideTraining) {
+  auto cpu = make_cpu_device(1);
+  Variant evaluation, verifier;
+  evaluation.mode = Mode::eval;
+  verifier.mode = Mode::train_without_dropout;
+  const std::vector<float> expected = run(*cpu, squeezes(), verifier).logits;
+  expect_close(run(*cpu, squeezes(), evaluation).logits, expected, "logits");
+  evaluation.step = 8;
+  expect_close(run(*cpu, squeezes(), evaluation).logits, expected, "logits");
+}
+
+// Where y and dx are multiples of x and dy by the same factors, the mask was the same: y of ones, dx of ones.
+TEST(Dropout, BackwardHasTheMaskOfForward) {
+  for (const char* op : {"dropout", "spatial_dropout"}) {
+    Graph g = model("  c: {op: conv, in: input, filters: 32, kernel: 1, bias: true}\n  d: {op: " + std::string(op) +
+                    ", in: c, rate: 0.25}\n");
+    auto cpu = make_cpu_device(1);
+    const Variant setup;
+    Network network(std::move(g), *cpu, setup.network);
+    auto stream = cpu->make_stream();
+    network.parameters().write(0, 'w', std::vector<float>(32, 0), *stream);
+    network.parameters().write(1, 'w', std::vector<float>(32, 1), *stream);
+    const int64_t step = 2;
+    Program& p = network.program(2, Mode::train, &step);
+    std::memset(p.image().data, 0, p.image().elements() * sizeof(float));
+    p.pack(*stream);
+    p.forward(*stream, 6);
+    const Map y = p.value(p.graph().output), dy = p.gradient(p.graph().output), dx = p.gradient(p.graph().find("c"));
+    ASSERT_EQ(dx.data, dy.data);
+    const std::vector<float> values(y.as<float>(), y.as<float>() + y.elements());
+    std::fill_n(dy.as<float>(), dy.elements(), 1.f);
+    p.backward(*stream, false);
+    EXPECT_EQ(std::vector<float>(dx.as<float>(), dx.as<float>() + dx.elements()), values);
+    std::vector<double> kept(32);
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_TRUE(values[i] == 0 || values[i] == 1 / 0.75f) << values[i];
+      kept[i % 32] += values[i] > 0;
+    }
+    for (const double k : kept) {  // of 2 samples of 128 pixels
+      if (std::string(op) == "dropout")
+        EXPECT_NEAR(k / 256, 0.75, 0.15);
+      else
+        EXPECT_TRUE(k == 0 || k == 128 || k == 256) << k;
+    }
+  }
+}
+
+// y = x, with sums that nobody computes; or reads those of its input.
+struct FakeOp : OpBase<FakeOp> {
+  FakeOp(size_t bytes, SideUse use) : bytes(bytes), use(use) {}
+  std::string_view kind() const override { return "fake"; }
+  Inference infer(const std::vector<Shape>& inputs) override {
+    Inference r;
+    r.shape = inputs[0];
+    r.params.push_back({"w", {1}, Init::zeros, 1, 1, true});
+    return r;
+  }
+  size_t side_bytes() const override { return bytes; }
+  SideUse reads_side(size_t) const override { return use; }
+  void forward(const OpRun&) override {}
+  size_t bytes;
+  SideUse use;
+};
+
+TEST(Plan, SideOutputsLiveUntilTheirLastReader) {
+  const auto graph_with = [](SideUse near, SideUse far) {
+    Graph g;
+    g.input = g.add("input", std::make_unique<InputOp>(4, 4, 1), {});
+    const int a = g.add("a", std::make_unique<FakeOp>(1000, SideUse::none), {g.input});
+    const int b = g.add("b", std::make_unique<FakeOp>(0, near), {a});
+    const int c = g.add("c", std::make_unique<FakeOp>(0, SideUse::none), {b});
+    const int d = g.add("d", std::make_unique<FakeOp>(0, far), {a});
+    g.output = g.add("e", std::make_unique<AddOp>(), {c, d});
+    g.heads = {{g.output, 1}};
+    g.infer(1);
+    return g;
+  };
+  const auto side = [&](SideUse near, SideUse far, bool training) -> std::pair<int, int> {
+    const Plan plan = make_plan(graph_with(near, far), {training, true, true}, DType::f32);
+    if (plan.nodes[1].side < 0) return {-1, -1};
+    const PlanBuffer& b = plan.buffers[plan.nodes[1].side];
+    EXPECT_EQ(b.bytes, 1000u);
+    return {b.first, b.last};
+  };
+  using Steps = std::pair<int, int>;
+  EXPECT_EQ(side(SideUse::none, SideUse::none, true), Steps(-1, -1));
+  EXPECT_EQ(side(SideUse::forward, SideUse::none, true), Steps(1, 2));
+  EXPECT_EQ(side(SideUse::forward, SideUse::forward, true), Steps(1, 4));
+  EXPECT_EQ(side(SideUse::forward_and_backward, SideUse::forward, true), Steps(1, 12 - 2));
+  EXPECT_EQ(side(SideUse::forward_and_backward, SideUse::none, false), Steps(1, 2));
+}
+
+TEST(Plan, DropoutOverwritesWhatNobodyElseReads) {
+  Graph g = model(
+      "  c: {op: upsample, in: input}\n"
+      "  d: {op: dropout, in: c, rate: 0.5}\n"
+      "  e: {op: dropout, in: d, rate: 0.5}\n"
+      "  f: {op: dropout, in: e, rate: 0.5}\n"
+      "  y: {op: add, in: [e, f]}\n");
+  g.infer(1);
+  const auto buffer = [&](const Plan& plan, const char* name) { return plan.nodes[g.find(name)].value.buffer; };
+  const Plan plan = make_plan(g, {.training = false}, DType::f32);
+  EXPECT_EQ(buffer(plan, "c"), buffer(plan, "d"));
+  EXPECT_EQ(buffer(plan, "d"), buffer(plan, "e"));
+  EXPECT_NE(buffer(plan, "e"), buffer(plan, "f"));  // the sum reads e after f is made
+  const Plan roomy = make_plan(g, {.training = false, .reuse = false}, DType::f32);
+  EXPECT_NE(buffer(roomy, "c"), buffer(roomy, "d"));
+}
+
+}  // namespace
+}  // namespace regolith
