@@ -73,7 +73,9 @@ double largest(const Values& v) {
 
 }  // namespace
 
-Bounds fp32_bounds() { return {1e-5, 1e-5, 1e-5, [](const std::string&) { return 1e-3; }, 1e-3}; }
+Bounds fp32_bounds() {
+  return {1e-5, 1e-5, 1e-5, [](const std::string&) { return 1e-3; }, 1e-3};
+}
 
 // Rounding a value m * 2^e, m in [1, 2), errs by up to half a last place, 2^-8 * 2^e, evenly, and the values of a map
 // spread over m as 1 / m: the mean squares are (2^-7)^2 / 12 and 3 / (2 log 2). The bounds are half more than the
@@ -104,7 +106,8 @@ Lab::Lab(const Setting& setting)
 }
 
 config::RunConfig Lab::configuration() const {
-  std::vector<std::string> keys{"run.device=cpu", "optimizer={adamw: {lr: 4.0e-4}}",
+  std::vector<std::string> keys{"run.device=cpu",
+                                "optimizer={adamw: {lr: 4.0e-4}}",
                                 "train.batch=" + std::to_string(batch_),
                                 "model.input.height=" + std::to_string(height_),
                                 "model.input.width=" + std::to_string(width_),
@@ -138,7 +141,11 @@ void Lab::expect_batch(const Bounds& bounds) {
   const auto expect = [&](Mode mode, const std::string& suffix) {
     const auto r = gradients(mode);
     const Values want = read("logits" + suffix).as_f64(), difference = minus(doubles(r.logits), want);
-    if (getenv("SHOW")) printf("%s %8.1e / %8.1e = %6.2f largest %8.1e loss %8.1e rms %g\n", setting_.file.c_str(), norm(difference) / norm(want), bounds.logits, norm(difference) / norm(want)/bounds.logits, largest(difference)/largest(want), std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1), norm(want)/std::sqrt(want.size()));
+    if (getenv("SHOW"))
+      printf("%s %8.1e / %8.1e = %6.2f largest %8.1e loss %8.1e rms %g\n", setting_.file.c_str(),
+             norm(difference) / norm(want), bounds.logits, norm(difference) / norm(want) / bounds.logits,
+             largest(difference) / largest(want), std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1),
+             norm(want) / std::sqrt(want.size()));
     EXPECT_LE(norm(difference), bounds.logits * norm(want)) << "logits" << suffix;
     EXPECT_LE(largest(difference), bounds.largest_logit * largest(want)) << "logits" << suffix;
     EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1), bounds.loss) << "loss" << suffix;
@@ -160,7 +167,9 @@ void Lab::expect_batch(const Bounds& bounds) {
     const Values got = sketch(name, doubles(p.read(static_cast<int>(i), 'g', trainer_.stream())));
     // The gradient of a bias before a norm over its channel is zero, but for rounding.
     const double scale = std::max(norm(want[i]), bounds.shortest_gradient * whole);
-    if (getenv("SHOW")) printf("%-40s %8.1e / %8.1e = %6.2f\n", name.c_str(), norm(minus(got, want[i])) / scale, bounds.gradient(name), norm(minus(got, want[i])) / scale/bounds.gradient(name));
+    if (getenv("SHOW"))
+      printf("%-40s %8.1e / %8.1e = %6.2f\n", name.c_str(), norm(minus(got, want[i])) / scale, bounds.gradient(name),
+             norm(minus(got, want[i])) / scale / bounds.gradient(name));
     EXPECT_LE(norm(minus(got, want[i])), bounds.gradient(name) * scale)
         << name << ", of length " << norm(want[i]) << " in " << whole;
   }

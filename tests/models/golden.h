@@ -15,10 +15,10 @@ using Values = std::vector<double>;
 
 // What is compared: a network and the file of its numbers, a loss, and how the engine runs it.
 struct Setting {
-  std::string file;         // tests/models/golden/FILE.npz
-  std::string model;        // YAML of a model; empty: configs/models/FILE.yaml
-  std::string loss;         // "focal" or "cross_entropy"
-  std::string way;          // for the test's name
+  std::string file;   // tests/models/golden/FILE.npz
+  std::string model;  // YAML of a model; empty: configs/models/FILE.yaml
+  std::string loss;   // "focal" or "cross_entropy"
+  std::string way;    // for the test's name
   std::vector<std::string> overrides;
 };
 

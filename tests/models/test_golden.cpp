@@ -32,7 +32,7 @@ Setting unet(const std::string& way, const std::string& key, const std::string& 
 }
 std::vector<Setting> networks(const std::string& precision) {
   std::vector<Setting> all;
-  for (const char* name : {"unet", "unet_plus_plus_full"})
+  for (const char* name : {"unet", "unet_plus_plus_full", "unet_transformer"})
     all.push_back({name, "", "focal", precision, {"run.precision=" + precision}});
   return all;
 }
@@ -70,7 +70,8 @@ TEST_P(Sizes, AreThoseThatKerasCounts) {
   EXPECT_EQ(heads, 1);
 }
 INSTANTIATE_TEST_SUITE_P(Networks, Sizes,
-                         testing::Values(Size{"unet", 473669}, Size{"unet_plus_plus_full", 9056820}),
+                         testing::Values(Size{"unet", 473669}, Size{"unet_plus_plus_full", 9056820},
+                                         Size{"unet_transformer", 934469}),
                          [](const auto& info) { return info.param.file; });
 
 }  // namespace

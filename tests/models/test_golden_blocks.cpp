@@ -13,41 +13,59 @@ struct Block {
 };
 
 const std::vector<Block> kBlocks{
-    {"conv_norm", "stem: {op: conv, in: input, filters: 12}\n"
-                  "x: {block: conv_norm, in: stem, filters: 20, kernel: 3, repeat: 2}"},
-    {"conv_norm_batch", "stem: {op: conv, in: input, filters: 12}\n"
-                        "x: {block: conv_norm, in: stem, filters: 20, kernel: 2, norm: batch}"},
-    {"residual", "stem: {op: conv, in: input, filters: 16}\n"
-                 "x: {block: residual, in: stem, filters: 16, kernel: 2, repeat: 2}"},
-    {"residual_strided", "stem: {op: conv, in: input, filters: 16}\n"
-                         "x: {block: residual, in: stem, filters: 24, groups: 8, repeat: 2, stride: 2}\n"
-                         "up: {op: upsample, in: x, mode: bilinear}"},
-    {"residual_bare", "stem: {op: conv, in: input, filters: 16}\n"
-                      "x: {block: residual, in: stem, filters: 32, norm: batch, shortcut: conv}"},
-    {"squeeze_excite", "stem: {op: conv, in: input, filters: 24}\n"
-                       "x: {op: squeeze_excite, in: stem, ratio: 4}"},
-    {"se_conv", "stem: {op: conv, in: input, filters: 12}\n"
-                "x: {block: se_conv, in: stem, filters: 32, repeat: 2, ratio: 8}"},
-    {"attention_gate", "stem: {op: conv, in: input, filters: 16}\n"
-                       "signal: {op: conv, in: input, filters: 24}\n"
-                       "x: {op: attention_gate, in: [stem, signal], filters: 12}"},
-    {"aspp", "stem: {op: conv, in: input, filters: 16}\n"
-             "x: {op: aspp, in: stem, filters: 32, rates: [6, 12, 18]}"},
-    {"aspp_small", "stem: {op: conv, in: input, filters: 16}\n"
-                   "x: {op: aspp, in: stem, filters: 32, rates: [6, 12, 18]}"},
-    {"aspp_whole", "stem: {op: conv, in: input, filters: 16}\n"
-                   "x: {op: aspp, in: stem, filters: 32, rates: [1, 2, 3]}"},
-    {"conv_transpose_2", "stem: {op: conv, in: input, filters: 12}\n"
-                         "x: {op: conv_transpose, in: stem, filters: 8, kernel: 2, stride: 2}\n"
-                         "half: {op: max_pool, in: x}"},
-    {"conv_transpose_3", "stem: {op: conv, in: input, filters: 12}\n"
-                         "x: {op: conv_transpose, in: stem, filters: 8, kernel: 3, stride: 2}\n"
-                         "half: {op: max_pool, in: x}"},
-    {"conv_dilated", "stem: {op: conv, in: input, filters: 12}\n"
-                     "x: {op: conv, in: stem, filters: 8, dilation: 2}"},
-    {"conv_strided", "stem: {op: conv, in: input, filters: 12}\n"
-                     "x: {op: conv, in: stem, filters: 8, kernel: 2, stride: 2}\n"
-                     "up: {op: upsample, in: x}"},
+    {"conv_norm",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {block: conv_norm, in: stem, filters: 20, kernel: 3, repeat: 2}"},
+    {"conv_norm_batch",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {block: conv_norm, in: stem, filters: 20, kernel: 2, norm: batch}"},
+    {"residual",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {block: residual, in: stem, filters: 16, kernel: 2, repeat: 2}"},
+    {"residual_strided",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {block: residual, in: stem, filters: 24, groups: 8, repeat: 2, stride: 2}\n"
+     "up: {op: upsample, in: x, mode: bilinear}"},
+    {"residual_bare",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {block: residual, in: stem, filters: 32, norm: batch, shortcut: conv}"},
+    {"squeeze_excite",
+     "stem: {op: conv, in: input, filters: 24}\n"
+     "x: {op: squeeze_excite, in: stem, ratio: 4}"},
+    {"se_conv",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {block: se_conv, in: stem, filters: 32, repeat: 2, ratio: 8}"},
+    {"attention_gate",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "signal: {op: conv, in: input, filters: 24}\n"
+     "x: {op: attention_gate, in: [stem, signal], filters: 12}"},
+    {"aspp",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {op: aspp, in: stem, filters: 32, rates: [6, 12, 18]}"},
+    {"aspp_small",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {op: aspp, in: stem, filters: 32, rates: [6, 12, 18]}"},
+    {"aspp_whole",
+     "stem: {op: conv, in: input, filters: 16}\n"
+     "x: {op: aspp, in: stem, filters: 32, rates: [1, 2, 3]}"},
+    {"transformer",
+     "stem: {op: conv, in: input, filters: 32}\n"
+     "x: {block: transformer, in: stem, heads: 2, mlp_ratio: 3, repeat: 2}"},
+    {"conv_transpose_2",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {op: conv_transpose, in: stem, filters: 8, kernel: 2, stride: 2}\n"
+     "half: {op: max_pool, in: x}"},
+    {"conv_transpose_3",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {op: conv_transpose, in: stem, filters: 8, kernel: 3, stride: 2}\n"
+     "half: {op: max_pool, in: x}"},
+    {"conv_dilated",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {op: conv, in: stem, filters: 8, dilation: 2}"},
+    {"conv_strided",
+     "stem: {op: conv, in: input, filters: 12}\n"
+     "x: {op: conv, in: stem, filters: 8, kernel: 2, stride: 2}\n"
+     "up: {op: upsample, in: x}"},
 };
 
 Setting setting(const Block& block, const std::string& precision) {

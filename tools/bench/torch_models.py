@@ -129,23 +129,74 @@ class Aspp(nn.Module):
         return self.project(torch.cat(parts, 1))
 
 
+class Position(nn.Module):
+    def __init__(self, positions, c):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(positions, c))
+
+    def forward(self, x):
+        return x + self.embedding
+
+
+class TransformerLayer(nn.Module):
+    """Norms first; (N, positions, C)."""
+
+    def __init__(self, c, heads, mlp_ratio=4):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.qkv, self.proj = nn.LayerNorm(c), nn.Linear(c, 3 * c), nn.Linear(c, c)
+        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(c), nn.Linear(c, mlp_ratio * c), nn.Linear(mlp_ratio * c, c)
+
+    def forward(self, x):
+        n, positions, c = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, positions, c)
+        x = x + self.proj(y)
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """Over the positions of a map of H x W; no copy where the map is channels_last."""
+
+    def __init__(self, c, size, heads=4, mlp_ratio=4, repeat=1):
+        super().__init__()
+        self.position = Position(size[0] * size[1], c)
+        for i in range(1, repeat + 1):
+            self.add_module(str(i), TransformerLayer(c, heads, mlp_ratio))
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        for layer in self.children():
+            tokens = layer(tokens)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
 class UNet(nn.Module):
     """configs/models/unet.yaml"""
 
-    def __init__(self, classes=5, channels=1):
+    def __init__(self, classes=5, channels=1, norm=batch_norm):
         super().__init__()
-        block = partial(conv_norm, repeat=2)
+        block = partial(conv_norm, norm=norm, repeat=2)
         self.e1, self.e2, self.b = block(channels, 32), block(32, 64), block(64, 128)
+        self.t = nn.Identity()
         self.d2, self.d1 = block(192, 64), block(96, 32)
         self.logits = Conv(32, classes, 1)
 
     def forward(self, x):
         e1 = self.e1(x)
         e2 = self.e2(F.max_pool2d(e1, 2))
-        b = self.b(F.max_pool2d(e2, 2))
+        b = self.t(self.b(F.max_pool2d(e2, 2)))
         d2 = self.d2(torch.cat([F.interpolate(b, scale_factor=2), e2], 1))
         d1 = self.d1(torch.cat([F.interpolate(d2, scale_factor=2), e1], 1))
         return self.logits(d1)
+
+
+class UNetTransformer(UNet):
+    """configs/models/unet_transformer.yaml, for images of `size`"""
+
+    def __init__(self, classes=5, channels=1, size=(64, 128)):
+        super().__init__(classes, channels, group_norm)
+        self.t = Transformer(128, (size[0] // 4, size[1] // 4), repeat=2)
 
 
 class Down(nn.Module):
@@ -322,7 +373,7 @@ class DoubleUNet(nn.Module):
 
 
 MODELS = {"unet": UNet, "unet_plus_plus": UNetPlusPlus, "se_unet": SeUNet, "double_unet": DoubleUNet,
-          "unet_plus_plus_full": UNetPlusPlusFull}
+          "unet_plus_plus_full": UNetPlusPlusFull, "unet_transformer": UNetTransformer}
 
 
 def parameter_count(model):

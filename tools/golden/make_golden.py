@@ -81,6 +81,7 @@ CASES = {
     "unet_plus_plus_full": Case(tm.UNetPlusPlusFull, 2, 16, 32, 77),
     "se_unet": Case(tm.SeUNet, 2, 16, 32, 83),
     "double_unet": Case(tm.DoubleUNet, 2, 16, 32, 45),
+    "unet_transformer": Case(lambda: tm.UNetTransformer(size=(16, 32)), 2, 16, 32, 99),
     "block_conv_norm": block(lambda: tm.conv_norm(12, 20, tm.group_norm, 3, 2), 12, 20, seed=91),
     "block_conv_norm_batch": block(lambda: tm.conv_norm(12, 20, tm.batch_norm, 2, 1), 12, 20, seed=2),
     "block_residual": block(lambda: tm.residual(16, 16, 2, repeat=2), 16, 16, seed=13),
@@ -90,9 +91,10 @@ CASES = {
     "block_squeeze_excite": block(lambda: tm.SqueezeExcite(24, 4), 24, 24, seed=64),
     "block_se_conv": block(lambda: tm.se_conv(12, 32, repeat=2, ratio=8), 12, 32, seed=57),
     "block_attention_gate": Case(GateBetween, 3, 8, 16, 1, ("cross_entropy",)),
-    "block_aspp": block(lambda: tm.Aspp(16, 32), 16, 32),  # rate 6 sees a part of its taps, 12 its row's, 18 one
+    "block_aspp": block(lambda: tm.Aspp(16, 32), 16, 32),  # rate 6 sees all of its taps, 12 its row, 18 its centre
     "block_aspp_whole": block(lambda: tm.Aspp(16, 32, (1, 2, 3)), 16, 32),
     "block_aspp_small": block(lambda: tm.Aspp(16, 32), 16, 32, size=(4, 8)),
+    "block_transformer": block(lambda: tm.Transformer(32, (8, 16), heads=2, mlp_ratio=3, repeat=2), 32, 32),
     "block_conv_transpose_2": block(lambda: tm.ConvTranspose(12, 8, 2), 12, 8, half, seed=87),
     "block_conv_transpose_3": block(lambda: tm.ConvTranspose(12, 8, 3), 12, 8, half, seed=67),
     "block_conv_dilated": block(lambda: tm.Conv(12, 8, 3, dilation=2), 12, 8),
