@@ -1,6 +1,7 @@
 #include "models/reader.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -43,22 +44,34 @@ std::vector<std::string> kinds(const auto& registry) {
   return names;
 }
 
+struct Size {
+  int height, width;
+};
+
+constexpr int kLargest = 1 << 14;  // of an input's height and width
+
+Size input_size(const Yaml& model) {
+  const Yaml input = model.at("input");
+  return {static_cast<int>(input.at("height").as_int(1, kLargest)),
+          static_cast<int>(input.at("width").as_int(1, kLargest))};
+}
+
 class Reader {
  public:
-  explicit Reader(const Yaml& model) : model_(model) {}
+  // `size` instead of what the model says.
+  Reader(const Yaml& model, Size size) : model_(model), size_(size) {}
 
   Graph read() {
     model_.expect_keys({"name", "input", "defaults", "nets", "nodes", "output", "heads"});
     const Yaml input = model_.at("input");
     input.expect_keys({"height", "width", "channels"});
-    const auto size = [&](const char* key, int fallback) {
-      const Yaml v = input.find(key);
-      return v || fallback == 0 ? static_cast<int>(input.at(key).as_int(1, 1 << 14)) : fallback;
-    };
+    const Yaml channels = input.find("channels");
     Scope scope;
     const Builder root(graph_, "input", input.position().text());
-    graph_.input =
-        root.add("", std::make_unique<InputOp>(size("height", 0), size("width", 0), size("channels", 1)), {});
+    graph_.input = root.add("",
+                            std::make_unique<InputOp>(size_.height, size_.width,
+                                                      channels ? static_cast<int>(channels.as_int(1, kLargest)) : 1),
+                            {});
     scope["input"] = {graph_.input};
     const int last = read_nodes(model_.at("nodes"), "", scope, {model_.find("defaults")}, nullptr, 0);
     graph_.output = model_.find("output") ? look_up_one(scope, model_.at("output")) : last;
@@ -232,13 +245,58 @@ class Reader {
   }
 
   const Yaml& model_;
+  Size size_;
   Graph graph_;
   std::set<std::string> taken_;  // keys of the ops and blocks that the model uses: what `defaults` may name
 };
 
+constexpr int kFarthest = 512;  // that another length of the input is looked for
+
+// One side of the input: which lengths near `given` fit, where that one does not; "" where it does.
+std::string lengths_that_fit(const std::string& key, int given, const std::function<bool(int)>& fits) {
+  if (fits(given)) return "";
+  const auto next = [&](int from, int step) {
+    for (int n = from + step; n >= 1 && n <= kLargest && std::abs(n - from) <= kFarthest; n += step)
+      if (fits(n)) return n;
+    return 0;
+  };
+  const int below = next(given, -1), above = next(given, 1), second = next(above, 1);
+  if (above == 0 || second == 0) return "";
+  const int period = second - above;
+  return "; " + key + " must be " + (above % period == 0 ? "a multiple of " + std::to_string(period) + ": " : "") +
+         (below > 0 ? std::to_string(below) + " or " : "") + std::to_string(above) + ", not " + std::to_string(given);
+}
+
+// What to say of a network that cannot be built: "; input.height must be a multiple of 8: 56 or 64, not 60", if it can
+// be with a larger input; "" if that is not what is wrong.
+std::string sizes_that_fit(const Yaml& model) {
+  const Size given = input_size(model);
+  const auto fits = [&](int height, int width) {
+    try {
+      Reader(model, {height, width}).read();
+      return true;
+    } catch (const GraphError&) {
+      return false;
+    }
+  };
+  for (int step = 2; step <= kFarthest; ++step) {
+    const Size up{(given.height + step - 1) / step * step, (given.width + step - 1) / step * step};
+    if (!fits(up.height, up.width)) continue;
+    return lengths_that_fit("input.height", given.height, [&](int n) { return fits(n, up.width); }) +
+           lengths_that_fit("input.width", given.width, [&](int n) { return fits(up.height, n); });
+  }
+  return "";
+}
+
 }  // namespace
 
-Graph read_model(const Yaml& model) { return Reader(model).read(); }
+Graph read_model(const Yaml& model) {
+  try {
+    return Reader(model, input_size(model)).read();
+  } catch (const GraphError& e) {
+    throw GraphError(e.what() + sizes_that_fit(model));
+  }
+}
 
 std::string help_models() {
   std::string text;

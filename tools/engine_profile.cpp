@@ -126,7 +126,7 @@ int run(int argc, char** argv) {
   const int batch = c.train.batch, K = graph.classes();
   TrainerOptions options = trainer_options(c, {});
   options.steps_per_epoch = 0;
-  Trainer trainer(network, loss_function(c.loss, graph, std::vector<double>(K, 1.0 / K)), options);
+  Trainer trainer(network, loss_function(c, graph, std::vector<double>(K, 1.0 / K)), options);
   network.parameters().initialise(c.run.seed, trainer.stream());
 
   const Dataset data = noise(graph.nodes[graph.input].shape(), K, batch);

@@ -105,7 +105,7 @@ int run(int argc, char** argv) {
     for (uint8_t m : batch.masks)
       if (m < K) uniform[m] += 1.0 / static_cast<double>(batch.masks.size());
   }
-  Trainer trainer(network, loss_function(c.loss, graph, uniform), trainer_options(c, {}));
+  Trainer trainer(network, loss_function(c, graph, uniform), trainer_options(c, {}));
   if (weights == "init") {
     network.parameters().initialise(c.run.seed, trainer.stream());
   } else {

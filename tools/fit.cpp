@@ -66,7 +66,7 @@ class Run {
     phases_.start("data");
     data_ = prepare_data(c_, classes_);
     std::fputs(data_.report.c_str(), stdout);
-    trainer_ = std::make_unique<Trainer>(network_, loss_function(c_.loss, network_.graph(), data_.frequencies),
+    trainer_ = std::make_unique<Trainer>(network_, loss_function(c_, network_.graph(), data_.frequencies),
                                          trainer_options(c_, data_.augment));
     phases_.start("compile");
     check_image();

@@ -169,13 +169,19 @@ std::string monitor_name(config::Monitor m) {
   return names[static_cast<int>(m)];
 }
 
-LossFunction loss_function(const config::LossSection& section, const Graph& graph,
+LossFunction loss_function(const config::RunConfig& config, const Graph& graph,
                            const std::vector<double>& frequencies) {
   auto losses = std::make_shared<std::vector<Loss>>();
   for (const LossHead& head : graph.heads) {
-    LossSpec spec = loss_spec(section);
+    LossSpec spec = loss_spec(config.loss);
     for (LossTerm& t : spec.terms) t.weight *= head.weight;
-    losses->emplace_back(spec, graph.classes(), frequencies);
+    try {
+      losses->emplace_back(spec, graph.classes(), frequencies);
+    } catch (const TrainError& e) {
+      const Yaml section = config.yaml.find("loss");
+      if (!section) throw;
+      section.fail(std::string(e.what()).substr(std::string("loss: ").size()));
+    }
   }
   LossFunction f;
   f.run = [losses](Stream& stream, int head, kernels::SoftmaxLoss call, int64_t images) {

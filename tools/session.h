@@ -25,8 +25,9 @@ OptimizerSpec optimizer_spec(const config::OptimizerSection& optimizer);
 ScheduleSpec schedule_spec(const config::ScheduleSection& schedule, double base_rate);
 std::string monitor_name(config::Monitor monitor);
 
-// A loss per head of the graph, weighted; `frequencies` as Loss wants them.
-LossFunction loss_function(const config::LossSection& loss, const Graph& graph, const std::vector<double>& frequencies);
+// A loss per head of the graph, weighted; `frequencies` as Loss wants them. Throws ConfigError, at the loss, for one
+// that does not fit the classes.
+LossFunction loss_function(const config::RunConfig& config, const Graph& graph, const std::vector<double>& frequencies);
 
 struct PreparedData {
   Dataset train, validation, test;

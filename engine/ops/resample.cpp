@@ -16,8 +16,7 @@ Inference MaxPoolOp::infer(const std::vector<Shape>& inputs) {
   const Shape& x = inputs[0];
   if (x.H < kernel_ || x.W < kernel_ || (x.H - kernel_) % stride_ != 0 || (x.W - kernel_) % stride_ != 0)
     throw GraphError("a map of " + std::to_string(x.H) + "x" + std::to_string(x.W) + " is not covered by windows of " +
-                     describe() +
-                     "; choose an input whose height and width are multiples of the product of all strides");
+                     describe());
   Inference r;
   r.shape = {x.N, (x.H - kernel_) / stride_ + 1, (x.W - kernel_) / stride_ + 1, x.C};
   r.saves_input = {true};

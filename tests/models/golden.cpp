@@ -98,7 +98,7 @@ Lab::Lab(const Setting& setting)
       config_(configuration()),
       device_(open_device(config_.run)),
       network_(read_model(config_.model), *device_, network_options(config_, *device_)),
-      trainer_(network_, loss_function(config_.loss, network_.graph(), Values(5, .2)), trainer_options(config_, {})) {
+      trainer_(network_, loss_function(config_, network_.graph(), Values(5, .2)), trainer_options(config_, {})) {
   Parameters& p = network_.parameters();
   for (size_t i = 0; i < p.entries().size(); ++i)
     p.write(static_cast<int>(i), 'w', fill(p.entries()[i]), trainer_.stream());

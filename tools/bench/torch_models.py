@@ -376,6 +376,11 @@ MODELS = {"unet": UNet, "unet_plus_plus": UNetPlusPlus, "se_unet": SeUNet, "doub
           "unet_plus_plus_full": UNetPlusPlusFull, "unet_transformer": UNetTransformer}
 
 
+def make(name, height, width):
+    """The network of configs/models/NAME.yaml, with its own weights, for such images."""
+    return MODELS[name](size=(height, width)) if MODELS[name] is UNetTransformer else MODELS[name]()
+
+
 def parameter_count(model):
     """As Keras counts: running statistics are parameters too."""
     running = [b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))]

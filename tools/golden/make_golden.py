@@ -78,7 +78,7 @@ def block(x, stem, out, resize=lambda y: y, size=(8, 16), seed=0):
 CASES = {
     "unet": Case(tm.UNet, 4, 8, 16, 33, ("focal", "cross_entropy"), 10),
     "unet_plus_plus": Case(tm.UNetPlusPlus, 2, 16, 16, 41),
-    "unet_plus_plus_full": Case(tm.UNetPlusPlusFull, 2, 16, 32, 77),
+    "unet_plus_plus_full": Case(tm.UNetPlusPlusFull, 4, 16, 32, 61),
     "se_unet": Case(tm.SeUNet, 2, 16, 32, 83),
     "double_unet": Case(tm.DoubleUNet, 2, 16, 32, 45),
     "unet_transformer": Case(lambda: tm.UNetTransformer(size=(16, 32)), 2, 16, 32, 99),
