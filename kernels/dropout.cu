@@ -11,7 +11,7 @@ namespace {
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads) drop(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
-  DropoutFactors factors(numbers);
+  DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);
   for (int row = rows.begin; row < rows.end; ++row) {
     const T* in = row_of<const T>(x, row);
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kColumnThreads) drop(Map x, Map y, DropoutNumb
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads) drop_channels(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
-  DropoutFactors factors(numbers);
+  DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);
   for (int row = rows.begin; row < rows.end; ++row) {
     const T* in = row_of<const T>(x, row);

@@ -9,6 +9,8 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
+using Factors = DropoutFactors<64>;
+
 // What becomes of x * s.
 enum class Finish { plain, pool, dropout };
 
@@ -53,8 +55,8 @@ __device__ __forceinline__ Pack<L, K> max_with_nan(const Pack<L, K>& x, const Pa
 }
 
 template <int L, int K>
-__device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, DropoutFactors& factors, bool spatial, int64_t pixel,
-                                              int C, int c) {
+__device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, Factors& factors, bool spatial, int64_t pixel, int C,
+                                              int c) {
   const int64_t first = spatial ? c : pixel * C + c;
   Pack<L, K> r;
 #if defined(__CUDACC__)
@@ -66,14 +68,14 @@ __device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, DropoutFactor
 
 // partial (N, B, C): sums over a block's pixels of x, or of dy * x (* dropout), or of dy * max(x).
 template <class T, class P, bool kGradient, Finish kFinish>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
     squeeze_sums(Samples<const T> x, Samples<const T> dy, int C, DropoutNumbers numbers, size_t scratch,
                  float* partial) {
   Shared shared;
   float* folds = shared.take<float>(scratch);
   const int n = static_cast<int>(blockIdx.y);
   const Plane<const T> xs = x.of(n), gs = dy.of(n);
-  [[maybe_unused]] DropoutFactors factors(numbers);
+  [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
   float* sums = partial + (static_cast<int64_t>(n) * gridDim.x + blockIdx.x) * C;
   block_reduce<T, P, OneSum<P>>(
@@ -108,7 +110,7 @@ struct Gates {
   float *mean, *activation, *scale;
 };
 template <int LC, int LH>
-__global__ void __launch_bounds__(kThreads) squeeze_gates(Gates k) {
+__global__ void __launch_bounds__(kThreads, 2) squeeze_gates(Gates k) {
   Shared shared;
   float *mean = shared.take<float>(k.C), *activation = shared.take<float>(k.hidden);
   const int64_t n = blockIdx.x;
@@ -147,7 +149,7 @@ struct GateGradients {
   float *gates, *units, *offset;
 };
 template <int LC, int LH>
-__global__ void __launch_bounds__(kThreads) squeeze_gate_gradients(GateGradients k) {
+__global__ void __launch_bounds__(kThreads, 2) squeeze_gate_gradients(GateGradients k) {
   Shared shared;
   float *gates = shared.take<float>(k.C), *units = shared.take<float>(k.hidden);
   const int64_t n = blockIdx.x;
@@ -207,7 +209,7 @@ __device__ __forceinline__ void dense_gradient(const DenseGradient& k, int N, bo
   }
 }
 template <int LC, int LH>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     squeeze_parameter_gradients(DenseGradient reduce, DenseGradient expand, int N, bool accumulate) {
   if (blockIdx.y == 0) {
     dense_gradient<LC>(reduce, N, accumulate);
@@ -217,12 +219,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, class P, Finish kFinish>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
     squeeze_scale(Samples<const T> x, Samples<T> y, int C, const float* scale, DropoutNumbers numbers) {
   const int n = static_cast<int>(blockIdx.y);
   const Plane<const T> xs = x.of(n);
   const Plane<T> ys = y.of(n);
-  [[maybe_unused]] DropoutFactors factors(numbers);
+  [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
   for_shares<T, P>(block_range(y.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
@@ -241,13 +243,13 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
 
 // dx = dy * s (* dropout) + offset; pool: dy * s at the first maximum of a window, and the offset at all of it.
 template <class T, class P, Finish kFinish>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, kFinish == Finish::pool ? 2 : 3)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
     squeeze_scale_gradient(Samples<const T> x, Samples<const T> dy, Samples<T> dx, int C, const float* scale,
                            const float* offset, DropoutNumbers numbers, bool accumulate) {
   const int n = static_cast<int>(blockIdx.y);
   const Plane<const T> xs = x.of(n), gs = dy.of(n);
   const Plane<T> out = dx.of(n);
-  [[maybe_unused]] DropoutFactors factors(numbers);
+  [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
   for_shares<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);

@@ -9,8 +9,7 @@
 // semantics are those of Keras' GlobalAveragePooling2D, Dense, Dense, multiply. Maps are (N, H, W, C) of one element
 // type and may be slices of channels. Throws KernelError for shapes that do not fit.
 //
-// Occupancy: at least 37% (256 threads).
-// Occupancy of squeeze_scale_gradient: at least 25% (256 threads).
+// Occupancy: at least 25% (256 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"

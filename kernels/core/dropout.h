@@ -1,7 +1,7 @@
 // Dropout as a factor that any kernel can multiply what it has at hand with: 0, or 1 / (1 - rate). Nothing is stored:
 // backward draws the same numbers anew (random.h says which).
 //
-//   DropoutFactors factors(k);                                     // a thread's own; k: made by dropout_numbers()
+//   DropoutFactors<> factors(k);                                   // a thread's own; k: made by dropout_numbers()
 //   factors.sample(n);                                             // before the first element of every sample
 //   y = x * factors.template at<L>(k.spatial ? c : pixel * C + c);  // pixel: h * W + w
 #pragma once
@@ -43,21 +43,23 @@ __device__ __forceinline__ PhiloxLanes philox_product(PhiloxLanes a, uint32_t b)
 #endif
 }
 
-// The fast host draws for kBlock elements at a time and keeps them: elements that follow each other are cheap, others
-// are right as well.
+// The fast host draws for kBlock elements at a time and keeps the last kKept such blocks: elements that follow each
+// other are cheap, others are right as well. With 64 blocks, so are the columns of for_shares.
+template <int kKept = 1>
 class DropoutFactors {
  public:
   explicit DropoutFactors(const DropoutNumbers& k) : k_(k), step_(k.step == nullptr ? 0 : *k.step) {}
   void sample(int n) {
     if (n == sample_) return;
     sample_ = n;
-    block_ = -1;
+    for (uint32_t& b : blocks_) b = kNone;
   }
   // The factors of elements first ... first + L - 1 of the sample; first is a multiple of L.
   template <int L>
   __device__ __forceinline__ Vec<L> at(int64_t first) {
-    if (first / kBlock != block_) draw(first / kBlock);
-    const uint16_t* draws = draws_ + first % kBlock;
+    const uint32_t block = static_cast<uint32_t>(static_cast<uint64_t>(first) / kBlock);
+    if (blocks_[block % kKept] != block) draw(block);
+    const uint16_t* draws = draws_ + static_cast<uint64_t>(first) % (kKept * kBlock);
     Vec<L> r;
     if constexpr (Vec<L>::native) {
       detail::Lanes<uint16_t, L> h;
@@ -71,21 +73,23 @@ class DropoutFactors {
   }
 
  private:
+  static constexpr uint32_t kNone = ~uint32_t{0};
   static constexpr int kSets = 4, kBlock = kSets * kPhiloxLanes * 8;  // chains of products that hide each other's time
 
-  __attribute__((noinline)) void draw(int64_t block) {
-    block_ = block;
+  __attribute__((noinline)) void draw(uint32_t block) {
+    blocks_[block % kKept] = block;
+    uint16_t* draws = draws_ + block % kKept * kBlock;
     const uint32_t sample = static_cast<uint32_t>(k_.first_sample + sample_);
     PhiloxLanes c0[kSets], c1[kSets], c2[kSets], c3[kSets], lane;
     for (int i = 0; i < kPhiloxLanes; ++i) lane[i] = static_cast<uint64_t>(i);
     for (int s = 0; s < kSets; ++s) {
-      c0[s] = lane + static_cast<uint64_t>(block * (kBlock / 8) + s * kPhiloxLanes);
+      c0[s] = lane + static_cast<uint64_t>(block) * (kBlock / 8) + static_cast<uint64_t>(s * kPhiloxLanes);
       c1[s] = PhiloxLanes{} + sample;
       c2[s] = PhiloxLanes{} + static_cast<uint64_t>(step_);
       c3[s] = PhiloxLanes{} + (static_cast<uint64_t>(step_) >> 32);
     }
     uint32_t k0 = static_cast<uint32_t>(k_.key), k1 = static_cast<uint32_t>(k_.key >> 32);
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < kDropoutRounds; ++round) {
 #pragma GCC unroll 4
       for (int s = 0; s < kSets; ++s) {
         const PhiloxLanes p0 = philox_product(c0[s], 0xD2511F53u), p1 = philox_product(c2[s], 0xCD9E8D57u);
@@ -104,7 +108,7 @@ class DropoutFactors {
       std::memcpy(words[1], &high, sizeof high);
       for (int i = 0; i < kPhiloxLanes; ++i) {
         for (int half = 0; half < 2; ++half)
-          std::memcpy(draws_ + (s * kPhiloxLanes + i) * 8 + half * 4, &words[half][i], 8);
+          std::memcpy(draws + (s * kPhiloxLanes + i) * 8 + half * 4, &words[half][i], 8);
       }
     }
   }
@@ -112,12 +116,13 @@ class DropoutFactors {
   const DropoutNumbers k_;
   const int64_t step_;
   int sample_ = -1;
-  int64_t block_ = -1;
-  alignas(64) uint16_t draws_[kBlock];
+  uint32_t blocks_[kKept];
+  alignas(64) uint16_t draws_[kKept * kBlock];
 };
 
 #else
 
+template <int = 1>
 class DropoutFactors {
  public:
   __device__ __forceinline__ explicit DropoutFactors(const DropoutNumbers& k)
@@ -127,7 +132,7 @@ class DropoutFactors {
   __device__ __forceinline__ Vec<L> at(int64_t first) const {
     static_assert(L <= 8 && 8 % L == 0);
     const Philox p = philox(k_.key, static_cast<uint32_t>(first / 8), sample_, static_cast<uint32_t>(step_),
-                            static_cast<uint32_t>(static_cast<uint64_t>(step_) >> 32));
+                            static_cast<uint32_t>(static_cast<uint64_t>(step_) >> 32), kDropoutRounds);
     // Halves of two words, or of four, as they lie: no array that would be indexed by a number of run time.
     const int skip = static_cast<int>(first % 8) / 2;  // words
     Vec<L> r;
