@@ -9,7 +9,7 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) drop(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4) drop(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
   DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);
@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kColumnThreads) drop(Map x, Map y, DropoutNumb
 
 // A thread draws once a channel and row.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) drop_channels(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4)
+    drop_channels(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
   DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);

@@ -67,8 +67,9 @@ int se_conv(const Builder& b, const Attributes& a, const std::vector<int>& in) {
   return x;
 }
 
-// position embedding, then repeat x (x + proj(attention(qkv(norm(x)))), x + fc2(gelu(fc1(norm(x))))): a transformer's
-// encoder with the norms first (Xiong et al. 2020) over the positions of the map, as Dosovitskiy et al. 2021 have it.
+// position embedding, then repeat x (x + proj(attention(qkv(norm(x)))), x + fc2(gelu(fc1(norm(x))))), with dropout
+// before each addition: a transformer's encoder with the norms first (Xiong et al. 2020) over the positions of the map,
+// as Dosovitskiy et al. 2021 have it.
 int transformer(const Builder& b, const Attributes& a, const std::vector<int>& in) {
   const int heads = a.integer("heads", 1, 1 << 10, 4), ratio = a.integer("mlp_ratio", 1, 64, 4);
   const int repeat = a.integer("repeat", 1, 64, 1), C = b.channels(in[0]);
@@ -84,10 +85,10 @@ int transformer(const Builder& b, const Attributes& a, const std::vector<int>& i
     };
     const int qkv = dense("qkv", norm("norm1"), 3 * C);
     const int attention = layer.add("attention", std::make_unique<AttentionOp>(heads), {qkv});
-    x = layer.add_up("add1", {x, dense("proj", attention, C)});
+    x = layer.add_up("add1", {x, layer.dropout("dropout1", dense("proj", attention, C), a)});
     const int hidden = dense("fc1", norm("norm2"), ratio * C);
     const int gelu = layer.add("gelu", std::make_unique<GeluOp>(), {hidden});
-    x = layer.add_up("add2", {x, dense("fc2", gelu, C)});
+    x = layer.add_up("add2", {x, layer.dropout("dropout2", dense("fc2", gelu, C), a)});
   }
   return x;
 }
@@ -103,7 +104,7 @@ const std::vector<BlockEntry>& block_registry() {
        keys({"filters", "repeat", "ratio", "rate"}), 1, 1, se_conv},
       {"transformer",
        "position embedding, then `repeat` times: x + attention(norm(x)), x + mlp(norm(x))",
-       {"heads", "mlp_ratio", "repeat"},
+       {"heads", "mlp_ratio", "rate", "repeat"},
        1,
        1,
        transformer},
