@@ -72,7 +72,7 @@ Outcome run(Device& device, const Problem& s) {
   Lab lab(device, s.type, 7);
   AsppOp op(s.aspp);
   const Inference inferred = op.infer({{s.N, s.H, s.W, s.C}});
-  op.compile({.device = device, .type = s.type, .conv = {s.provider, ""}, .needs_dx = {s.wants_dx}});
+  op.compile({.device = device, .type = s.type, .conv = {.provider = s.provider}, .needs_dx = {s.wants_dx}});
   const Layout of_x{s.N, s.H, s.W, s.C}, of_y{s.N, s.H, s.W, s.F};
   Buffer &x = lab.input("x", of_x, t.x), &dy = lab.input("dy", of_y, t.dy), &y = lab.output("y", of_y);
   Buffer& dx = s.accumulate ? lab.inout("dx", of_x, t.dx) : lab.output("dx", of_x);
