@@ -27,21 +27,25 @@ TEST_P(GoldenBf16Steps, TenStepsStayWithinTheRoundingOfOne) {
   lab.expect_steps(bounds.loss, bounds.logits);
 }
 
-Setting unet(const std::string& way, const std::string& key, const std::string& loss = "focal") {
-  return {"unet", "", loss, way, {"run.precision=fp32", key}};
+Setting fp32(const std::string& file, const std::string& way, const std::string& key,
+             const std::string& loss = "focal") {
+  return {file, "", loss, way, {"run.precision=fp32", key}};
 }
 std::vector<Setting> networks(const std::string& precision) {
   std::vector<Setting> all;
-  for (const char* name : {"unet", "unet_plus_plus_full", "unet_transformer"})
+  for (const char* name :
+       {"unet", "unet_plus_plus", "se_unet", "double_unet", "unet_plus_plus_full", "unet_transformer"})
     all.push_back({name, "", "focal", precision, {"run.precision=" + precision}});
   return all;
 }
 // The base U-Net in every way there is to run it.
-const Setting kPlain = unet("fp32", "run.device=cpu"), kFusionOff = unet("fusion_off", "graph.fuse=false"),
-              kViewsOff = unet("views_off", "graph.views=false"), kPlanOff = unet("plan_off", "graph.plan=false"),
-              kReference = unet("reference", "conv.provider=reference"),
-              kSimulated = unet("simulated", "run.device=simulated"),
-              kCrossEntropy = unet("cross_entropy", "run.device=cpu", "cross_entropy"),
+const Setting kPlain = fp32("unet", "fp32", "run.device=cpu"),
+              kFusionOff = fp32("unet", "fusion_off", "graph.fuse=false"),
+              kViewsOff = fp32("unet", "views_off", "graph.views=false"),
+              kPlanOff = fp32("unet", "plan_off", "graph.plan=false"),
+              kReference = fp32("unet", "reference", "conv.provider=reference"),
+              kSimulated = fp32("unet", "simulated", "run.device=simulated"),
+              kCrossEntropy = fp32("unet", "cross_entropy", "run.device=cpu", "cross_entropy"),
               kBf16{"unet", "", "focal", "bf16", {"run.precision=bf16"}};
 
 const auto name = [](const auto& info) { return info.param.file + "_" + info.param.way; };
@@ -49,6 +53,11 @@ INSTANTIATE_TEST_SUITE_P(Networks, Golden, testing::ValuesIn(networks("fp32")), 
 INSTANTIATE_TEST_SUITE_P(Networks, GoldenBf16, testing::ValuesIn(networks("bf16")), name);
 INSTANTIATE_TEST_SUITE_P(Ways, Golden,
                          testing::Values(kFusionOff, kViewsOff, kPlanOff, kReference, kSimulated, kCrossEntropy), name);
+INSTANTIATE_TEST_SUITE_P(FusionOff, Golden,
+                         testing::Values(fp32("unet_plus_plus", "fusion_off", "graph.fuse=false"),
+                                         fp32("se_unet", "fusion_off", "graph.fuse=false"),
+                                         fp32("double_unet", "fusion_off", "graph.fuse=false")),
+                         name);
 INSTANTIATE_TEST_SUITE_P(Ways, GoldenSteps, testing::Values(kPlain, kFusionOff, kViewsOff, kReference, kSimulated),
                          name);
 INSTANTIATE_TEST_SUITE_P(Ways, GoldenBf16Steps, testing::Values(kBf16), name);
@@ -70,8 +79,9 @@ TEST_P(Sizes, AreThoseThatKerasCounts) {
   EXPECT_EQ(heads, 1);
 }
 INSTANTIATE_TEST_SUITE_P(Networks, Sizes,
-                         testing::Values(Size{"unet", 473669}, Size{"unet_plus_plus_full", 9056820},
-                                         Size{"unet_transformer", 934469}),
+                         testing::Values(Size{"unet", 473669}, Size{"unet_plus_plus", 1837509},
+                                         Size{"se_unet", 1029172}, Size{"double_unet", 19484230},
+                                         Size{"unet_plus_plus_full", 9056820}, Size{"unet_transformer", 934469}),
                          [](const auto& info) { return info.param.file; });
 
 }  // namespace
