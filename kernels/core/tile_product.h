@@ -28,9 +28,9 @@ __device__ __forceinline__ void copy_elements(T* to, const T* from) {
 #if defined(__CUDACC__)
   if constexpr (L * sizeof(T) == 16) {
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-    return;
+  } else {
+    for (int i = 0; i < L; ++i) to[i] = from[i];
   }
-  for (int i = 0; i < L; ++i) to[i] = from[i];
 #else
   std::memcpy(to, from, L * sizeof(T));
 #endif
