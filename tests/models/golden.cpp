@@ -78,15 +78,14 @@ Bounds fp32_bounds() {
 }
 
 // Rounding a value m * 2^e, m in [1, 2), errs by up to half a last place, 2^-8 * 2^e, evenly, and the values of a map
-// spread over m as 1 / m: the mean squares are (2^-7)^2 / 12 and 3 / (2 log 2). The bounds are half more than the
-// estimate of the logits' error, and a fifth more than that of a gradient, but less than the gradient: one that is
-// missing is found. The largest error of a map is, like its largest value, a few times its mean. A loss is a mean over
-// logits.
+// spread over m as 1 / m: the mean squares are (2^-7)^2 / 12 and 3 / (2 log 2). The bounds are twice the estimate of
+// the logits' error, and half more than that of a gradient. The largest error of a map is, like its largest value, a
+// few times its mean. A loss is a mean over logits.
 Bounds bf16_bounds(const Graph& graph) {
   const double u = 0x1p-7 / std::sqrt(12 * 3 / (2 * std::log(2.)));
   const Rounding r = estimate_rounding(graph, u);
-  return {1.5 * r.logits, 3 * r.logits, 1.5 * r.logits,
-          [r](const std::string& parameter) { return std::min(1.2 * r.parameters.at(parameter), .9); }, 1e-2};
+  return {2 * r.logits, 4 * r.logits, 2 * r.logits,
+          [r](const std::string& parameter) { return 1.5 * r.parameters.at(parameter); }, 1e-2};
 }
 
 Lab::Lab(const Setting& setting)
@@ -141,11 +140,6 @@ void Lab::expect_batch(const Bounds& bounds) {
   const auto expect = [&](Mode mode, const std::string& suffix) {
     const auto r = gradients(mode);
     const Values want = read("logits" + suffix).as_f64(), difference = minus(doubles(r.logits), want);
-    if (getenv("SHOW"))
-      printf("%s %8.1e / %8.1e = %6.2f largest %8.1e loss %8.1e rms %g\n", setting_.file.c_str(),
-             norm(difference) / norm(want), bounds.logits, norm(difference) / norm(want) / bounds.logits,
-             largest(difference) / largest(want), std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1),
-             norm(want) / std::sqrt(want.size()));
     EXPECT_LE(norm(difference), bounds.logits * norm(want)) << "logits" << suffix;
     EXPECT_LE(largest(difference), bounds.largest_logit * largest(want)) << "logits" << suffix;
     EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1), bounds.loss) << "loss" << suffix;
@@ -167,11 +161,12 @@ void Lab::expect_batch(const Bounds& bounds) {
     const Values got = sketch(name, doubles(p.read(static_cast<int>(i), 'g', trainer_.stream())));
     // The gradient of a bias before a norm over its channel is zero, but for rounding.
     const double scale = std::max(norm(want[i]), bounds.shortest_gradient * whole);
-    if (getenv("SHOW"))
-      printf("%-40s %8.1e / %8.1e = %6.2f\n", name.c_str(), norm(minus(got, want[i])) / scale, bounds.gradient(name),
-             norm(minus(got, want[i])) / scale / bounds.gradient(name));
     EXPECT_LE(norm(minus(got, want[i])), bounds.gradient(name) * scale)
         << name << ", of length " << norm(want[i]) << " in " << whole;
+    // Where rounding leaves no direction, a length is left.
+    if (norm(want[i]) == scale) {
+      EXPECT_GE(norm(got), scale / 3) << name;
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,8 @@ struct Bounds {
 Bounds fp32_bounds();
 // bf16: what its rounding makes of this network, by rounding.h, with a margin.
 Bounds bf16_bounds(const Graph& graph);
+
+inline void PrintTo(const Setting& s, std::ostream* out) { *out << s.file << " " << s.loss << " " << s.way; }
 
 // A network with the golden weights, and its trainer.
 class Lab {

@@ -37,17 +37,14 @@ Signal forward(const Node& node, const std::vector<Signal>& in, double r) {
   const std::string_view kind = node.op->kind();
   Signal s = mean_of(in);
   if (kind == "input") return {r, .75};
-  if (kind == "concat" || kind == "dropout" || kind == "spatial_dropout") return s;
+  if (kind == "concat" || kind == "max_pool" || kind == "dropout" || kind == "spatial_dropout") return s;
   if (kind == "relu") return {s.noise, common_after_relu(s.common)};
-  // The largest of four normal values has half of the variance of one.
-  if (kind == "max_pool") return {s.noise, 1 - (1 - s.common) / 2};
   if (kind == "conv") return {s.noise + 2 * r, s.common};            // its weights, its sums
-  if (kind == "conv_transpose") return {s.noise + 3 * r, s.common};  // and those again with the bias
+  if (kind == "conv_transpose") return {s.noise + 3 * r, s.common};  // and those again where the bias comes after
   if (kind == "group_norm" || kind == "batch_norm") {
-    // The mean goes, with its share of the signal; the errors stay. Where a group has several channels, each with a
-    // mean of its own, only the mean of those goes.
-    const double gone = s.common;
-    return {s.noise / (1 - gone) + r, (s.common - gone) / (1 - gone)};
+    // The mean goes, with its share of the signal; the errors stay. (All of it where a group is one channel, as in most
+    // of these networks; of a wider group less.)
+    return {s.noise / (1 - s.common) + r, 0};
   }
   if (kind == "softmax") return {2 * s.noise + r, s.common};
   if (kind == "multiply") return {in[0].noise + in[1].noise + r, s.common};

@@ -11,6 +11,7 @@ struct Block {
   const char* name;
   const char* nodes;  // from the map `stem` to the map that the logits read
 };
+void PrintTo(const Block& block, std::ostream* out) { *out << block.name; }
 
 const std::vector<Block> kBlocks{
     {"conv_norm",
