@@ -1,6 +1,7 @@
 #include "kernels/activation.h"
 
 #include "kernels/core/crew.h"
+#include "kernels/core/flat.h"
 #include "kernels/core/launch.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -32,41 +33,33 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
   });
 }
 
-template <class F>
-void with_shapes(const char* kernel, std::initializer_list<Map> maps, F&& f) {
-  const Map& x = *maps.begin();
-  for (const Map& m : maps) {
-    if (m.pixels() != x.pixels() || m.C != x.C || m.dtype != x.dtype) {
-      throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
-    }
-  }
-  with_float_type(x.dtype, kernel, [&](auto t) {
-    using T = decltype(t);
-    with_lanes<T>(maps, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
-  });
-}
-
 }  // namespace
 
 void relu_forward(Stream& stream, const ReluForward& k) {
-  const int64_t pixels = k.x.pixels();
-  with_shapes("relu_forward", {k.x, k.y}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "relu", {blocks_for(stream, pixels * k.x.C / P::size, 1024)}, {kThreads}, 0, relu<T, P>, k.x.as<T>(),
-           k.x.pitch, k.y.as<T>(), k.y.pitch, pixels, k.x.C);
-  });
+  Map x = k.x, y = k.y;
+  with_elements(
+      "relu_forward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "relu", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0, relu<T, P>, x.as<T>(),
+               x.pitch, y.as<T>(), y.pitch, x.pixels(), x.C);
+      },
+      x, y);
 }
 
 void relu_backward(Stream& stream, const ReluBackward& k) {
-  const int64_t pixels = k.y.pixels();
-  with_shapes("relu_backward", {k.y, k.dy, k.dx}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "relu_gradient", {blocks_for(stream, pixels * k.y.C / P::size, 1024)}, {kThreads}, 0,
-           relu_gradient<T, P>, k.y.as<T>(), k.y.pitch, k.dy.as<T>(), k.dy.pitch, k.dx.as<T>(), k.dx.pitch, pixels,
-           k.y.C, k.accumulate);
-  });
+  Map y = k.y, dy = k.dy, dx = k.dx;
+  with_elements(
+      "relu_backward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "relu_gradient", {blocks_for(stream, y.elements() / P::size, 1024)}, {kThreads}, 0,
+               relu_gradient<T, P>, y.as<T>(), y.pitch, dy.as<T>(), dy.pitch, dx.as<T>(), dx.pitch, y.pixels(), y.C,
+               k.accumulate);
+      },
+      y, dy, dx);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -1,6 +1,7 @@
 #include "kernels/gelu.h"
 
 #include "kernels/core/crew.h"
+#include "kernels/core/flat.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/math.h"
 
@@ -45,40 +46,33 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
   });
 }
 
-template <class F>
-void with_shapes(const char* kernel, std::initializer_list<Map> maps, F&& f) {
-  const Map& x = *maps.begin();
-  for (const Map& m : maps) {
-    if (m.pixels() != x.pixels() || m.C != x.C || m.dtype != x.dtype)
-      throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
-  }
-  with_float_type(x.dtype, kernel, [&](auto t) {
-    using T = decltype(t);
-    with_lanes<T>(maps, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
-  });
-}
-
 }  // namespace
 
 void gelu_forward(Stream& stream, const GeluForward& k) {
-  const int64_t pixels = k.x.pixels();
-  with_shapes("gelu_forward", {k.x, k.y}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "gelu", {blocks_for(stream, pixels * k.x.C / P::size, 1024)}, {kThreads}, 0, gelu<T, P>,
-           k.x.as<const T>(), k.x.pitch, k.y.as<T>(), k.y.pitch, pixels, k.x.C);
-  });
+  Map x = k.x, y = k.y;
+  with_elements(
+      "gelu_forward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "gelu", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0, gelu<T, P>,
+               x.as<const T>(), x.pitch, y.as<T>(), y.pitch, x.pixels(), x.C);
+      },
+      x, y);
 }
 
 void gelu_backward(Stream& stream, const GeluBackward& k) {
-  const int64_t pixels = k.x.pixels();
-  with_shapes("gelu_backward", {k.x, k.dy, k.dx}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "gelu_gradient", {blocks_for(stream, pixels * k.x.C / P::size, 1024)}, {kThreads}, 0,
-           gelu_gradient<T, P>, k.x.as<const T>(), k.x.pitch, k.dy.as<const T>(), k.dy.pitch, k.dx.as<T>(), k.dx.pitch,
-           pixels, k.x.C, k.accumulate);
-  });
+  Map x = k.x, dy = k.dy, dx = k.dx;
+  with_elements(
+      "gelu_backward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "gelu_gradient", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0,
+               gelu_gradient<T, P>, x.as<const T>(), x.pitch, dy.as<const T>(), dy.pitch, dx.as<T>(), dx.pitch,
+               x.pixels(), x.C, k.accumulate);
+      },
+      x, dy, dx);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

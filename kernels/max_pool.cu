@@ -45,6 +45,9 @@ __global__ void __launch_bounds__(kColumnThreads) max_pool_backward_tiles(Map x,
       for (int c = threadIdx.x * L; c < dy.C; c += blockDim.x * L) {
         V v[4], m;
         for (int i = 0; i < 4; ++i) {
+          const int ahead = i / 2 * x.W + (q + 8) * 2 + i % 2;  // pixels
+          prefetch(in, ahead * x.pitch + c);
+          prefetch(out, ahead * dx.pitch + c);
           v[i] = load<V>(in + (i / 2 * x.W + q * 2 + i % 2) * x.pitch + c);
           m = i == 0 ? v[0] : max(v[i], m);
         }

@@ -13,12 +13,15 @@
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
+inline constexpr int kAhead = 16;  // pixels that are asked for before they are used
+
 // Where the maps of a sample lie. Null maps are absent.
 template <class T>
 struct Plane {
   T* data = nullptr;
   int pitch = 0;
   __device__ __forceinline__ T* at(int64_t pixel, int c) const { return data + pixel * pitch + c; }
+  __device__ __forceinline__ void expect(int64_t pixel, int c) const { prefetch(data, pixel * pitch + c); }
   __device__ __forceinline__ Plane shifted(int64_t pixels, int channels) const {
     return {data == nullptr ? nullptr : at(pixels, channels), pitch};
   }
@@ -174,6 +177,7 @@ __device__ __forceinline__ void block_apply(const ForwardPlanes<T>& a, Range ran
                                             float* sums, float* scratch) {
   const float least = a.relu ? 0 : -INFINITY;
   const auto each = [&](const Affine<P>& affine, int64_t p, int c) {
+    a.y.expect(p + kAhead, c);
     P h = affine(load_pack<P>(a.x.at(p, c)));
     if (a.residual.data != nullptr) h += load_pack<P>(a.residual.at(p, c));
     h = max(P(least), h);
@@ -235,6 +239,7 @@ __device__ __forceinline__ void block_gradient_sums(const BackwardPlanes<T>& a, 
       [&](Sums<P>& s, int c, int64_t first, int64_t last, int step) {
         const Affine<P> affine(k, c);
         for (int64_t p = first; p < last; p += step) {
+          a.dy.expect(p + kAhead, c);
           const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
           s.a += g;
           s.b = fma(g, value - affine.mean, s.b);
@@ -261,6 +266,7 @@ __device__ __forceinline__ void block_apply_gradient(const BackwardPlanes<T>& a,
 #pragma unroll 1  // more would spill: there are enough loads in one round
 #endif
     for (int64_t p = first; p < last; p += step) {
+      a.dy.expect(p + kAhead, c);
       const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
       P dx = fma(affine.scale, g, fma(b, value - affine.mean, e));
       if (a.accumulate_dx) dx += load_pack<P>(a.dx.at(p, c));

@@ -40,43 +40,33 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
   });
 }
 
-template <class F>
-void with_shapes(const char* kernel, std::initializer_list<Map*> maps, F&& f) {
-  const Map& x = **maps.begin();
-  for (const Map* m : maps) {
-    if (m->N != x.N || m->H != x.H || m->W != x.W || m->C != x.C || m->dtype != x.dtype)
-      throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
-  }
-  flatten(maps);
-  with_float_type(x.dtype, kernel, [&](auto t) {
-    using T = decltype(t);
-    // two or three maps, the last one twice
-    with_lanes<T>({*maps.begin()[0], *maps.begin()[1], *maps.end()[-1]},
-                  [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
-  });
-}
-
 }  // namespace
 
 void sigmoid_forward(Stream& stream, const SigmoidForward& k) {
   Map x = k.x, y = k.y;
-  with_shapes("sigmoid_forward", {&x, &y}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "sigmoid", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0, sigmoid<T, P>,
-           x.as<T>(), x.pitch, y.as<T>(), y.pitch, x.pixels(), x.C);
-  });
+  with_elements(
+      "sigmoid_forward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "sigmoid", {blocks_for(stream, x.elements() / P::size, 1024)}, {kThreads}, 0, sigmoid<T, P>,
+               x.as<T>(), x.pitch, y.as<T>(), y.pitch, x.pixels(), x.C);
+      },
+      x, y);
 }
 
 void sigmoid_backward(Stream& stream, const SigmoidBackward& k) {
   Map y = k.y, dy = k.dy, dx = k.dx;
-  with_shapes("sigmoid_backward", {&y, &dy, &dx}, [&](auto t, auto pack) {
-    using T = decltype(t);
-    using P = decltype(pack);
-    launch(stream, "sigmoid_gradient", {blocks_for(stream, y.elements() / P::size, 1024)}, {kThreads}, 0,
-           sigmoid_gradient<T, P>, y.as<T>(), y.pitch, dy.as<T>(), dy.pitch, dx.as<T>(), dx.pitch, y.pixels(), y.C,
-           k.accumulate);
-  });
+  with_elements(
+      "sigmoid_backward",
+      [&](auto t, auto pack) {
+        using T = decltype(t);
+        using P = decltype(pack);
+        launch(stream, "sigmoid_gradient", {blocks_for(stream, y.elements() / P::size, 1024)}, {kThreads}, 0,
+               sigmoid_gradient<T, P>, y.as<T>(), y.pitch, dy.as<T>(), dy.pitch, dx.as<T>(), dx.pitch, y.pixels(), y.C,
+               k.accumulate);
+      },
+      y, dy, dx);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -55,19 +55,19 @@ step gpu_tests 150 ctest --test-dir "$build" -L gpu --no-tests=error --output-on
 # train PRECISION: a few steps of every network, on terrain made from a seed.
 train() {
   local network
-  for network in unet se_unet unet_plus_plus double_unet; do
-    step "train_${network}_$1" 40 "$build/bin/engine_run" "configs/experiments/${network}_mars.yaml" \
+  for network in unet se_unet unet_plus_plus double_unet unet_transformer; do
+    step "train_${network}_$1" 30 "$build/bin/engine_run" "configs/experiments/${network}_mars.yaml" \
       data.synthetic.count=512 run.device=cuda "run.precision=$1" "run.output=$out/runs" \
       "run.name=${network}_$1" train.epochs=2 train.steps_per_epoch=20
   done
 }
 train bf16
 
-if [ -f tools/bench/compare_torch.py ]; then
-  step compare_torch 120 python3 tools/bench/compare_torch.py --device cuda
-else
-  skip compare_torch "tools/bench/compare_torch.py is not there"
-fi
+for network in unet se_unet unet_plus_plus double_unet; do
+  step "compare_torch_$network" 60 python3 tools/bench/compare_torch.py --device cuda --model "$network" --batch 128 \
+    --engine "$build/bin/engine_profile" --json "$out/compare_torch_$network.json"
+done
+step engine_bench 60 "$build/bin/engine_bench" --device cuda --dtype bf16 --seconds 0.05 --json "$out/engine_bench.json"
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
@@ -84,7 +84,7 @@ train fp32
 
 if command -v ncu >/dev/null; then
   step ncu 60 ncu --set basic --launch-count 200 --csv "$build/tests/test_kernels" \
-    --gtest_filter='*CudaCase*norm*:*CudaCase*loss*:*CudaCase*adamw*'
+    --gtest_filter='*CudaCase*_large*'
 else
   skip ncu "Nsight Compute is not installed"
 fi

@@ -1,6 +1,7 @@
-// Weight gradients on the CPU by outer products held in registers, for processors on which oneDNN's run at a third of
-// the machine's rate (those without AVX-512). Maps are packed, a few rows at a time, into panels of channels; the tile
-// is two vectors of output channels times six pairs of (tap, input channel).
+// Weight gradients on the CPU by outer products held in registers, where oneDNN's are slower: on processors without
+// AVX-512 (a third of the machine's rate), and in bf16 where the processor multiplies pairs of it. Maps are packed, a
+// few rows at a time, into panels of channels; the tile is two vectors of output channels times some pairs of (tap,
+// input channel).
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@ class DirectWgrad {
  public:
   // `type`: of x and dy. `threads`: how many of the machine's it uses.
   DirectWgrad(const ConvShape& shape, DType type, int threads);
+  static bool multiplies_pairs();  // of bf16, on this processor
   size_t workspace() const { return threads_ * (packed_ + sums_) * sizeof(float); }
 
   // dw (K,R,S,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
@@ -22,15 +24,17 @@ class DirectWgrad {
   template <int Taps, class T>
   void run(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
   template <int Taps, class T>
-  void accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed,
-                       float* sums) const;
+  void accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed, float* sums,
+                       bool biases) const;
 
   ConvShape shape_;
   DType type_;
   int threads_, k_groups_;  // threads: k_groups_ ranges of output channels times ranges of rows
-  int taps_, c_blocks_, k_blocks_, group_blocks_;
+  int taps_, channels_;     // of a tile
+  int c_blocks_, k_blocks_, group_blocks_;
   int rows_, in_rows_, in_columns_;  // of a chunk: output rows, input rows, input columns with their padding
-  size_t packed_, sums_;             // floats per thread
+  int pixel_;                        // words of one of its pixels
+  size_t packed_, sums_;             // words per thread
 };
 
 }  // namespace regolith

@@ -132,6 +132,15 @@ class OpBase : public Op {
   std::unique_ptr<Op> clone() const override { return std::make_unique<Self>(static_cast<const Self&>(*this)); }
 };
 
+// An op whose kernels take slices of channels everywhere, and add to dx: what most of ours do.
+template <class Self>
+class SlicingOp : public OpBase<Self> {
+ public:
+  bool reads_slices() const override { return true; }
+  bool writes_slices() const override { return true; }
+  bool accumulates() const override { return true; }
+};
+
 inline size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace regolith

@@ -9,15 +9,12 @@ namespace regolith {
 
 // Inputs: x, and the gating signal g of the same N, H, W. Parameters: theta/kernel (filters,1,1,Cx), phi/kernel
 // (filters,1,1,Cg), psi/kernel (1,1,1,filters), psi/bias (1).
-class AttentionGateOp : public OpBase<AttentionGateOp> {
+class AttentionGateOp : public SlicingOp<AttentionGateOp> {
  public:
   AttentionGateOp(int filters, Init init) : filters_(filters), init_(init) {}
   std::string_view kind() const override { return "attention_gate"; }
   std::string describe() const override { return std::to_string(filters_) + " filters"; }
   Inference infer(const std::vector<Shape>& inputs) override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   void compile(const CompileContext& context) override;
   size_t backward_workspace() const override;

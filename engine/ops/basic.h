@@ -19,13 +19,10 @@ class InputOp : public OpBase<InputOp> {
 };
 
 // y = x1 + x2 + ... of one shape.
-class AddOp : public OpBase<AddOp> {
+class AddOp : public SlicingOp<AddOp> {
  public:
   std::string_view kind() const override { return "add"; }
   Inference infer(const std::vector<Shape>& inputs) override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;

@@ -7,16 +7,13 @@
 
 namespace regolith {
 
-class DropoutOp : public OpBase<DropoutOp> {
+class DropoutOp : public SlicingOp<DropoutOp> {
  public:
   DropoutOp(float rate, bool spatial) : rate_(rate), spatial_(spatial) {}
   float rate() const { return rate_; }
   bool spatial() const { return spatial_; }
   std::string_view kind() const override { return spatial_ ? "spatial_dropout" : "dropout"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;

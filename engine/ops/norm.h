@@ -70,12 +70,9 @@ class BatchNormOp : public NormOp {
   Shape shape_;
 };
 
-class ReluOp : public OpBase<ReluOp> {
+class ReluOp : public SlicingOp<ReluOp> {
  public:
   std::string_view kind() const override { return "relu"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;

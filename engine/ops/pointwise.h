@@ -6,24 +6,18 @@
 namespace regolith {
 
 // Over the channels of each pixel.
-class SoftmaxOp : public OpBase<SoftmaxOp> {
+class SoftmaxOp : public SlicingOp<SoftmaxOp> {
  public:
   std::string_view kind() const override { return "softmax"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 };
 
-class SigmoidOp : public OpBase<SigmoidOp> {
+class SigmoidOp : public SlicingOp<SigmoidOp> {
  public:
   std::string_view kind() const override { return "sigmoid"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
@@ -32,13 +26,10 @@ class SigmoidOp : public OpBase<SigmoidOp> {
 
 // The product of two maps of one shape, or of a map and one that is repeated over its channels (N,H,W,1) or over its
 // pixels (N,1,1,C), in either order.
-class MultiplyOp : public OpBase<MultiplyOp> {
+class MultiplyOp : public SlicingOp<MultiplyOp> {
  public:
   std::string_view kind() const override { return "multiply"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;

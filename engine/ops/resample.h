@@ -6,15 +6,12 @@
 namespace regolith {
 
 // Without padding; the map's size must be a multiple of the stride, so that no pixel is lost silently.
-class MaxPoolOp : public OpBase<MaxPoolOp> {
+class MaxPoolOp : public SlicingOp<MaxPoolOp> {
  public:
   MaxPoolOp(int kernel, int stride) : kernel_(kernel), stride_(stride) {}
   bool halves() const { return kernel_ == 2 && stride_ == 2; }
   std::string_view kind() const override { return "max_pool"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
@@ -23,14 +20,11 @@ class MaxPoolOp : public OpBase<MaxPoolOp> {
   int kernel_, stride_;
 };
 
-class UpsampleOp : public OpBase<UpsampleOp> {
+class UpsampleOp : public SlicingOp<UpsampleOp> {
  public:
   UpsampleOp(int factor, bool bilinear) : factor_(factor), bilinear_(bilinear) {}
   std::string_view kind() const override { return "upsample"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
@@ -41,14 +35,11 @@ class UpsampleOp : public OpBase<UpsampleOp> {
 };
 
 // To a height and width, up or down; see kernels/resize.h for where the pixels lie.
-class ResizeOp : public OpBase<ResizeOp> {
+class ResizeOp : public SlicingOp<ResizeOp> {
  public:
   ResizeOp(int height, int width, bool bilinear) : height_(height), width_(width), bilinear_(bilinear) {}
   std::string_view kind() const override { return "resize"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
@@ -60,12 +51,9 @@ class ResizeOp : public OpBase<ResizeOp> {
 };
 
 // (N,H,W,C) to (N,1,1,C).
-class GlobalAvgPoolOp : public OpBase<GlobalAvgPoolOp> {
+class GlobalAvgPoolOp : public SlicingOp<GlobalAvgPoolOp> {
  public:
   std::string_view kind() const override { return "global_avg_pool"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;
   void forward(const OpRun& run) override;

@@ -19,16 +19,13 @@ struct SqueezeEpilogue {
 
 // Parameters, (out, in): reduce/kernel (hidden, C), reduce/bias, expand/kernel (C, hidden), expand/bias; hidden is
 // C / ratio, at least 1.
-class SqueezeExciteOp : public OpBase<SqueezeExciteOp> {
+class SqueezeExciteOp : public SlicingOp<SqueezeExciteOp> {
  public:
   explicit SqueezeExciteOp(int ratio) : ratio_(ratio) {}
   SqueezeEpilogue epilogue;
   bool takes_sums = false;  // from the norm that makes its input: set by fusion
   std::string_view kind() const override { return "squeeze_excite"; }
   std::string describe() const override;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   SideUse reads_side(size_t) const override { return takes_sums ? SideUse::forward : SideUse::none; }

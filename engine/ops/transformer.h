@@ -8,13 +8,10 @@
 namespace regolith {
 
 // Every pixel over its channels. Parameters: gamma (C), beta (C).
-class LayerNormOp : public OpBase<LayerNormOp> {
+class LayerNormOp : public SlicingOp<LayerNormOp> {
  public:
   explicit LayerNormOp(float epsilon = 1e-5f) : epsilon_(epsilon) {}
   std::string_view kind() const override { return "layer_norm"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t backward_workspace() const override;
@@ -26,12 +23,9 @@ class LayerNormOp : public OpBase<LayerNormOp> {
   Shape shape_;
 };
 
-class GeluOp : public OpBase<GeluOp> {
+class GeluOp : public SlicingOp<GeluOp> {
  public:
   std::string_view kind() const override { return "gelu"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
@@ -57,12 +51,9 @@ class AttentionOp : public OpBase<AttentionOp> {
 // y = x + embedding, the same for every image. Parameter: embedding (1,H,W,C), which starts at zero: the convolutions
 // before it know of positions by their padding, its gradient does not depend on its value, and the network starts as
 // the one without it.
-class PositionEmbeddingOp : public OpBase<PositionEmbeddingOp> {
+class PositionEmbeddingOp : public SlicingOp<PositionEmbeddingOp> {
  public:
   std::string_view kind() const override { return "position_embedding"; }
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
-  bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;

@@ -1,10 +1,15 @@
-// Maps of any number of channels as whole vectors.
+// Kernels that treat every element alike: maps of any number of channels as whole vectors.
 #pragma once
 
 #include <algorithm>
 #include <initializer_list>
+#include <string>
+#include <tuple>
 
+#include "kernels/core/crew.h"
+#include "kernels/core/error.h"
 #include "kernels/core/execution.h"
+#include "kernels/core/launch.h"
 #include "kernels/core/map.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -19,6 +24,22 @@ inline void flatten(std::initializer_list<Map*> maps) {
   for (Map* m : maps) {
     if (*m) *m = {m->data, 1, 1, static_cast<int>(m->elements() / kChannels), kChannels, kChannels, m->dtype};
   }
+}
+
+// Calls f(element type, pack) for such a kernel over these maps, which it flattens; `kernel` names it in the
+// KernelError for maps that differ in shape or type.
+template <class F, class... M>
+void with_elements(const char* kernel, F&& f, M&... maps) {
+  const Map& x = std::get<0>(std::tie(maps...));
+  for (const Map& m : {maps...}) {
+    if (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)
+      throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
+  }
+  flatten({&maps...});
+  with_float_type(x.dtype, kernel, [&](auto t) {
+    with_lanes<decltype(t)>(
+        {maps...}, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
+  });
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

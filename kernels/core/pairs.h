@@ -37,5 +37,18 @@ __device__ __forceinline__ Words to_words(const Vec<16>& first, const Vec<16>& s
   return {_mm512_permutexvar_epi16(_mm512_load_si512(order), halves)};
 }
 
+// 32 words: those of 32 elements of `first` with those of `second`. Null stands for zeros.
+__device__ __forceinline__ void interleave(const bf16* first, const bf16* second, uint32_t* to) {
+  const __m512i zero = _mm512_setzero_si512();
+  const __m512i a = first != nullptr ? _mm512_loadu_si512(first) : zero;
+  const __m512i b = second != nullptr ? _mm512_loadu_si512(second) : zero;
+  alignas(64) static constexpr uint16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  alignas(64) static constexpr uint16_t high[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                                    24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, _mm512_load_si512(low), b));
+  _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, _mm512_load_si512(high), b));
+}
+
 }  // namespace regolith::kernels::REGOLITH_EXECUTION
 #endif

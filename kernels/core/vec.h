@@ -20,6 +20,15 @@
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
+// Tells the fast host what will soon be read or written: strides of a slice of channels hide that from a processor. The
+// address may be past the end of a map. Elsewhere nothing.
+template <class T>
+__device__ __forceinline__ void prefetch([[maybe_unused]] const T* base, [[maybe_unused]] int64_t elements) {
+#if !defined(__CUDACC__) && !defined(REGOLITH_CHECKED)
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) + elements * sizeof(T)));
+#endif
+}
+
 #if defined(__CUDACC__) || defined(REGOLITH_CHECKED)
 template <class T>
 inline constexpr int kLanes = 16 / sizeof(T);
