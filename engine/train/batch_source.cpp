@@ -36,11 +36,12 @@ struct BatchSource::Staging {
 
 BatchSource::BatchSource(Device& device, DeviceStream& stream, const SplitView& split, int64_t entries, int batch,
                          Streaming streaming)
-    : device_(device), stream_(stream), entries_(entries), batch_(batch) {
+    : device_(device), stream_(stream), split_(split), entries_(entries), batch_(batch) {
   const bool streams =
       streaming == Streaming::on || (streaming == Streaming::automatic && device.kind() == DeviceKind::cuda &&
                                      split.bytes() > device.free_bytes() / 2);
-  const int64_t images = streams ? batch : split.count;
+  in_place_ = device.kind() == DeviceKind::cpu && !streams;
+  const int64_t images = in_place_ ? 0 : streams ? batch : split.count;
   const size_t pixels = static_cast<size_t>(images) * split.H * split.W;
   images_ = DeviceBuffer(device, pixels * split.C);
   if (split.masks != nullptr) masks_ = DeviceBuffer(device, pixels);
@@ -49,6 +50,7 @@ BatchSource::BatchSource(Device& device, DeviceStream& stream, const SplitView& 
     host_ = std::make_unique<Staging>(device, split, batch);
     return;
   }
+  if (in_place_) return;
   device.upload(images_.as(), split.images, images_.bytes(), stream);
   if (split.masks != nullptr) device.upload(masks_.as(), split.masks, masks_.bytes(), stream);
   stream.synchronize();
@@ -94,8 +96,8 @@ void BatchSource::bring(int64_t in_epoch) {
 }
 
 void BatchSource::name_in(kernels::SampleBatch& call, int64_t steps_per_epoch) const {
-  call.images = images_.as<uint8_t>();
-  call.masks = masks_.as<uint8_t>();
+  call.images = in_place_ ? split_.images : images_.as<uint8_t>();
+  call.masks = in_place_ ? split_.masks : masks_.as<uint8_t>();
   call.order = order_.as<int32_t>();
   call.batch = batch_;
   call.entries = host_ ? batch_ : static_cast<int>(entries_);

@@ -1,6 +1,6 @@
-// The images of one split, as batches on a device. A split that fits lives there as bytes; a larger one stays on the
-// host and streams, a batch at a time, through pinned double buffers. Either way the same kernel picks, augments and
-// normalises, and draws the same numbers.
+// The images of one split, as batches on a device. A split that fits lives there as bytes (on the CPU, where it is); a
+// larger one stays on the host and streams, a batch at a time, through pinned double buffers. Either way the same
+// kernel picks, augments and normalises, and draws the same numbers.
 #pragma once
 
 #include <array>
@@ -25,13 +25,13 @@ enum class Streaming { automatic, on, off };  // automatic: where the split woul
 
 class BatchSource {
  public:
-  // Batches of `batch` slots over orders of `entries` kernels::order_entry(). What streams reads the split's host
-  // memory as long as it lives. Throws DeviceError where the memory does not suffice.
+  // Batches of `batch` slots over orders of `entries` kernels::order_entry(). The split's host memory must live as long
+  // as this. Throws DeviceError where the memory does not suffice.
   BatchSource(Device& device, DeviceStream& stream, const SplitView& split, int64_t entries, int batch,
               Streaming streaming);
   ~BatchSource();
   bool streams() const { return host_ != nullptr; }
-  size_t bytes() const { return images_.bytes() + masks_.bytes() + order_.bytes(); }  // of device memory
+  size_t bytes() const { return (in_place_ ? split_.bytes() : images_.bytes() + masks_.bytes()) + order_.bytes(); }
 
   void set_order(const std::vector<int32_t>& order);
   // Enqueues what the batch of step `in_epoch` needs on the device; nothing where the split lives there. Its slots are
@@ -46,8 +46,10 @@ class BatchSource {
   struct Staging;
   Device& device_;
   DeviceStream& stream_;
+  SplitView split_;
   int64_t entries_;
   int batch_;
+  bool in_place_ = false;                // the device reads the host's memory
   DeviceBuffer images_, masks_, order_;  // of the split; where it streams, of one batch
   std::unique_ptr<Staging> host_;
 };

@@ -56,7 +56,7 @@ class Trainer {
   Trainer(Network& network, LossFunction loss, const TrainerOptions& options);
   ~Trainer();
 
-  // Copies the split to the device, or streams it from the host's memory, which must then live as long as this.
+  // Copies the split to the device, or reads it where it is: the host's memory must live as long as this.
   // entries_per_epoch: the length of the orders that will come.
   void set_training_data(const SplitView& split, int64_t entries_per_epoch);
   int64_t steps_per_epoch() const { return steps_per_epoch_; }

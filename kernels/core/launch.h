@@ -49,16 +49,19 @@ void launch(Stream& stream, const char* name, Dim3 grid, Dim3 block, size_t shar
   if (e != cudaSuccess) fail(e, "launch failed");
 #else
   std::tuple<P...> copies(static_cast<P>(std::forward<A>(args))...);
-  const auto check = [&](auto& argument) {
+  const auto check = [&](const auto& argument) {
     using T = std::remove_cvref_t<decltype(argument)>;
     if constexpr (std::is_pointer_v<T> || std::is_class_v<T>) {
+      // A copy, for what the stack left between the members may look like a pointer; and the kernel must not depend on
+      // the built-in, which in g++ 12 takes members of structs in an array for padding.
+      T seen = argument;
 #if __has_builtin(__builtin_clear_padding)
-      __builtin_clear_padding(&argument);  // what the stack left between the members may look like a pointer
+      __builtin_clear_padding(&seen);
 #endif
-      stream.check_argument(name, &argument, sizeof(T), std::is_pointer_v<T>);
+      stream.check_argument(name, &seen, sizeof(T), std::is_pointer_v<T>);
     }
   };
-  std::apply([&](auto&... each) { (check(each), ...); }, copies);
+  std::apply([&](const auto&... each) { (check(each), ...); }, copies);
   stream.enqueue(name, [=] {
     const auto body = [&] { std::apply(kernel, copies); };
 #if defined(REGOLITH_CHECKED)

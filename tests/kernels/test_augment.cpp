@@ -13,7 +13,7 @@ struct Zoomed {
   std::vector<uint8_t> labels;
 };
 Zoomed zoomed(Fill fill) {
-  const auto device = make_cpu_device();
+  const auto device = make_cpu_device(1, Execution::checked);
   const auto stream = device->make_stream();
   const std::vector<uint8_t> image{10, 20, 30, 40}, mask{1, 2, 3, 4};
   const int32_t order = order_entry(0, true);

@@ -182,9 +182,10 @@ TEST_F(Cli, ExplainsTheBaseNetwork) {
   EXPECT_FALSE(folder_.has("runs"));
 }
 
+// Beside the plan stand the program and its libraries, CUDA's among them where it is built in: about 80 MiB.
 TEST_F(Cli, MemoryIsThatOfThePlan) {
   const Outcome o = run({REGOLITH_SOURCE_DIR "/configs/models/unet.yaml", "data.synthetic.count=64", "run.device=cpu",
-                         "train.batch=32", "train.epochs=1"});
+                         "train.batch=48", "train.epochs=1"});
   ASSERT_EQ(o.code, 0) << o.err;
   std::smatch m;
   ASSERT_TRUE(std::regex_search(
