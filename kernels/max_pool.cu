@@ -14,7 +14,7 @@ __device__ __forceinline__ V max_with_nan(const V& x, const V& m) {
 
 // Two: kernel and stride are 2, known to the compiler.
 template <class T, int L, bool Two>
-__global__ void __launch_bounds__(kColumnThreads) max_pool(Map x, Map y, int kernel, int stride) {
+__global__ void __launch_bounds__(kColumnThreads, 4) max_pool(Map x, Map y, int kernel, int stride) {
   using V = Vec<L>;
   const int k = Two ? 2 : kernel, step = Two ? 2 : stride;
   const Rows rows = block_rows(y);
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kColumnThreads) max_pool_backward_tiles(Map x,
 
 // Any window: a thread takes a pixel of dx, and asks each window over it whether that pixel is its first maximum.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, 3)
     max_pool_backward_gather(Map x, Map dy, Map dx, int k, int stride, bool accumulate) {
   using V = Vec<L>;
   const Rows rows = block_rows(dx);

@@ -9,7 +9,7 @@ namespace {
 // In all of these F is the factor where the compiler may know it (2), else 0.
 
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads) upsample_nearest(Map x, Map y, int factor) {
+__global__ void __launch_bounds__(kColumnThreads, 4) upsample_nearest(Map x, Map y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(x);
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kColumnThreads) upsample_nearest(Map x, Map y,
 }
 
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, 4)
     upsample_nearest_backward(Map dy, Map dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
