@@ -10,7 +10,7 @@ inline constexpr int kTile = 4;  // output channels of a thread, which share wha
 
 // A thread owns kTile channels of a pixel of y; lanes are input channels, summed at the end.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, 2)
     conv_forward(Map x, const T* w, const float* bias, Map y, ConvWindow o, bool relu) {
   using V = Vec<L>;
   const int C = x.C, K = y.C;

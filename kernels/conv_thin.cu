@@ -169,7 +169,7 @@ inline constexpr int kDotThreads = 128;
 
 // A thread owns pixels; lanes are the channels of the thin map, kThinChannels of them.
 template <class T, int L>
-__global__ void __launch_bounds__(kDotThreads)
+__global__ void __launch_bounds__(kDotThreads, 8)
     dot(Map wide, const T* w, const float* bias, Map thin, int64_t pixels, float floor) {
   using V = Vec<L>;
   using O = Vec<kThinChannels>;
