@@ -14,9 +14,12 @@
 #include "losses/loss.h"
 #include "models/reader.h"
 #include "tests/support/conv_oracle.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
+
+using testing::message;
 
 using testing::Buffer;
 using testing::ConvOracle;
@@ -282,15 +285,6 @@ Graph model(const std::string& aspp, int height = 4, int width = 8) {
                             "}\nnodes:\n  c: {op: conv, in: input, filters: 16}\n  a: {op: aspp, in: c, " + aspp +
                             "}\n  logits: {op: conv, in: a, filters: 5, kernel: 1}\n",
                         "small.yaml"));
-}
-
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(Aspp, ErrorsSayWhatIsWrongWithTheRates) {

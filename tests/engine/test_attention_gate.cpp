@@ -9,9 +9,12 @@
 #include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "models/reader.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
+
+using testing::message;
 
 constexpr int kH = 8, kW = 16;
 
@@ -33,15 +36,6 @@ Graph gated(const std::string& gate = "{op: attention_gate, in: [n, u], filters:
                         "gated.yaml"));
 }
 
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
 TEST(AttentionGate, SaysWhatItTakes) {
   Graph g = gated();
   g.infer(2);
@@ -49,10 +43,10 @@ TEST(AttentionGate, SaysWhatItTakes) {
   EXPECT_EQ(node.shape(), (Shape{2, kH, kW, 16}));
   std::vector<std::pair<std::string, std::vector<int64_t>>> params;
   for (int p : node.params) params.emplace_back(g.params[p].name, g.params[p].spec.shape);
-  EXPECT_THAT(params, testing::ElementsAre(testing::Pair("a/theta/kernel", std::vector<int64_t>{24, 1, 1, 16}),
-                                           testing::Pair("a/phi/kernel", std::vector<int64_t>{24, 1, 1, 20}),
-                                           testing::Pair("a/psi/kernel", std::vector<int64_t>{1, 1, 1, 24}),
-                                           testing::Pair("a/psi/bias", std::vector<int64_t>{1})));
+  EXPECT_THAT(params, ::testing::ElementsAre(::testing::Pair("a/theta/kernel", std::vector<int64_t>{24, 1, 1, 16}),
+                                             ::testing::Pair("a/phi/kernel", std::vector<int64_t>{24, 1, 1, 20}),
+                                             ::testing::Pair("a/psi/kernel", std::vector<int64_t>{1, 1, 1, 24}),
+                                             ::testing::Pair("a/psi/bias", std::vector<int64_t>{1})));
   EXPECT_EQ(node.inferred.multiplications, 2 * kH * kW * (24 * (16 + 20) + 24 + 16));
   EXPECT_EQ(g.params[node.params[0]].spec.init, Init::glorot_uniform);
   Graph he = gated("{op: attention_gate, in: [n, u], filters: 24, init: he_normal}");
@@ -62,11 +56,11 @@ TEST(AttentionGate, SaysWhatItTakes) {
 
 TEST(AttentionGate, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message([] { gated("{op: attention_gate, in: [n, b], filters: 8}"); }),
-              testing::AllOf(testing::HasSubstr("gated.yaml:8:"), testing::HasSubstr("node a (attention_gate)"),
-                             testing::HasSubstr("8x16x16"), testing::HasSubstr("4x8x20"),
-                             testing::HasSubstr("upsample g first")));
-  EXPECT_THAT(message([] { gated("{op: attention_gate, in: [n, u], filters: 257}"); }), testing::HasSubstr("256"));
-  EXPECT_THAT(message([] { gated("{op: attention_gate, in: n, filters: 8}"); }), testing::HasSubstr("gated.yaml:8:"));
+              ::testing::AllOf(::testing::HasSubstr("gated.yaml:8:"), ::testing::HasSubstr("node a (attention_gate)"),
+                               ::testing::HasSubstr("8x16x16"), ::testing::HasSubstr("4x8x20"),
+                               ::testing::HasSubstr("upsample g first")));
+  EXPECT_THAT(message([] { gated("{op: attention_gate, in: [n, u], filters: 257}"); }), ::testing::HasSubstr("256"));
+  EXPECT_THAT(message([] { gated("{op: attention_gate, in: n, filters: 8}"); }), ::testing::HasSubstr("gated.yaml:8:"));
 }
 
 struct Outcome {

@@ -8,9 +8,12 @@
 #include "kernels/core/error.h"
 #include "models/reader.h"
 #include "places.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
+
+using testing::message;
 
 Graph model(const std::string& nodes, const std::string& rest = "") {
   return read_model(Yaml::load_string("input: {height: 16, width: 16}\nnodes:\n" + nodes + rest, "model.yaml"));
@@ -18,15 +21,6 @@ Graph model(const std::string& nodes, const std::string& rest = "") {
 
 Graph unet() {
   return read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
-}
-
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(Models, UnetHasTheParametersOfTheStudy) {
@@ -50,23 +44,24 @@ TEST(Models, ErrorsSayWhere) {
   EXPECT_EQ(message([] { model("  a: {op: conf, in: input, filters: 3}\n"); }),
             "model.yaml:3:11: nodes.a.op: there is no op 'conf'; did you mean 'conv'?");
   EXPECT_THAT(message([] { model("  a: {op: conv, in: inpt, filters: 3}\n"); }),
-              testing::HasSubstr("did you mean 'input'?"));
+              ::testing::HasSubstr("did you mean 'input'?"));
   EXPECT_THAT(message([] { model("  a: {block: conv_nrm, in: input, filters: 3}\n"); }),
-              testing::HasSubstr("there is no block 'conv_nrm'; did you mean 'conv_norm'?"));
-  EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filter: 3}\n"); }), testing::HasSubstr("filters"));
-  EXPECT_THAT(message([] { model("  a: {op: conv, in: input}\n"); }), testing::HasSubstr("filters"));
-  EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filters: 0}\n"); }), testing::HasSubstr("model.yaml:3:"));
+              ::testing::HasSubstr("there is no block 'conv_nrm'; did you mean 'conv_norm'?"));
+  EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filter: 3}\n"); }), ::testing::HasSubstr("filters"));
+  EXPECT_THAT(message([] { model("  a: {op: conv, in: input}\n"); }), ::testing::HasSubstr("filters"));
+  EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filters: 0}\n"); }),
+              ::testing::HasSubstr("model.yaml:3:"));
   const std::string odd = message([] { model("  a: {op: max_pool, in: input, pool: 3}\n"); });
-  EXPECT_THAT(odd, testing::HasSubstr("model.yaml:3:"));
-  EXPECT_THAT(odd, testing::HasSubstr("node a (max_pool): a map of 16x16"));
+  EXPECT_THAT(odd, ::testing::HasSubstr("model.yaml:3:"));
+  EXPECT_THAT(odd, ::testing::HasSubstr("node a (max_pool): a map of 16x16"));
   EXPECT_THAT(
       message([] { model("  a: {op: conv, in: input, filters: 6}\n  b: {op: group_norm, in: a, groups: 4}\n"); }),
-      testing::HasSubstr("4 groups do not divide 6 channels"));
+      ::testing::HasSubstr("4 groups do not divide 6 channels"));
   EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filters: 6, kernel: 2, dilation: 2}\n"); }),
-              testing::HasSubstr("even kernel"));
+              ::testing::HasSubstr("even kernel"));
   EXPECT_THAT(
       message([] { model("  a: {op: conv, in: input, filters: 6}\n  b: {op: conv, in: input, filters: 2}\n"); }),
-      testing::HasSubstr("node a: nothing reads it"));
+      ::testing::HasSubstr("node a: nothing reads it"));
 }
 
 TEST(Models, SubNetworksTakeInputsAndParameters) {
@@ -90,7 +85,7 @@ TEST(Models, SubNetworksTakeInputsAndParameters) {
                 model("  a: {net: n, in: input, size: 3}\n",
                       "nets: {n: {inputs: [x], params: {width: 8}, nodes: {c: {op: conv, in: x, filters: $widht}}}}\n");
               }),
-              testing::HasSubstr("size"));
+              ::testing::HasSubstr("size"));
 }
 
 TEST(Fusion, NormsTakeActivationsAndResiduals) {
@@ -107,8 +102,8 @@ TEST(Fusion, NormsTakeActivationsAndResiduals) {
       "  y: {op: conv, in: d, filters: 2}\n");
   const Graph before = g;
   const auto log = fuse(g, FuseOptions{});
-  EXPECT_THAT(log, testing::UnorderedElementsAre("norm+residual: m takes s", "norm+relu: n takes r",
-                                                 "norm+relu: m takes t", "conv+relu: c takes d"));
+  EXPECT_THAT(log, ::testing::UnorderedElementsAre("norm+residual: m takes s", "norm+relu: n takes r",
+                                                   "norm+relu: m takes t", "conv+relu: c takes d"));
   EXPECT_EQ(g.nodes.size(), before.nodes.size() - 4);
   Graph plain = before;
   EXPECT_TRUE(fuse(plain, FuseOptions::none()).empty());

@@ -12,9 +12,12 @@
 #include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "models/reader.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
+
+using testing::message;
 
 Graph model(const std::string& nodes) {
   return read_model(Yaml::load_string("input: {height: 8, width: 16}\nnodes:\n" + nodes, "model.yaml"));
@@ -41,15 +44,6 @@ Graph squeezes() {
       "  c: {op: concat, in: [d3, r1]}\n"
       "  s4: {op: squeeze_excite, in: c, ratio: 3}\n"
       "  logits: {op: conv, in: s4, filters: 5, kernel: 1}\n");
-}
-
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 struct Outcome {
@@ -142,8 +136,8 @@ TEST(SqueezeExcite, HasTheParametersOfItsLayers) {
     for (const int64_t d : g.params[p].spec.shape) text += " " + std::to_string(d);
     shapes.push_back(text);
   }
-  EXPECT_THAT(shapes, testing::ElementsAre("s2/reduce/kernel 3 16", "s2/reduce/bias 3", "s2/expand/kernel 16 3",
-                                           "s2/expand/bias 16"));
+  EXPECT_THAT(shapes, ::testing::ElementsAre("s2/reduce/kernel 3 16", "s2/reduce/bias 3", "s2/expand/kernel 16 3",
+                                             "s2/expand/bias 16"));
 }
 
 TEST(SqueezeExcite, ErrorsSayWhere) {
@@ -153,19 +147,19 @@ TEST(SqueezeExcite, ErrorsSayWhere) {
             "model.yaml:4:3: node s (squeeze_excite): a ratio of 16 leaves nothing of 8 channels; set `ratio` to 8 or "
             "less");
   EXPECT_THAT(message([] { model("  a: {op: dropout, in: input}\n"); }),
-              testing::AllOf(testing::HasSubstr("model.yaml:3:"), testing::HasSubstr("rate")));
+              ::testing::AllOf(::testing::HasSubstr("model.yaml:3:"), ::testing::HasSubstr("rate")));
   EXPECT_THAT(message([] { model("  a: {op: dropout, in: input, rate: 1}\n"); }),
-              testing::AllOf(testing::HasSubstr("model.yaml:3:"), testing::HasSubstr("less than 1")));
+              ::testing::AllOf(::testing::HasSubstr("model.yaml:3:"), ::testing::HasSubstr("less than 1")));
   EXPECT_THAT(message([] { model("  a: {op: spatial_dropout, in: input, rate: -0.1}\n"); }),
-              testing::HasSubstr("model.yaml:3:"));
+              ::testing::HasSubstr("model.yaml:3:"));
 }
 
 TEST(Fusion, SqueezesTakeSumsPoolingAndDropout) {
   Graph g = squeezes();
   EXPECT_THAT(fuse(g, FuseOptions{}),
-              testing::IsSupersetOf({"squeeze+pool: s1 takes p1", "squeeze+dropout: s2 takes d2",
-                                     "squeeze+dropout: s3 takes d3", "squeeze from norm: s1 takes the sums of n1",
-                                     "squeeze from norm: s2 takes the sums of n2"}));
+              ::testing::IsSupersetOf({"squeeze+pool: s1 takes p1", "squeeze+dropout: s2 takes d2",
+                                       "squeeze+dropout: s3 takes d3", "squeeze from norm: s1 takes the sums of n1",
+                                       "squeeze from norm: s2 takes the sums of n2"}));
   EXPECT_GE(g.find("d1"), 0);
   EXPECT_EQ(g.find("d2"), -1);
   g.infer(2);

@@ -10,9 +10,12 @@
 #include "losses/loss.h"
 #include "models/reader.h"
 #include "places.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
+
+using testing::message;
 
 constexpr int kH = 8, kW = 16, kCount = 6, kPixels = kH * kW;
 
@@ -35,15 +38,6 @@ Graph small() {
       "  logits: {op: conv, in: q, filters: 5, kernel: 1}\n");
 }
 
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
 std::string refusal(int channels, const std::string& transformer, const std::string& input) {
   return message([&] {
     model("  a: {op: conv, in: input, filters: " + std::to_string(channels) + "}\n  t: {block: transformer, in: a" +
@@ -56,17 +50,17 @@ TEST(Transformer, ErrorsSayWhatFits) {
   const std::string fits = "{height: 8, width: 16}";
   EXPECT_EQ(refusal(32, "", fits), "no error");
   const std::string heads = refusal(64, ", heads: 5", fits);
-  EXPECT_THAT(heads, testing::HasSubstr("model.yaml:4:"));
-  EXPECT_THAT(heads, testing::HasSubstr("node t/1/attention (attention): 5 heads do not divide 64 channels"));
+  EXPECT_THAT(heads, ::testing::HasSubstr("model.yaml:4:"));
+  EXPECT_THAT(heads, ::testing::HasSubstr("node t/1/attention (attention): 5 heads do not divide 64 channels"));
   EXPECT_THAT(refusal(48, ", heads: 4", fits),
-              testing::HasSubstr("4 heads of 48 channels have 12 each; expected a multiple of 8 up to 128"));
-  EXPECT_THAT(refusal(256, ", heads: 1", fits), testing::HasSubstr("have 256 each"));
+              ::testing::HasSubstr("4 heads of 48 channels have 12 each; expected a multiple of 8 up to 128"));
+  EXPECT_THAT(refusal(256, ", heads: 1", fits), ::testing::HasSubstr("have 256 each"));
   const std::string many = refusal(32, ", heads: 1", "{height: 32, width: 33}");
-  EXPECT_THAT(many, testing::HasSubstr("a map of 32x33 has 1056 positions; attention takes at most 1024"));
+  EXPECT_THAT(many, ::testing::HasSubstr("a map of 32x33 has 1056 positions; attention takes at most 1024"));
   EXPECT_EQ(refusal(32, ", heads: 1", "{height: 32, width: 32}"), "no error");
   EXPECT_THAT(message([] { model("  a: {op: conv, in: input, filters: 32}\n  t: {op: attention, in: a}\n"); }),
-              testing::HasSubstr("q, k and v side by side"));
-  EXPECT_THAT(refusal(32, ", head: 4", fits), testing::HasSubstr("did you mean 'heads'?"));
+              ::testing::HasSubstr("q, k and v side by side"));
+  EXPECT_THAT(refusal(32, ", head: 4", fits), ::testing::HasSubstr("did you mean 'heads'?"));
 }
 
 TEST(Transformer, UnetHasTheParametersThatItsFileCounts) {
@@ -78,10 +72,10 @@ TEST(Transformer, UnetHasTheParametersThatItsFileCounts) {
   std::vector<std::string> names;
   for (const Parameter& p : g.params)
     if (p.name.rfind("t/", 0) == 0 && p.name.rfind("t/2", 0) != 0) names.push_back(p.name);
-  EXPECT_THAT(names, testing::ElementsAre("t/position/embedding", "t/1/norm1/gamma", "t/1/norm1/beta", "t/1/qkv/kernel",
-                                          "t/1/qkv/bias", "t/1/proj/kernel", "t/1/proj/bias", "t/1/norm2/gamma",
-                                          "t/1/norm2/beta", "t/1/fc1/kernel", "t/1/fc1/bias", "t/1/fc2/kernel",
-                                          "t/1/fc2/bias"));
+  EXPECT_THAT(names, ::testing::ElementsAre("t/position/embedding", "t/1/norm1/gamma", "t/1/norm1/beta",
+                                            "t/1/qkv/kernel", "t/1/qkv/bias", "t/1/proj/kernel", "t/1/proj/bias",
+                                            "t/1/norm2/gamma", "t/1/norm2/beta", "t/1/fc1/kernel", "t/1/fc1/bias",
+                                            "t/1/fc2/kernel", "t/1/fc2/bias"));
 }
 
 struct Outcome {

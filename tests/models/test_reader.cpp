@@ -8,29 +8,23 @@
 #include "engine/config/run_config.h"
 #include "kernels/core/error.h"
 #include "places.h"
+#include "tests/support/message.h"
 #include "tools/session.h"
 
 namespace regolith {
 namespace {
 
-using testing::AllOf;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::StartsWith;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 // Nodes start in line 3.
 Graph model(const std::string& nodes, const std::string& rest = "", const std::string& size = "16, width: 16") {
   return read_model(Yaml::load_string("input: {height: " + size + "}\nnodes:\n" + nodes + rest, "model.yaml"));
 }
 
-std::string message(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using testing::message;
 std::string message(const std::string& nodes, const std::string& rest = "", const std::string& size = "16, width: 16") {
   return message([&] { model(nodes, rest, size); });
 }
@@ -183,7 +177,7 @@ TEST(BadInput, SizesThatTheLevelsDoNotDivideAreToldWhichDo) {
                     HasSubstr("input.height must be a multiple of 3: 15 or 18, not 16; input.width must be")));
   // Not valid sizes of anything: the size is not what is wrong.
   EXPECT_THAT(message("  a: {op: conv, in: input, filters: 2}\n  y: {op: add, in: [a, input]}\n"),
-              testing::Not(HasSubstr("input.height")));
+              ::testing::Not(HasSubstr("input.height")));
 }
 
 TEST(BadInput, NetworksOfTheStudyNameTheSizesThatFit) {
