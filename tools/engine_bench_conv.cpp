@@ -18,7 +18,8 @@ struct Layer {
   int H, W, C, K;
 };
 constexpr Layer kLayers[] = {{64, 128, 32, 32},  {32, 64, 32, 64},  {32, 64, 64, 64}, {16, 32, 64, 128},
-                             {16, 32, 128, 128}, {32, 64, 192, 64}, {64, 128, 96, 32}};
+                             {16, 32, 128, 128}, {8, 16, 256, 256}, {4, 8, 256, 256}, {16, 32, 384, 128},
+                             {32, 64, 192, 64},  {64, 128, 96, 32}};
 
 DeviceBuffer filled(Device& device, size_t n, DType type, uint32_t key) {  // in [-1, 1)
   DeviceBuffer buffer(device, n * size_of(type));
@@ -84,7 +85,8 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
                             std::max({conv.forward_workspace(), conv.dgrad_workspace(), conv.wgrad_workspace()}));
       const auto map_x = [&](const DeviceBuffer& b) { return Map{b.as(), N, H, W, C, C, type}; };
       const auto map_y = [&](const DeviceBuffer& b) { return Map{b.as(), N, H, W, K, K, type}; };
-      conv.pack_weights(*stream, w.as(), packed.as());
+      const auto pack = [&] { conv.pack_weights(*stream, w.as(), packed.as()); };
+      pack();
       const auto forward = [&] {
         conv.forward(*stream, map_x(x), w.as(), packed.as(), nullptr, map_y(out[0]), ws.as());
       };
@@ -101,14 +103,14 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
         const size_t sizes[] = {y_size, x_size, w_size};
         for (int i = 0; i < 3; ++i) {
           const double error = norm_of_difference(first[i], out[i], types[i], sizes[i]);
-          if (!(error < (types[i] == DType::f32 ? 1e-5 : 1e-2)))
+          if (!(error < (types[i] == DType::f32 ? 1e-4 : 1e-2)))
             throw Error(name + " differs from the first provider by " + std::to_string(error));
         }
       }
       const double gigaflops = 2e-9 * static_cast<double>(request.shape.multiplications());
-      std::printf("%3dx%-3d %3d -> %3d  %-9s forward %5.0f  dgrad %5.0f  wgrad %5.0f  %s\n", H, W, C, K, name.c_str(),
-                  gigaflops / median_seconds(forward), gigaflops / median_seconds(dgrad),
-                  gigaflops / median_seconds(wgrad), conv.implementation().c_str());
+      std::printf("%3dx%-3d %3d -> %3d  %-9s forward %5.0f  dgrad %5.0f  wgrad %5.0f  pack %.2f ms  %s\n", H, W, C, K,
+                  name.c_str(), gigaflops / median_seconds(forward), gigaflops / median_seconds(dgrad),
+                  gigaflops / median_seconds(wgrad), 1e3 * median_seconds(pack), conv.implementation().c_str());
       std::fflush(stdout);
     }
   }

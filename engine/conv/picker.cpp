@@ -8,12 +8,7 @@ namespace regolith {
 std::vector<ConvProvider*> conv_providers() {
   std::vector<ConvProvider*> list{&thin_provider(), &winograd_provider()};
 #if defined(REGOLITH_ONEDNN)
-  // oneDNN's AVX-512 kernels, those of bf16 above all, run near the machine's peak; its AVX2 ones do not.
-#if defined(__AVX512F__)
-  list.insert(list.begin() + 1, &onednn_provider());
-#else
   list.push_back(&onednn_provider());
-#endif
 #endif
 #if defined(REGOLITH_CUDA)
   list.push_back(&cudnn_provider());
@@ -35,7 +30,8 @@ std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest&
       continue;
     }
     known = true;
-    auto made = provider->create(device, request);
+    auto made = choice.provider == "auto" && !provider->pays(request) ? Refusal{"does not pay at this size"}
+                                                                      : provider->create(device, request);
     if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) return std::move(*convolution);
     refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;
   }

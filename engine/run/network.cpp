@@ -17,7 +17,7 @@ std::string mebibytes(size_t bytes) { return std::to_string(bytes / (1 << 20)) +
 
 // Bytes of one image's largest map that a slice of a batch on a CPU should hold: a few such maps are alive at once, and
 // together they should stay in the last-level cache.
-constexpr size_t kSliceMapBytes = 4 << 20;
+constexpr size_t kSliceMapBytes = 13 << 20;
 
 }  // namespace
 

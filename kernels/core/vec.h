@@ -241,6 +241,16 @@ __device__ __forceinline__ V load(const T* p) {
   } else if constexpr (N == 8 && std::is_same_v<T, fp16>) {
     r.v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return r;
+#if defined(__AVX512F__)
+  } else if constexpr (N == 16 && std::is_same_v<T, bf16>) {
+    // The masked forms: g++ 12 takes the plain ones for reads of what is not initialised.
+    const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    r.v = reinterpret_cast<detail::Lanes<float, N>>(reinterpret_cast<detail::Lanes<uint32_t, N>>(words) << 16);
+    return r;
+  } else if constexpr (N == 16 && std::is_same_v<T, fp16>) {
+    r.v = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return r;
+#endif
 #endif
   } else if constexpr (V::native && std::is_same_v<T, bf16>) {
     detail::Lanes<uint16_t, N> h;

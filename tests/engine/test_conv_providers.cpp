@@ -32,15 +32,27 @@ ConvShape same(int N, int H, int W, int C, int K, int R, int S, int stride = 1, 
 
 const std::vector<ConvShape>& shapes() {
   static const std::vector<ConvShape> list = {
-      same(2, 8, 16, 32, 32, 3, 3),        same(2, 8, 8, 32, 48, 2, 2),
-      same(3, 7, 9, 16, 8, 1, 1),          same(1, 12, 14, 16, 16, 3, 3, 1, 6),
-      same(1, 14, 13, 8, 24, 3, 3, 1, 12), same(2, 20, 24, 8, 16, 3, 3, 1, 18),
-      same(2, 4, 8, 16, 16, 3, 3, 1, 6),   same(2, 8, 12, 16, 32, 2, 2, 2),
-      same(2, 9, 11, 24, 16, 3, 3, 2),     same(2, 16, 16, 1, 32, 3, 3),
-      same(2, 8, 8, 64, 5, 1, 1),          same(3, 5, 7, 3, 7, 3, 3),
-      same(2, 6, 10, 5, 33, 5, 3),         same(2, 33, 17, 20, 36, 3, 3),
-      same(1, 1, 1, 40, 12, 3, 3),         same(1, 20, 37, 24, 40, 3, 3),
-      same(1, 3, 2, 192, 192, 3, 3),       {1, 6, 7, 8, 8, 3, 3, {1, 1}, {1, 1}, {0, 2}, {1, 0}},
+      same(2, 8, 16, 32, 32, 3, 3),
+      same(2, 8, 8, 32, 48, 2, 2),
+      same(3, 7, 9, 16, 8, 1, 1),
+      same(1, 12, 14, 16, 16, 3, 3, 1, 6),
+      same(1, 14, 13, 8, 24, 3, 3, 1, 12),
+      same(2, 20, 24, 8, 16, 3, 3, 1, 18),
+      same(2, 4, 8, 16, 16, 3, 3, 1, 6),
+      same(2, 8, 12, 16, 32, 2, 2, 2),
+      same(2, 9, 11, 24, 16, 3, 3, 2),
+      same(2, 16, 16, 1, 32, 3, 3),
+      same(2, 8, 8, 64, 5, 1, 1),
+      same(3, 5, 7, 3, 7, 3, 3),
+      same(2, 6, 10, 5, 33, 5, 3),
+      same(2, 33, 17, 20, 36, 3, 3),
+      same(1, 1, 1, 40, 12, 3, 3),
+      same(1, 20, 37, 24, 40, 3, 3),
+      same(1, 3, 2, 192, 192, 3, 3),
+      same(2, 13, 18, 96, 176, 3, 3),
+      same(2, 9, 12, 16, 32, 3, 3),
+      same(1, 5, 20, 48, 16, 3, 3),
+      {1, 6, 7, 8, 8, 3, 3, {1, 1}, {1, 1}, {0, 2}, {1, 0}},
   };
   return list;
 }
@@ -111,18 +123,22 @@ struct Tensor {
   }
 };
 
-// Exact sums, rounded once to the type of the result; `times`: how often they were added.
-void expect_equal(const Tensor& got, const std::vector<double>& want, const char* what, int times = 1) {
+// Exact sums, rounded once to the type of the result; `times`: how often they were added; `slack`: of the largest.
+void expect_equal(const Tensor& got, const std::vector<double>& want, const char* what, double slack, int times = 1) {
   const double unit = got.type == DType::f32 ? 0 : got.type == DType::bf16 ? 0x1p-8 : 0x1p-11;
+  double largest = 0;
+  for (double w : want) largest = std::max(largest, std::abs(w));
   for (size_t i = 0; i < got.n; ++i) {
     const double expected = times * want[i];
-    ASSERT_TRUE(std::abs(got.get(i) - expected) <= unit * std::abs(expected))
+    ASSERT_TRUE(std::abs(got.get(i) - expected) <= unit * std::abs(expected) + slack * times * largest)
         << what << '[' << i << "]: " << got.get(i) << ", not " << expected;
   }
 }
 
 void check(Device& device, Convolution& conv, const ConvRequest& request) {
   const ConvShape& s = request.shape;
+  // Transforms with sixths are not exact: a part of the unit roundoff of 16 bits.
+  const double slack = conv.implementation() == "F(4x4, 3x3)" ? 0x1p-17 : 0;
   static std::map<std::tuple<ConvShape, bool, bool>, Oracle> oracles;
   const Oracle& oracle =
       oracles.try_emplace({s, request.bias, request.relu}, s, request.bias, request.relu).first->second;
@@ -142,13 +158,13 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
     const Tensor ws = scratch(conv.forward_workspace());
     conv.forward(*stream, map_x(x), w.memory.as(), packed.memory.as(), inputs_bias, map_y(y), ws.memory.as());
     stream->synchronize();
-    expect_equal(y, oracle.y, "y");
+    expect_equal(y, oracle.y, "y", slack);
   }
   if (request.needs_dgrad) {
     const Tensor ws = scratch(conv.dgrad_workspace());
     conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as());
     stream->synchronize();
-    expect_equal(dx, oracle.dx, "dx");
+    expect_equal(dx, oracle.dx, "dx", slack);
     if (conv.has_dgrad_epilogue()) {
       const auto run = [&](const DgradEpilogue& e) {
         conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as(), e);
@@ -158,11 +174,11 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
       std::vector<double> biased = oracle.dx;
       for (size_t i = 0; i < biased.size(); ++i) biased[i] += input_bias.get(i % s.C);
       run({.bias = input_bias.memory.as<float>()});
-      expect_equal(dx, biased, "dx with bias");
+      expect_equal(dx, biased, "dx with bias", slack);
       for (size_t i = 0; i < dx.n; ++i) dx.set(i, static_cast<float>(oracle.x[i]));
       for (size_t i = 0; i < biased.size(); ++i) biased[i] = oracle.dx[i] + oracle.x[i];
       run({.accumulate = true});
-      expect_equal(dx, biased, "dx, accumulated");
+      expect_equal(dx, biased, "dx, accumulated", slack);
     }
   }
   for (int times = 1; times <= 2; ++times) {
@@ -170,8 +186,8 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
     conv.wgrad(*stream, map_x(x), map_y(dy), dw.memory.as<float>(), request.bias ? db.memory.as<float>() : nullptr,
                times == 2, ws.memory.as());
     stream->synchronize();
-    expect_equal(dw, oracle.dw, "dw", times);
-    if (request.bias) expect_equal(db, oracle.db, "db", times);
+    expect_equal(dw, oracle.dw, "dw", slack, times);
+    if (request.bias) expect_equal(db, oracle.db, "db", 0, times);
   }
 }
 
@@ -287,7 +303,10 @@ TEST(Picker, Chooses) {
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "reference"})->provider(), "reference");
 #if defined(REGOLITH_ONEDNN)
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "onednn"})->provider(), "onednn");
+  EXPECT_EQ(pick_convolution(*cpu, request, {})->provider(), "onednn") << "16 tiles do not pay for transforms";
 #endif
+  const ConvRequest larger{.shape = same(1, 16, 16, 16, 16, 3, 3)};
+  EXPECT_EQ(pick_convolution(*cpu, larger, {})->provider(), "winograd");
 }
 
 TEST(Shape, IsReadable) {
