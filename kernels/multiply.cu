@@ -18,6 +18,9 @@ __device__ __forceinline__ void put(T* out, P v, bool accumulate) {
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(Map a, Map b, Map y) {
   for_shares<T, P>(block_range(y.pixels()), y.C, [&](int c, int64_t first, int64_t last, int step) {
+#if defined(__CUDACC__)
+#pragma unroll 1  // no load may pass the store before it: more rounds at once would take registers for nothing
+#endif
     for (int64_t p = first; p < last; p += step) {
       store_pack(y.as<T>() + p * y.pitch + c,
                  load_pack<P>(a.as<const T>() + p * a.pitch + c) * load_pack<P>(b.as<const T>() + p * b.pitch + c));
