@@ -48,6 +48,9 @@ inline constexpr int kTileElements = kTile* kTilePitch<T>;
 template <int L, class T>
 __device__ __forceinline__ void stage_tile(const T* from, int64_t pitch, int64_t rows, int columns, T* tile) {
   constexpr int vectors = kTile / L;
+#if defined(__CUDACC__)
+#pragma unroll 2  // beside a product's sums there are no registers for more loads at once
+#endif
   for (int i = thread_rank(); i < kTile * vectors; i += block_threads()) {
     const int r = i / vectors, c = i % vectors * L;
     T* to = tile + r * kTilePitch<T> + c;
