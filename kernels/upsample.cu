@@ -119,8 +119,9 @@ struct FourReaders {
   }
 };
 
+// Blocks of a multiprocessor: two leave registers for many loads at once, which only F == 2 makes.
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, F == 2 ? 2 : 3)
     upsample_bilinear_backward(Map dy, Map dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
@@ -134,18 +135,22 @@ __global__ void __launch_bounds__(kColumnThreads)
       const Readers s(w, dx.W, f);
       [[maybe_unused]] const FourReaders s4(s);
       for (int c = threadIdx.x * L; c < dx.C; c += blockDim.x * L) {
-        const auto at = [&](int p, int q) { return load<V>(in + (static_cast<int64_t>(p) * dy.W + q) * dy.pitch + c); };
+        // A row's pointer is made once: an address of 64 bits for each of its pixels takes registers.
+        const auto line = [&](int p) { return in + static_cast<int64_t>(p) * dy.W * dy.pitch + c; };
         V sum(0);
         if constexpr (F == 2) {
           for (int i = 0; i < 4; ++i) {
+            const T* const from = line(h4.at[i]);
             V part(0);
-            for (int j = 0; j < 4; ++j) part = fma(at(h4.at[i], s4.at[j]), V(s4.weight[j]), part);
+            for (int j = 0; j < 4; ++j) part = fma(load<V>(from + s4.at[j] * dy.pitch), V(s4.weight[j]), part);
             sum = fma(part, V(h4.weight[i]), sum);
           }
         } else {
           for (int p = h.begin; p < h.end; ++p) {
+            const T* const from = line(h.inside(p));
             V part(0);
-            for (int q = s.begin; q < s.end; ++q) part = fma(at(h.inside(p), s.inside(q)), V(s.weight(q)), part);
+            for (int q = s.begin; q < s.end; ++q)
+              part = fma(load<V>(from + s.inside(q) * dy.pitch), V(s.weight(q)), part);
             sum = fma(part, V(h.weight(p)), sum);
           }
         }
