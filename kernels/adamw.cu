@@ -14,7 +14,10 @@ template <class F>
 __device__ __forceinline__ void for_vectors(int64_t count, F&& f) {
   const int64_t whole = count / L * L;
   const Range r = block_range(whole, static_cast<int64_t>(kThreads) * L);
-  for (int64_t i = r.begin + threadIdx.x * L; i < r.end; i += static_cast<int64_t>(blockDim.x) * L) f(Vec<L>(), i);
+  const int64_t first = r.begin + threadIdx.x * L;
+  // Clamped to the end, it stays one index: a plain sum the compiler turns into a pointer for each of the arrays, in
+  // more registers than the occupancy allows.
+  for (int64_t i = first < r.end ? first : r.end; i < r.end; i += static_cast<int64_t>(blockDim.x) * L) f(Vec<L>(), i);
   if (blockIdx.x == 0)
     for (int64_t i = whole + threadIdx.x; i < count; i += blockDim.x) f(Vec<1>(), i);
 }
@@ -27,7 +30,7 @@ __device__ __forceinline__ void put(float* weights, Copy* copy, int64_t i, const
 }
 
 template <class Copy>
-__global__ void __launch_bounds__(kThreads) adamw_update(AdamW a, Copy* copy) {
+__global__ void __launch_bounds__(kThreads, 8) adamw_update(AdamW a, Copy* copy) {
   if (!a.state->finite) return;
   const float scale = a.state->gradient_scale, rate = a.state->learning_rate;
   const float keep = 1 - rate * a.weight_decay, step = static_cast<float>(rate / a.state->bias_correction[0]);
@@ -47,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) adamw_update(AdamW a, Copy* copy) {
 }
 
 template <class Copy>
-__global__ void __launch_bounds__(kThreads) sgd_update(Sgd a, Copy* copy) {
+__global__ void __launch_bounds__(kThreads, 8) sgd_update(Sgd a, Copy* copy) {
   if (!a.state->finite) return;
   const float scale = a.state->gradient_scale, rate = a.state->learning_rate;
   for_vectors(a.count, [&](auto lanes, int64_t i) {
