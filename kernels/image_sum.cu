@@ -1,34 +1,17 @@
 #include "kernels/image_sum.h"
 
-#include "kernels/core/columns.h"
+#include "kernels/core/image_sums.h"
 #include "kernels/core/launch.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-// A block sums an image, a thread some of its pixels.
-template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) sum_image(Map x, Map sum, float scale) {
-  using V = Vec<L>;
+template <class T, int L, int K>
+__global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads) sum_images(Map x, int64_t each, float* partials) {
   Shared shared;
   [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
-  const int pixels = x.H * x.W, n = static_cast<int>(blockIdx.x);
-  const T* in = row_of<const T>(x, static_cast<int64_t>(n) * x.H);
-  for (int base = 0; base < x.C; base += blockDim.x * L) {
-    const int c = base + threadIdx.x * L;
-    V even(0), odd(0);
-    if (c < x.C) {
-      int p = threadIdx.y;
-      const int step = blockDim.y;
-      for (; p + step < pixels; p += 2 * step) {
-        even += load<V>(in + static_cast<int64_t>(p) * x.pitch + c);
-        odd += load<V>(in + static_cast<int64_t>(p + step) * x.pitch + c);
-      }
-      if (p < pixels) even += load<V>(in + static_cast<int64_t>(p) * x.pitch + c);
-    }
-    const V total = column_sum(even + odd, scratch);
-    if (threadIdx.y == 0 && c < x.C) store(sum.as<T>() + static_cast<int64_t>(n) * sum.pitch + c, total * V(scale));
-  }
+  sum_image_part<L, K>(static_cast<int64_t>(x.H) * x.W, x.C, each, partials, scratch,
+                       [&](int64_t p, int c) { return load_pack<Pack<L, K>>(x.as<const T>() + p * x.pitch + c); });
 }
 
 struct Parts {  // without padding: see Branches in aspp.cu
@@ -67,12 +50,18 @@ void check(const char* kernel, const Map& m, const Map& like, int H, int W) {
 
 void image_sum(Stream& stream, const ImageSum& k) {
   check("image_sum", k.sum, k.x, 1, 1);
+  const ImageSumLayout layout(k.x);
+  float* const partials = static_cast<float*>(k.workspace);
   with_float_type(k.x.dtype, "image_sum", [&](auto t) {
     using T = decltype(t);
     with_lanes<T>({k.x, k.sum}, [&](auto lanes) {
       constexpr int L = lanes;
-      launch(stream, "image_sum", {static_cast<unsigned>(k.x.N)}, columns_block(k.x.C / L),
-             shared_bytes<float>(column_scratch(L)), sum_image<T, L>, k.x, k.sum, k.scale);
+      with_pack<L>(k.x.C, [&](auto packs) {
+        launch(stream, "image_sum", {static_cast<unsigned>(layout.parts), static_cast<unsigned>(k.x.N)},
+               columns_block(k.x.C / (L * packs)), shared_bytes<float>(column_scratch(L)), sum_images<T, L, packs>, k.x,
+               layout.each, partials);
+      });
+      finish_image_sums<T, L>(stream, partials, layout.parts, k.scale, k.sum, false);
     });
   });
 }

@@ -3,9 +3,12 @@
 //   image_sum:  sum[n,c] = scale * sum over h, w of x[n,h,w,c]
 //   add_images: y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c]
 //
-// In fp32, in an order that depends on the shape alone. Maps are (N, H, W, C) of one element type and may be slices.
+// With scale 1 / (H * W) the first is Keras' GlobalAveragePooling2D(keepdims=True) and PyTorch's AdaptiveAvgPool2d(1),
+// the second without parts its gradient. In fp32, in an order that depends on the shape alone. Maps are (N, H, W, C) of
+// one element type and may be slices.
 #pragma once
 
+#include "kernels/core/image_parts.h"
 #include "kernels/core/kernel.h"
 
 namespace regolith::kernels {
@@ -16,8 +19,10 @@ struct ImageSum {
   Map x;
   Map sum;  // (N, 1, 1, C)
   float scale = 1;
+  void* workspace = nullptr;  // image_sum_workspace(x) bytes, 256-byte aligned
 };
 REGOLITH_KERNEL(image_sum, ImageSum);
+inline size_t image_sum_workspace(const Map& x) { return ImageSumLayout(x).bytes(x); }  // data may be null
 
 struct AddImages {
   Map parts[kMostParts];

@@ -244,7 +244,7 @@ template <class V>
 void fields(V& v, ConvSection& s) {
   v("provider", s.provider,
     {.doc = "who computes convolutions; auto: the best that takes each",
-     .names = {"auto", "cudnn", "onednn", "thin", "reference"}});
+     .names = {"auto", "cudnn", "onednn", "winograd", "thin", "reference"}});
   v("workspace_mib", s.workspace_mib, {.doc = "most that an engine of cuDNN may ask for", .min = 0, .max = 1 << 20});
 }
 template <class V>

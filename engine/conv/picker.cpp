@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "engine/conv/builtin.h"
 #include "kernels/core/error.h"
 
@@ -19,6 +17,7 @@ std::vector<ConvProvider*> conv_providers() {
 
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice) {
   std::string refusals, names;
+  std::unique_ptr<Convolution> second_best;
   bool known = choice.provider == "auto";
   for (ConvProvider* provider : conv_providers()) {
     const std::string name(provider->name());
@@ -30,11 +29,15 @@ std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest&
       continue;
     }
     known = true;
-    auto made = choice.provider == "auto" && !provider->pays(request) ? Refusal{"does not pay at this size"}
-                                                                      : provider->create(device, request);
-    if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) return std::move(*convolution);
-    refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;
+    auto made = provider->create(device, request);
+    if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) {
+      if (choice.provider != "auto" || provider->pays(request)) return std::move(*convolution);
+      if (second_best == nullptr) second_best = std::move(*convolution);
+    } else {
+      refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;
+    }
   }
+  if (second_best != nullptr) return second_best;
   const std::string what = "convolution " + to_string(request.shape) + " " + std::string(name_of(request.type));
   if (!known) {
     throw GraphError(what + ": no provider '" + choice.provider + "' in this build; choose auto or one of " + names);

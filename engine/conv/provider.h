@@ -96,12 +96,13 @@ class ConvProvider {
   virtual ~ConvProvider() = default;
   virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, thin, reference
   virtual std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) = 0;
-  // Whether it is worth its while, of a request that it takes: what the picker asks where the user names no provider.
+  // Whether it is likely to be faster than those after it, of a request that it takes: what the picker asks where the
+  // user names no provider.
   virtual bool pays(const ConvRequest&) const { return true; }
 };
 
 // What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin
-// ends, then winograd and onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the simulated device.
+// ends, then winograd where it pays, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the simulated device.
 struct ConvChoice {
   std::string provider = "auto";
   size_t workspace_limit = kWorkspaceLimit;  // see ConvRequest

@@ -31,8 +31,6 @@ constexpr int kChunk = 64 * 64;           // pairs of channels whose weight grad
 constexpr size_t kSkew = 16;  // floats between planes: else their distance is often a multiple of 4 KiB, and the lines
                               // of a tile fall into one set of the first-level cache
 
-V operator-(const V& a, const V& b) { return fma(b, V(-1.0f), a); }
-
 // The transforms along one axis, in place, values `s` apart.
 template <int M>
 struct Axis;
@@ -122,7 +120,8 @@ void product(const float* a, ptrdiff_t a_row, ptrdiff_t a_step, const float* b, 
     for (int j = 0; j < Vecs; ++j) store(out + i * ld + j * kL, sum[i][j]);
 }
 
-// The same for any number of rows, a multiple of kRows / 3 being computed.
+// The same for any number of rows; a multiple of kRows / 3 is computed, from whatever lies in `a` beyond them. width of
+// b's vectors: kPanel or kL.
 void products(int rows, int width, const float* a, ptrdiff_t a_row, ptrdiff_t a_step, const float* b, ptrdiff_t b_step,
               int count, float* out, ptrdiff_t ld, bool add) {
   for (int i = 0; i < rows;) {
@@ -160,18 +159,25 @@ class Winograd {
   static constexpr int M = std::is_same_v<T, float> ? 2 : 4;  // outputs of a tile along an axis
   static constexpr int kEdge = M + 2, kPlanes = kEdge * kEdge;
 
-  Winograd(const ConvShape& s, int threads)
+  Winograd(const ConvShape& s, bool dgrad_wanted, int threads)
       : shape_(s),
+        dgrad_wanted_(dgrad_wanted),
         threads_(threads),
-        forward_(product_of(s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1])),
-        dgrad_(product_of(s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, 2 - s.pad_before[0], 2 - s.pad_before[1])),
+        forward_(pass_of(s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1])),
+        dgrad_(pass_of(s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, 2 - s.pad_before[0], 2 - s.pad_before[1])),
         zeros_(std::max(s.C, s.K)) {
-    const auto grow = [](int channels, int other) { return std::min(channels, kChunk / other / kPanel * kPanel); };
-    c_chunk_ = std::min(s.C, 64), k_chunk_ = grow(s.K, c_chunk_), c_chunk_ = grow(s.C, k_chunk_);
+    // As many pairs as kChunk allows, at first 64 by 64; then of one size, as far as panels go.
+    const auto most = [](int other) { return std::max(kChunk / other / kPanel, 1) * kPanel; };
+    const auto even = [](int channels, int size) {
+      const int n = (channels + size - 1) / size;
+      return std::min(channels, static_cast<int>(padded((channels + n - 1) / n)));
+    };
+    c_chunk_ = std::min(s.C, 64), k_chunk_ = std::min(s.K, most(c_chunk_)), c_chunk_ = even(s.C, most(k_chunk_));
+    k_chunk_ = even(s.K, k_chunk_);
     parts_ = chunks() % threads == 0 ? 1 : threads;
   }
 
-  size_t packed_weights() const { return 2 * sizeof(float) * plane_of_weights() * kPlanes; }
+  size_t packed_weights() const { return (dgrad_wanted_ ? 2 : 1) * sizeof(float) * plane_of_weights() * kPlanes; }
   size_t forward_workspace() const { return threads_ * forward_.floats() * sizeof(float); }
   size_t dgrad_workspace() const { return threads_ * dgrad_.floats() * sizeof(float); }
   size_t wgrad_workspace() const { return threads_ * wgrad_floats() * sizeof(float); }
@@ -187,28 +193,32 @@ class Winograd {
   void wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
 
  private:
-  // One product: in (N, H, W, C) -> out (N, P, Q, K), `block` tiles at a time.
-  struct Product {
+  struct Range {
+    int begin, end;
+    int size() const { return end - begin; }
+  };
+  // One direction: in (N, H, W, C) -> out (N, P, Q, K), `block` tiles at a time.
+  struct Pass {
     int N, H, W, C, P, Q, K, top, left, block;
     int rows() const { return (P + M - 1) / M; }
     int columns() const { return (Q + M - 1) / M; }
     int tiles() const { return N * rows() * columns(); }
+    Range part(int i, int parts) const {  // of the tiles
+      const auto at = [&](int j) { return static_cast<int>(static_cast<int64_t>(tiles()) * j / parts); };
+      return {at(i), at(i + 1)};
+    }
     size_t floats() const { return kPlanes * (static_cast<size_t>(block) * (C + K) + 2 * kSkew); }  // of a thread
   };
   struct Tile {  // where it lies
     int n, p, q;
-    Tile(const Product& r, int index)
+    Tile(const Pass& r, int index)
         : n(index / (r.rows() * r.columns())), p(index / r.columns() % r.rows() * M), q(index % r.columns() * M) {}
   };
   struct Layout {  // floats from one plane, panel of channels and tile to the next
     size_t plane, panel, tile;
   };
-  struct Range {
-    int begin, end;
-    int size() const { return end - begin; }
-  };
 
-  static Product product_of(int N, int H, int W, int C, int P, int Q, int K, int top, int left);
+  static Pass pass_of(int N, int H, int W, int C, int P, int Q, int K, int top, int left);
   int c_chunks() const { return (shape_.C + c_chunk_ - 1) / c_chunk_; }
   int chunks() const { return c_chunks() * ((shape_.K + k_chunk_ - 1) / k_chunk_); }
   static Range chunk(int channels, int size, int i) { return {i * size, std::min(channels, (i + 1) * size)}; }
@@ -218,28 +228,28 @@ class Winograd {
     return wgrad_sums() + k_chunk_ + kPlanes * (2 * kSkew + kWgradBlock * (padded(c_chunk_) + padded(k_chunk_)));
   }
 
-  void read_tiles(const Product& p, const T* in, Range channels, int first, int count, const Layout& to,
-                  float* v) const;
-  void run(const Product& p, const T* in, const float* u, const Epilogue& e, T* out, float* workspace) const;
-  void write_tile(const Product& p, const Tile& tile, const float* m, size_t plane, const Epilogue& e, T* out) const;
+  void read_tiles(const Pass& p, const T* in, Range channels, int first, int count, const Layout& to, float* v) const;
+  void run(const Pass& p, const T* in, const float* u, const Epilogue& e, T* out, float* workspace) const;
+  void write_tile(const Pass& p, const Tile& tile, const float* m, size_t plane, const Epilogue& e, T* out) const;
   void spread_tiles(const T* dy, Range channels, int first, int count, const Layout& to, float* d, float* total) const;
   void wgrad_part(const T* x, const T* dy, Range c, Range k, Range tiles, float* workspace) const;
   void wgrad_finish(Range c, Range k, int row, const float* workspace, float* dw, float* db, bool accumulate) const;
 
-  static constexpr int kWgradBlock = 48;  // tiles: their planes and the sums of a chunk share a second-level cache
+  static constexpr int kWgradBlock = 48;  // tiles: fewer would read and write the sums more often
 
   ConvShape shape_;
+  bool dgrad_wanted_;
   int threads_;
-  Product forward_, dgrad_;
+  Pass forward_, dgrad_;
   int c_chunk_, k_chunk_;  // channels of x and of dy whose weight gradients are summed at a time
   int parts_;              // ranges of tiles that the weight gradients of a chunk are split into: one, or the threads
   std::vector<T> zeros_;   // a pixel outside the map
 };
 
 template <class T>
-auto Winograd<T>::product_of(int N, int H, int W, int C, int P, int Q, int K, int top, int left) -> Product {
-  Product p{N, H, W, C, P, Q, K, top, left, 0};
-  constexpr int cache = 512 * 1024;  // transformed tiles and their products stay in the second level
+auto Winograd<T>::pass_of(int N, int H, int W, int C, int P, int Q, int K, int top, int left) -> Pass {
+  Pass p{N, H, W, C, P, Q, K, top, left, 0};
+  constexpr int cache = 512 * 1024;  // tiles and sums stay in the second level, while a register tile of rows allows it
   p.block = std::clamp(cache / (kPlanes * 4 * (C + K)) / kRows, 1, 8) * kRows;
   return p;
 }
@@ -270,7 +280,7 @@ void Winograd<T>::pack(const T* w, float* packed) const {
       }
     }
 #pragma omp for schedule(static)
-    for (int k = 0; k < K; ++k) {
+    for (int k = 0; k < (dgrad_wanted_ ? K : 0); ++k) {
       for (int c = 0; c < C; c += kL) {
         V g[kPlanes];
         for (int i = 0; i < 9; ++i)
@@ -283,7 +293,7 @@ void Winograd<T>::pack(const T* w, float* packed) const {
 
 // v = B^T d B of the inputs of each tile: planes of tiles, a tile's channels in panels
 template <class T>
-void Winograd<T>::read_tiles(const Product& p, const T* in, Range channels, int first, int count, const Layout& to,
+void Winograd<T>::read_tiles(const Pass& p, const T* in, Range channels, int first, int count, const Layout& to,
                              float* v) const {
   const size_t plane = to.plane, panel = to.panel;  // in registers: the compiler fears that the stores change them
   for (int t = 0; t < count; ++t, v += to.tile) {
@@ -292,7 +302,7 @@ void Winograd<T>::read_tiles(const Product& p, const T* in, Range channels, int 
     const T* pixel[kPlanes];
     if (h >= 0 && w >= 0 && h + kEdge <= p.H && w + kEdge <= p.W) {
       const T* corner = in + ((static_cast<int64_t>(tile.n) * p.H + h) * p.W + w) * p.C;
-      for (int i = 0; i < kPlanes; ++i) pixel[i] = corner + (i / kEdge * p.W + i % kEdge) * p.C;
+      for (int i = 0; i < kPlanes; ++i) pixel[i] = corner + (static_cast<int64_t>(i / kEdge) * p.W + i % kEdge) * p.C;
     } else {
       for (int i = 0; i < kPlanes; ++i) {
         const int y = h + i / kEdge, x = w + i % kEdge;
@@ -322,7 +332,7 @@ void Winograd<T>::read_tiles(const Product& p, const T* in, Range channels, int 
 
 // A^T m A, and the epilogue; m: the tile's K sums in each plane
 template <class T>
-void Winograd<T>::write_tile(const Product& p, const Tile& tile, const float* m, size_t plane, const Epilogue& e,
+void Winograd<T>::write_tile(const Pass& p, const Tile& tile, const float* m, size_t plane, const Epilogue& e,
                              T* out) const {
   T* const corner = out + ((static_cast<int64_t>(tile.n) * p.P + tile.p) * p.Q + tile.q) * p.K;
   const int rows = std::min(M, p.P - tile.p), columns = std::min(M, p.Q - tile.q);
@@ -346,26 +356,24 @@ void Winograd<T>::write_tile(const Product& p, const Tile& tile, const float* m,
         if (j >= columns) break;
         V y = a[i * kEdge + j] + bias;
         if (e.accumulate) y = y + load<V>(o);
-        store(o, e.relu ? max(y, V(0.0f)) : y);
+        store(o, e.relu ? max(V(0.0f), y) : y);  // NaN stays
       }
     }
   }
 }
 
 template <class T>
-void Winograd<T>::run(const Product& p, const T* in, const float* u, const Epilogue& e, T* out,
-                      float* workspace) const {
-  const int tiles = p.tiles(), blocks = (tiles + p.block - 1) / p.block;
+void Winograd<T>::run(const Pass& p, const T* in, const float* u, const Epilogue& e, T* out, float* workspace) const {
   const size_t v_plane = static_cast<size_t>(p.block) * p.C + kSkew;
   const size_t m_plane = static_cast<size_t>(p.block) * p.K + kSkew;
 #pragma omp parallel num_threads(threads_)
   {
-    float* const v = workspace + omp_get_thread_num() * p.floats();  // (planes, block, C)
-    float* const m = v + kPlanes * v_plane;                          // (planes, block, K)
-    std::memset(v, 0, kPlanes * v_plane * sizeof(float));            // the last block multiplies whole register tiles
-#pragma omp for schedule(static)
-    for (int b = 0; b < blocks; ++b) {
-      const int first = b * p.block, count = std::min(p.block, tiles - first);
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    float* const v = workspace + thread * p.floats();  // (planes, block, C)
+    float* const m = v + kPlanes * v_plane;            // (planes, block, K)
+    const Range tiles = p.part(thread, threads);
+    for (int first = tiles.begin; first < tiles.end; first += p.block) {
+      const int count = std::min(p.block, tiles.end - first);
       read_tiles(p, in, {0, p.C}, first, count, {v_plane, kPanel, static_cast<size_t>(p.C)}, v);
       for (int i = 0; i < kPlanes; ++i)
         for (int panel = 0; panel < panels_of(p.K); ++panel)
@@ -382,7 +390,7 @@ void Winograd<T>::run(const Product& p, const T* in, const float* u, const Epilo
 template <class T>
 void Winograd<T>::spread_tiles(const T* dy, Range channels, int first, int count, const Layout& to, float* d,
                                float* total) const {
-  const Product& p = forward_;
+  const Pass& p = forward_;
   const size_t plane = to.plane, panel = to.panel;
   for (int t = 0; t < count; ++t, d += to.tile) {
     const Tile tile(p, first + t);
@@ -477,7 +485,6 @@ void Winograd<T>::wgrad_finish(Range c, Range k, int row, const float* workspace
 
 template <class T>
 void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
-  const int tiles = forward_.tiles();
   const auto c_of = [&](int i) { return chunk(shape_.C, c_chunk_, i % c_chunks()); };
   const auto k_of = [&](int i) { return chunk(shape_.K, k_chunk_, i / c_chunks()); };
 #pragma omp parallel num_threads(threads_)
@@ -487,7 +494,7 @@ void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accu
 #pragma omp for schedule(static)
       for (int i = 0; i < chunks(); ++i) {
         const Range c = c_of(i), k = k_of(i);
-        wgrad_part(x, dy, c, k, {0, tiles}, mine);
+        wgrad_part(x, dy, c, k, forward_.part(0, 1), mine);
         for (int row = 0; row < k.size(); ++row) wgrad_finish(c, k, row, mine, dw, db, accumulate);
       }
     } else {
@@ -495,8 +502,7 @@ void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accu
         const Range c = c_of(i), k = k_of(i);
 #pragma omp for schedule(static)
         for (int part = 0; part < parts_; ++part) {
-          const auto at = [&](int p) { return static_cast<int>(static_cast<int64_t>(tiles) * p / parts_); };
-          wgrad_part(x, dy, c, k, {at(part), at(part + 1)}, workspace + part * wgrad_floats());
+          wgrad_part(x, dy, c, k, forward_.part(part, parts_), workspace + part * wgrad_floats());
         }
 #pragma omp for schedule(static)
         for (int row = 0; row < k.size(); ++row) wgrad_finish(c, k, row, workspace, dw, db, accumulate);
@@ -509,7 +515,8 @@ template <class T>
 class WinogradConvolution : public Convolution {
  public:
   explicit WinogradConvolution(const ConvRequest& request)
-      : request_(request), winograd_(std::make_shared<const Winograd<T>>(request.shape, omp_get_max_threads())) {}
+      : request_(request),
+        winograd_(std::make_shared<const Winograd<T>>(request.shape, request.needs_dgrad, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
   std::string implementation() const override { return Winograd<T>::M == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
   size_t forward_workspace() const override { return winograd_->forward_workspace(); }
@@ -533,6 +540,8 @@ class WinogradConvolution : public Convolution {
   }
   void dgrad(DeviceStream& stream, const Map& dy, const void*, const void* packed, const Map& dx, void* workspace,
              const DgradEpilogue& epilogue) override {
+    if (!request_.needs_dgrad)
+      throw KernelError("convolution " + to_string(request_.shape) + " (winograd): its request asked for no dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
     const Epilogue e{.bias = epilogue.bias, .accumulate = epilogue.accumulate};
@@ -557,13 +566,17 @@ class WinogradConvolution : public Convolution {
 struct WinogradProvider : ConvProvider {
   std::string_view name() const override { return "winograd"; }
   bool pays(const ConvRequest& r) const override {
-#if defined(__x86_64__)
-    // A processor with matrix tiles of bf16 multiplies sixteen times as fast as in fp32.
+#if !defined(__AVX2__) || !defined(__FMA__)
+    return false;  // a build for any processor; oneDNN chooses its code as it runs
+#else
+    // Where bf16 is multiplied much faster than this build multiplies fp32.
     if (r.type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
-#endif
-    // With fewer tiles the transformed weights, four to eight times the weights, cost more to read than they save.
+    if (r.type == DType::bf16 && kL < 16 && __builtin_cpu_supports("avx512bf16")) return false;
+    // With fewer tiles the transformed weights, 1.8 times fp32 weights and 8 times those of 16 bits, cost more to read
+    // than they save.
     const int m = r.type == DType::f32 ? Winograd<float>::M : Winograd<bf16>::M;
-    return r.shape.N * ((r.shape.P() + m - 1) / m) * ((r.shape.Q() + m - 1) / m) >= 32;
+    return int64_t{r.shape.N} * ((r.shape.P() + m - 1) / m) * ((r.shape.Q() + m - 1) / m) >= 32;
+#endif
   }
   std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
     const ConvShape& s = request.shape;

@@ -174,8 +174,11 @@ void AsppOp::compile(const CompileContext& context) {
   packed_.pixels = packed.take(pixels_->packed_weights());
   packed_.pooled = packed.take(pooled_->packed_weights());
   // The two sums, and what follows them, run one after the other.
-  forward_.pixels = forward.take(std::max(pixels_->forward_workspace(), pooled_->forward_workspace()));
-  backward_.pixels = backward.take(std::max({pixels_->backward_workspace(), pooled_->backward_workspace(),
+  const auto image_sum = [&](int channels) {
+    return kernels::image_sum_workspace(whole_map(nullptr, N, x_.H, x_.W, channels, type_));
+  };
+  forward_.pixels = forward.take(std::max({pixels_->forward_workspace(), pooled_->forward_workspace(), image_sum(C)}));
+  backward_.pixels = backward.take(std::max({pixels_->backward_workspace(), pooled_->backward_workspace(), image_sum(F),
                                              kernels::channel_sum_workspace(image_map(nullptr, F))}));
   packed_.bytes = packed.bytes();
   saved_.bytes = saved.bytes();
@@ -258,7 +261,8 @@ void AsppOp::forward(const OpRun& run) {
   const Map sum = image_map(piece(run.workspace, forward_.sum), a_.filters);
   void* scratch = piece(run.workspace, forward_.pixels);
   const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
-  kernels::image_sum(stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W)});
+  kernels::image_sum(
+      stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W), .workspace = scratch});
   pooled_->forward(stream, mean, {pooled(run, false)}, bias, {}, sum, piece(run.packed, packed_.pooled), scratch);
   pixels_->forward(stream, run.x[0], branches(run, false), nullptr, sum, run.y, piece(run.packed, packed_.pixels),
                    scratch);
@@ -270,7 +274,7 @@ void AsppOp::backward(const OpRun& run) {
   const Map dsum = image_map(piece(run.workspace, backward_.sum), a_.filters);
   const Map dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : Map{};
   void* scratch = piece(run.workspace, backward_.pixels);
-  kernels::image_sum(stream, {.x = run.dy, .sum = dsum});
+  kernels::image_sum(stream, {.x = run.dy, .sum = dsum, .workspace = scratch});
   pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, piece(run.packed, packed_.pooled),
                     scratch);
   pixels_->backward(stream, run.x[0], run.dy, branches(run, true), dmean, 1.0f / static_cast<float>(x_.H * x_.W),

@@ -1,7 +1,7 @@
 #include "engine/ops/resample.h"
 
 #include "kernels/core/error.h"
-#include "kernels/global_avg_pool.h"
+#include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
 #include "kernels/upsample.h"
@@ -98,15 +98,20 @@ Inference GlobalAvgPoolOp::infer(const std::vector<Shape>& inputs) {
 }
 
 size_t GlobalAvgPoolOp::forward_workspace() const {
-  return kernels::global_avg_pool_workspace({nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32});
+  return kernels::image_sum_workspace({nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32});
 }
 
 void GlobalAvgPoolOp::forward(const OpRun& run) {
-  kernels::global_avg_pool_forward(*run.stream, {.x = run.x[0], .y = run.y, .workspace = run.workspace});
+  kernels::image_sum(*run.stream, {.x = run.x[0], .sum = run.y, .scale = scale(), .workspace = run.workspace});
 }
 
 void GlobalAvgPoolOp::backward(const OpRun& run) {
-  kernels::global_avg_pool_backward(*run.stream, {.dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
+  kernels::AddImages spread;
+  spread.image = run.dy;
+  spread.scale = scale();
+  spread.y = run.dx[0];
+  spread.accumulate = run.accumulate[0];
+  kernels::add_images(*run.stream, spread);
 }
 
 }  // namespace regolith

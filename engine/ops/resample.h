@@ -60,6 +60,7 @@ class GlobalAvgPoolOp : public SlicingOp<GlobalAvgPoolOp> {
   void backward(const OpRun& run) override;
 
  private:
+  float scale() const { return 1.0f / (static_cast<float>(shape_.H) * static_cast<float>(shape_.W)); }
   Shape shape_;
 };
 

@@ -1,5 +1,6 @@
 // Every provider of the build, on every request that it takes, against plain loops in double precision.
 #include <gmock/gmock.h>
+#include <omp.h>
 
 #include <cmath>
 #include <limits>
@@ -50,9 +51,16 @@ const std::vector<ConvShape>& shapes() {
       same(1, 20, 37, 24, 40, 3, 3),
       same(1, 3, 2, 192, 192, 3, 3),
       same(2, 13, 18, 96, 176, 3, 3),
-      same(2, 9, 12, 16, 32, 3, 3),
-      same(1, 5, 20, 48, 16, 3, 3),
+      same(2, 19, 28, 16, 32, 3, 3),
+      same(1, 25, 40, 48, 16, 3, 3),
+      same(1, 9, 11, 16, 272, 3, 3),
+      same(1, 9, 11, 8, 272, 3, 3),
+      same(1, 52, 60, 16, 16, 3, 3),
+      same(1, 6, 7, 80, 64, 3, 3),
       {1, 6, 7, 8, 8, 3, 3, {1, 1}, {1, 1}, {0, 2}, {1, 0}},
+      {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {0, 2}, {1, 0}},
+      {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {2, 0}, {0, 2}},
+      {1, 9, 8, 32, 16, 3, 3, {1, 1}, {1, 1}, {0, 0}, {0, 0}},
   };
   return list;
 }
@@ -249,11 +257,49 @@ TEST(Onednn, WeightGradientsOfEitherKind) {
 }
 #endif
 
+// Its tiles are divided among the threads, the sums of its weight gradients too.
+TEST(Winograd, AnyNumberOfThreads) {
+  const int before = omp_get_max_threads();
+  int taken = 0;
+  for (const int threads : {1, 3, 8}) {
+    const auto device = make_cpu_device(threads);
+    for (const ConvShape& shape : shapes()) {
+      for (const DType type : {DType::f32, DType::bf16}) {
+        const ConvRequest request{.shape = shape, .type = type, .bias = true};
+        auto made = winograd_provider().create(*device, request);
+        if (std::holds_alternative<Refusal>(made)) continue;
+        ++taken;
+        SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads));
+        check(*device, *std::get<std::unique_ptr<Convolution>>(made), request);
+      }
+    }
+  }
+  omp_set_num_threads(before);
+  EXPECT_GE(taken, 30);
+}
+
+TEST(Winograd, KeepsNaN) {
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream();
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3), .type = type, .bias = true, .relu = true};
+    const auto conv = pick_convolution(*device, request, {.provider = "winograd"});
+    Tensor x(*device, type, std::vector<double>(8 * 8 * 16, 1)), y(*device, type, 8 * 8 * 16);
+    const Tensor w(*device, type, std::vector<double>(16 * 9 * 16, 1)), bias(*device, DType::f32, integers(16, 3, 5));
+    const Tensor packed(*device, DType::f32, conv->packed_weights() / 4 + 1);
+    const Tensor workspace(*device, DType::f32, conv->forward_workspace() / 4 + 1);
+    x.set((3 * 8 + 5) * 16 + 7, std::numeric_limits<float>::quiet_NaN());
+    conv->pack_weights(*stream, w.memory.as(), packed.memory.as());
+    conv->forward(*stream, {x.memory.as(), 1, 8, 8, 16, 16, type}, w.memory.as(), packed.memory.as(),
+                  bias.memory.as<float>(), {y.memory.as(), 1, 8, 8, 16, 16, type}, workspace.memory.as());
+    for (int k = 0; k < 16; ++k) EXPECT_TRUE(std::isnan(y.get((3 * 8 + 5) * 16 + k))) << k;
+  }
+}
+
 TEST(Picker, RefusesSlices) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
   const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
-  const auto conv = pick_convolution(*device, request, {});
   DeviceBuffer buffer(*device, 8 * 8 * 32 * 4);
   const Map whole{buffer.as(), 1, 8, 8, 16, 16, DType::f32}, slice{buffer.as(), 1, 8, 8, 16, 32, DType::f32};
   const auto message = [&](const auto& call) -> std::string {
@@ -264,11 +310,15 @@ TEST(Picker, RefusesSlices) {
     }
     return "nothing was thrown";
   };
-  EXPECT_THAT(message([&] { conv->forward(*stream, slice, nullptr, nullptr, nullptr, whole, nullptr); }),
-              HasSubstr("slice"));
-  EXPECT_THAT(message([&] { conv->dgrad(*stream, whole, nullptr, nullptr, slice, nullptr); }), HasSubstr("slice"));
-  EXPECT_THAT(message([&] { conv->wgrad(*stream, slice, whole, nullptr, nullptr, false, nullptr); }),
-              HasSubstr("slice"));
+  for (const std::string provider : {"auto", "winograd"}) {
+    SCOPED_TRACE(provider);
+    const auto conv = pick_convolution(*device, request, {.provider = provider});
+    EXPECT_THAT(message([&] { conv->forward(*stream, slice, nullptr, nullptr, nullptr, whole, nullptr); }),
+                HasSubstr("slice"));
+    EXPECT_THAT(message([&] { conv->dgrad(*stream, whole, nullptr, nullptr, slice, nullptr); }), HasSubstr("slice"));
+    EXPECT_THAT(message([&] { conv->wgrad(*stream, slice, whole, nullptr, nullptr, false, nullptr); }),
+                HasSubstr("slice"));
+  }
 }
 
 TEST(Picker, SaysWhyNobodyTakesIt) {
@@ -303,10 +353,24 @@ TEST(Picker, Chooses) {
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "reference"})->provider(), "reference");
 #if defined(REGOLITH_ONEDNN)
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "onednn"})->provider(), "onednn");
-  EXPECT_EQ(pick_convolution(*cpu, request, {})->provider(), "onednn") << "16 tiles do not pay for transforms";
 #endif
-  const ConvRequest larger{.shape = same(1, 16, 16, 16, 16, 3, 3)};
-  EXPECT_EQ(pick_convolution(*cpu, larger, {})->provider(), "winograd");
+}
+
+TEST(Picker, TakesWinogradWhereItPays) {
+  const auto cpu = make_cpu_device();
+  const auto pays = [](ConvShape shape, DType type) {
+    return winograd_provider().pays({.shape = shape, .type = type});
+  };
+  // 32 tiles of 2x2, and of 4x4, or one less.
+  EXPECT_FALSE(pays(same(1, 2, 62, 16, 16, 3, 3), DType::f32));
+  EXPECT_FALSE(pays(same(1, 4, 124, 16, 16, 3, 3), DType::bf16));
+#if defined(__AVX512F__)
+  EXPECT_TRUE(pays(same(1, 2, 63, 16, 16, 3, 3), DType::f32));
+  EXPECT_EQ(pays(same(1, 4, 125, 16, 16, 3, 3), DType::bf16), !__builtin_cpu_supports("amx-bf16"));
+  EXPECT_EQ(pick_convolution(*cpu, {.shape = same(1, 16, 16, 16, 16, 3, 3)}, {})->provider(), "winograd");
+#endif
+  // Somebody must take it all the same, where nobody else does.
+  EXPECT_NE(pick_convolution(*cpu, {.shape = same(1, 8, 8, 16, 16, 3, 3)}, {}), nullptr);
 }
 
 TEST(Shape, IsReadable) {

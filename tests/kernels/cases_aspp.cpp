@@ -186,21 +186,22 @@ Case weight_gradient_case(const Sum& k) {
 }
 
 Case image_sum_case(const char* name, Layout x_layout, int before) {
-  return {.name = std::string("image_sum_") + name, .make = [=](Lab& lab) {
-            Buffer& x = lab.input("x", x_layout, kSmall);
-            const Layout result{x_layout.N, 1, 1, x_layout.C, before, before};
-            Buffer& sum = lab.output("sum", result);
-            Values expected(result.size());
-            const size_t per_image = static_cast<size_t>(x_layout.H) * x_layout.W * x_layout.C;
-            for (size_t i = 0; i < x.values().size(); ++i)
-              expected[i / per_image * x_layout.C + i % x_layout.C] += 0.5 * x.values()[i];
-            expected = rounded_to(lab.dtype(), expected);
-            const kernels::ImageSum args{x.map(), sum.map(), 0.5f};
-            return Instance{.run = [&lab, args] { kernels::image_sum(lab.stream(), args); },
-                            .check = [&sum, expected] { sum.expect(expected, kExact); },
-                            .bytes = static_cast<int64_t>(x.values().size() * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(x.values().size())};
-          }};
+  return {
+      .name = std::string("image_sum_") + name, .make = [=](Lab& lab) {
+        Buffer& x = lab.input("x", x_layout, kSmall);
+        const Layout result{x_layout.N, 1, 1, x_layout.C, before, before};
+        Buffer& sum = lab.output("sum", result);
+        Values expected(result.size());
+        const size_t per_image = static_cast<size_t>(x_layout.H) * x_layout.W * x_layout.C;
+        for (size_t i = 0; i < x.values().size(); ++i)
+          expected[i / per_image * x_layout.C + i % x_layout.C] += 0.5 * x.values()[i];
+        expected = rounded_to(lab.dtype(), expected);
+        const kernels::ImageSum args{x.map(), sum.map(), 0.5f, lab.workspace(kernels::image_sum_workspace(x.map()))};
+        return Instance{.run = [&lab, args] { kernels::image_sum(lab.stream(), args); },
+                        .check = [&sum, expected] { sum.expect(expected, kExact); },
+                        .bytes = static_cast<int64_t>(x.values().size() * size_of(lab.dtype())),
+                        .flops = static_cast<int64_t>(x.values().size())};
+      }};
 }
 
 Case add_images_case(const char* name, Layout y_layout, int parts, bool image, bool accumulate) {
@@ -271,6 +272,8 @@ const Register cases_of_aspp([] {
   list.push_back(image_sum_case("slice_of_odd_channels", {3, 3, 5, 7, 2, 3}, 4));
   list.push_back(image_sum_case("one_pixel", {2, 1, 1, 16}, 0));
   list.push_back(image_sum_case("many_channels", {1, 2, 3, 2112}, 0));
+  list.push_back(image_sum_case("in_parts", {3, 24, 33, 48}, 0));
+  list.push_back(image_sum_case("slice", {2, 3, 5, 16, 16, 0}, 16));
   list.push_back(add_images_case("several", {2, 3, 5, 32}, 3, true, false));
   list.push_back(add_images_case("image_accumulates", {2, 4, 3, 16, 16, 16}, 0, true, true));
   list.push_back(add_images_case("odd_channels", {2, 3, 5, 5, 1, 2}, 1, true, false));
@@ -279,7 +282,7 @@ const Register cases_of_aspp([] {
   list.push_back(forward_case(kLarge));
   list.push_back(data_gradient_case(kLarge));
   list.push_back(weight_gradient_case(kLarge));
-  list.push_back(image_sum_case("large", {64, 4, 8, 512}, 0));
+  list.push_back(image_sum_case("large", {8, 64, 128, 32}, 0));
   list.push_back(add_images_case("large", {64, 4, 8, 512}, 2, true, false));
   for (size_t i = small; i < list.size(); ++i) {
     list[i].large = true;

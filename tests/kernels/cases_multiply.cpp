@@ -1,5 +1,4 @@
-// Products of maps, repeated or not, and the mean over the pixels.
-#include "kernels/global_avg_pool.h"
+// Products of maps, repeated or not.
 #include "kernels/multiply.h"
 #include "tests/support/cases.h"
 
@@ -131,41 +130,6 @@ Case shared_case(const char* name, Layout b_layout, bool square) {
           }};
 }
 
-Case pool_case(const char* name, Layout x_layout, Layout y_layout) {
-  return {.name = std::string("global_avg_pool_forward_") + name, .make = [=](Lab& lab) {
-            Buffer& x = lab.input("x", x_layout, normal(1, 0.5));
-            Buffer& y = lab.output("y", y_layout);
-            const int64_t pixels = static_cast<int64_t>(x_layout.H) * x_layout.W;
-            Values expected(y_layout.size());
-            for (size_t i = 0; i < x.values().size(); ++i)
-              expected[i / (pixels * x_layout.C) * x_layout.C + i % x_layout.C] += x.values()[i] / pixels;
-            const Tolerance close = tolerance(lab.dtype(), pixels, 2.0 / pixels);
-            const kernels::GlobalAvgPoolForward args{x.map(), y.map(),
-                                                     lab.workspace(kernels::global_avg_pool_workspace(x.map()))};
-            return Instance{.run = [&lab, args] { kernels::global_avg_pool_forward(lab.stream(), args); },
-                            .check = [&y, close, expected] { y.expect(expected, close); },
-                            .bytes = static_cast<int64_t>((x_layout.size() + y_layout.size()) * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(x_layout.size())};
-          }};
-}
-
-Case pool_backward_case(const char* name, Layout dy_layout, Layout dx_layout, bool accumulate) {
-  return {.name = std::string("global_avg_pool_backward_") + name, .make = [=](Lab& lab) {
-            Buffer& dy = lab.input("dy", dy_layout, normal());
-            Buffer& dx = accumulate ? lab.inout("dx", dx_layout, normal()) : lab.output("dx", dx_layout);
-            const int64_t pixels = static_cast<int64_t>(dx_layout.H) * dx_layout.W;
-            Values expected = accumulate ? dx.values() : Values(dx_layout.size());
-            for (size_t i = 0; i < expected.size(); ++i)
-              expected[i] += dy.values()[i / (pixels * dx_layout.C) * dx_layout.C + i % dx_layout.C] / pixels;
-            const Tolerance close = tolerance(lab.dtype(), 1, 2);
-            const kernels::GlobalAvgPoolBackward args{dy.map(), dx.map(), accumulate};
-            return Instance{.run = [&lab, args] { kernels::global_avg_pool_backward(lab.stream(), args); },
-                            .check = [&dx, close, expected] { dx.expect(expected, close); },
-                            .bytes = static_cast<int64_t>((dx_layout.size() + dy_layout.size()) * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(dx_layout.size())};
-          }};
-}
-
 const Product kProducts[] = {
     {"whole", {2, 3, 5, 16}, {2, 3, 5, 16}},
     {"whole_few_channels", {2, 8, 8, 3}, {2, 8, 8, 3}},
@@ -190,25 +154,14 @@ const Product kProducts[] = {
 };
 
 const Register cases_of_multiply([] {
-  std::vector<Case> list{shared_case("in_place", {2, 3, 5, 16}, false),
-                         shared_case("channels_in_place", {2, 3, 5, 1}, false),
-                         shared_case("pixels_in_place", {2, 1, 1, 16}, false),
-                         shared_case("square", {2, 3, 5, 16}, true),
-                         pool_case("whole", {2, 5, 7, 64}, {2, 1, 1, 64}),
-                         pool_case("in_parts", {3, 24, 33, 48}, {3, 1, 1, 48}),
-                         pool_case("slices", {2, 3, 5, 16, 16, 0}, {2, 1, 1, 16, 0, 16}),
-                         pool_case("odd_channels", {2, 3, 5, 5, 1, 0}, {2, 1, 1, 5, 2, 1}),
-                         pool_case("many_channels", {1, 4, 8, 2080}, {1, 1, 1, 2080}),
-                         pool_case("one_pixel", {2, 1, 1, 8}, {2, 1, 1, 8}),
-                         pool_backward_case("whole", {2, 1, 1, 64}, {2, 5, 7, 64}, false),
-                         pool_backward_case("slices", {2, 1, 1, 16, 16, 0}, {2, 3, 5, 16, 0, 16}, true),
-                         pool_backward_case("odd_channels", {2, 1, 1, 5, 1, 0}, {2, 3, 5, 5, 2, 1}, false)};
+  std::vector<Case> list{
+      shared_case("in_place", {2, 3, 5, 16}, false), shared_case("channels_in_place", {2, 3, 5, 1}, false),
+      shared_case("pixels_in_place", {2, 1, 1, 16}, false), shared_case("square", {2, 3, 5, 16}, true)};
   for (const Product& k : kProducts) {
     if (!k.accumulate_a && !k.accumulate_b && k.wants_a && k.wants_b) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
-  std::vector<Case> large{pool_case("large", {8, 64, 128, 32}, {8, 1, 1, 32}),
-                          pool_backward_case("large", {8, 1, 1, 32}, {8, 64, 128, 32}, false)};
+  std::vector<Case> large;
   for (const Product& k :
        {Product{"large", {4, 64, 128, 32}, {4, 64, 128, 32}},
         Product{"channels_large", {4, 64, 128, 32}, {4, 64, 128, 1}},

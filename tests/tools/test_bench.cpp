@@ -40,8 +40,8 @@ TEST_F(Cli, BenchListsLargeCasesUnlessAskedForAll) {
   ASSERT_EQ(all.code, 0) << all.err;
   // Each fused kernel is reported.
   for (const char* kernel :
-       {"adamw_large", "add_large", "batch_norm_forward_large", "begin_update_large", "bias_forward_large",
-        "global_avg_pool_forward_large", "group_norm_backward_large", "max_pool_backward_large",
+       {"adamw_large", "add_images_large", "add_large", "batch_norm_forward_large", "begin_update_large",
+        "bias_forward_large", "group_norm_backward_large", "image_sum_large", "max_pool_backward_large",
         "multiply_forward_large", "relu_forward_large", "resize_forward_bilinear_large", "sample_",
         "sigmoid_forward_large", "softmax_forward_large", "softmax_loss_", "upsample_backward_bilinear_large"})
     EXPECT_THAT(large.out, HasSubstr(kernel));
