@@ -302,7 +302,9 @@ void Winograd<T>::read_tiles(const Pass& p, const T* in, Range channels, int fir
     const T* pixel[kPlanes];
     if (h >= 0 && w >= 0 && h + kEdge <= p.H && w + kEdge <= p.W) {
       const T* corner = in + ((static_cast<int64_t>(tile.n) * p.H + h) * p.W + w) * p.C;
-      for (int i = 0; i < kPlanes; ++i) pixel[i] = corner + (static_cast<int64_t>(i / kEdge) * p.W + i % kEdge) * p.C;
+      const int64_t line = static_cast<int64_t>(p.W) * p.C;
+      for (int i = 0; i < kEdge; ++i)
+        for (int j = 0; j < kEdge; ++j) pixel[i * kEdge + j] = corner + i * line + j * p.C;
     } else {
       for (int i = 0; i < kPlanes; ++i) {
         const int y = h + i / kEdge, x = w + i % kEdge;

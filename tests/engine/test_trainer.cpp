@@ -209,6 +209,32 @@ TEST(Trainer, SlicesChangeNothingButRounding) {
   expect_close(train(*cpu, sliced), train(*cpu, whole), 1e-4);
 }
 
+// As many images as the cache is meant to hold, of a size that divides the batch if one of at least half that does.
+TEST(Network, SlicesABatch) {
+  const auto slice = [](Device& device, int N, const std::string& height, const std::string& norm, int slices = 0) {
+    const std::string text = "input: {height: " + height +
+                             ", width: 128}\nnodes:\n"
+                             "  a: {op: conv, in: input, filters: 96}\n"
+                             "  n: {op: " +
+                             norm +
+                             ", in: a}\n"
+                             "  logits: {op: conv, in: n, filters: 5, kernel: 1}\n";
+    NetworkOptions options;
+    options.slices = slices;
+    return Network(read_model(Yaml::load_string(text, "wide.yaml")), device, options).slice_size(N);
+  };
+  const auto cpu = make_cpu_device(1), simulated = make_simulated_device(1);
+  // 3 MiB of fp32 an image, so four.
+  for (const auto& [N, size] : {std::pair{1, 1}, {2, 2}, {3, 3}, {8, 4}, {9, 3}, {10, 4}, {31, 4}, {32, 4}})
+    EXPECT_EQ(slice(*cpu, N, "64", "group_norm"), size) << N;
+  // 24 MiB: two, for the weights' sake.
+  for (const auto& [N, size] : {std::pair{1, 1}, {4, 2}, {5, 2}})
+    EXPECT_EQ(slice(*cpu, N, "512", "group_norm"), size) << N;
+  EXPECT_EQ(slice(*cpu, 10, "64", "group_norm", 3), 4) << "as asked";
+  EXPECT_EQ(slice(*cpu, 32, "64", "batch_norm"), 32) << "its images depend on each other";
+  EXPECT_EQ(slice(*simulated, 32, "64", "group_norm"), 32) << "a GPU takes the batch whole";
+}
+
 TEST(Trainer, LowPrecisionFollowsFp32) {
   auto cpu = make_cpu_device(2);
   const Outcome exact = train(*cpu, Variant{});
