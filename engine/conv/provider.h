@@ -102,7 +102,8 @@ class ConvProvider {
 };
 
 // What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin
-// ends, then winograd where it pays, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the simulated device.
+// ends, then winograd where it pays, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the
+// simulated device.
 struct ConvChoice {
   std::string provider = "auto";
   size_t workspace_limit = kWorkspaceLimit;  // see ConvRequest
