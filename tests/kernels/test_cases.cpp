@@ -44,7 +44,7 @@ std::vector<Case> chosen(bool (*wanted)(const Case&)) {
   }
   return list;
 }
-bool has_run(const Case& c) { return c.make != nullptr; }
+[[maybe_unused]] bool has_run(const Case& c) { return c.make != nullptr; }  // not by ThreadSanitizer's build
 bool is_small(const Case& c) { return c.make != nullptr && !c.large; }
 bool has_gradient(const Case& c) { return c.gradient != nullptr; }
 std::string name_of_case(const ::testing::TestParamInfo<Case>& info) { return info.param.name; }
