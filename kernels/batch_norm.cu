@@ -6,8 +6,9 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 
 void batch_norm_forward(Stream& stream, const BatchNormForward& k) {
   norm_require("batch_norm_forward", k.x, k.x.C, {k.residual, k.y});
-  norm_forward(stream, {k.x, k.residual, k.y, 1, k.x.C, k.gamma, k.beta, k.mean, k.rstd, k.epsilon, k.relu, nullptr,
-                        k.running_mean, k.running_variance, k.momentum, k.training, static_cast<float*>(k.workspace)});
+  norm_forward(stream,
+               {k.x, k.residual, k.y, 1, k.x.C, k.gamma, k.beta, k.mean, k.rstd, k.epsilon, k.relu, nullptr,
+                k.running_mean, k.running_variance, k.momentum, k.step, k.training, static_cast<float*>(k.workspace)});
 }
 
 void batch_norm_backward(Stream& stream, const BatchNormBackward& k) {

@@ -3,11 +3,13 @@
 //   y = act(gamma * (x - mean) * rstd + beta (+ residual)),  rstd = 1 / sqrt(variance + epsilon)
 //
 // Training: mean and biased variance of a channel over N, H and W, and
-//   running = momentum * running + (1 - momentum) * batch,
-// momentum being the fraction kept and the batch's variance the biased one, as in Keras 3 (PyTorch keeps 1 - momentum,
-// and takes the unbiased variance). Otherwise: the running statistics are used, and backward treats them as constants.
-// Maps are (N, H, W, C) of one element type and may be slices of channels. Throws KernelError for shapes that do not
-// fit.
+//   running = keep * running + (1 - keep) * batch,
+// keep being the momentum and the batch's variance the biased one, as in Keras 3 (PyTorch keeps 1 - momentum, and takes
+// the unbiased variance). With a step t it is the least of momentum and (1 + t) / (10 + t), as TensorFlow's
+// ExponentialMovingAverage(num_updates=t) has it: else the statistics would be those of the initial values for hundreds
+// of steps, a momentum of 0.99 leaves a third of them after a hundred. Otherwise: the running statistics are used, and
+// backward treats them as constants. Maps are (N, H, W, C) of one element type and may be slices of channels. Throws
+// KernelError for shapes that do not fit.
 #pragma once
 
 #include "kernels/core/kernel.h"
@@ -22,6 +24,7 @@ struct BatchNormForward {
   float *running_mean, *running_variance;  // (C), updated in training, else read
   float *mean, *rstd;                      // (C), what was used: kept for backward
   float momentum = 0.99f, epsilon = 1e-3f;
+  const int64_t* step = nullptr;  // in device memory: steps done before this one; or null
   bool relu = false;
   bool training = true;
   void* workspace = nullptr;  // batch_norm_workspace() bytes

@@ -139,7 +139,7 @@ void group_norm_forward(Stream& stream, const GroupNormForward& k) {
   });
   if (done) return;
   norm_forward(stream, {k.x, k.residual, k.y, k.x.N, k.groups, k.gamma, k.beta, k.mean, k.rstd, k.epsilon, k.relu,
-                        k.sums, nullptr, nullptr, 0, true, static_cast<float*>(k.workspace)});
+                        k.sums, nullptr, nullptr, 0, nullptr, true, static_cast<float*>(k.workspace)});
 }
 
 void group_norm_backward(Stream& stream, const GroupNormBackward& k) {

@@ -27,7 +27,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
 // `tile` channels of sample y.
 __global__ void __launch_bounds__(kThreads)
     norm_combine(const float* partial, int blocks, int C, int D, int tile, int64_t pixels, size_t scratch,
-                 float epsilon, float momentum, float* mean, float* rstd, float* running_mean,
+                 float epsilon, float momentum, const int64_t* step, float* mean, float* rstd, float* running_mean,
                  float* running_variance) {
   Shared shared;
   float *folds = shared.take<float>(scratch), *means = shared.take<float>(tile), *m2s = shared.take<float>(tile);
@@ -51,13 +51,18 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   sync_block();
+  float keep = momentum;
+  if (step != nullptr) {
+    const float t = static_cast<float>(*step), early = (1 + t) / (10 + t);
+    keep = early < momentum ? early : momentum;
+  }
   for (int g = static_cast<int>(threadIdx.x); g < channels / D; g += static_cast<int>(blockDim.x)) {
     const int out = static_cast<int>(blockIdx.y) * (C / D) + c0 / D + g;
     float variance;
     rstd[out] = group_rstd(means + g * D, m2s + g * D, D, static_cast<float>(pixels), epsilon, mean + out, &variance);
     if (running_mean != nullptr) {
-      running_mean[out] = momentum * running_mean[out] + (1 - momentum) * mean[out];
-      running_variance[out] = momentum * running_variance[out] + (1 - momentum) * variance;
+      running_mean[out] = keep * running_mean[out] + (1 - keep) * mean[out];
+      running_variance[out] = keep * running_variance[out] + (1 - keep) * variance;
     }
   }
 }
@@ -188,7 +193,7 @@ void norm_forward(Stream& stream, const NormForward& k) {
           }
           launch(stream, "norm_combine", {static_cast<unsigned>((C + tile - 1) / tile), samples}, {kThreads},
                  shared_bytes<float>(folds) + 2 * shared_bytes<float>(tile), norm_combine, k.workspace,
-                 static_cast<int>(blocks), C, D, tile, pixels, folds, k.epsilon, k.momentum, k.mean, k.rstd,
+                 static_cast<int>(blocks), C, D, tile, pixels, folds, k.epsilon, k.momentum, k.step, k.mean, k.rstd,
                  k.running_mean, k.running_variance);
         } else {
           launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k.running_mean, k.running_variance, k.groups,

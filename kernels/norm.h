@@ -321,7 +321,8 @@ struct NormForward {
   float* sums;                             // (samples, C) or null
   float *running_mean, *running_variance;  // (groups) or null
   float momentum;
-  bool training;  // false: normalises by the running statistics
+  const int64_t* step;  // of the statistics' warm-up, or null
+  bool training;        // false: normalises by the running statistics
   float* workspace;
 };
 void norm_forward(Stream&, const NormForward&);

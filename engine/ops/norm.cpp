@@ -121,6 +121,7 @@ void BatchNormOp::forward(const OpRun& run) {
                                             .rstd = s.rstd,
                                             .momentum = momentum_,
                                             .epsilon = epsilon_,
+                                            .step = run.step,
                                             .relu = epilogue.relu,
                                             .training = training_,
                                             .workspace = run.workspace});

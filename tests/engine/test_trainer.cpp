@@ -130,10 +130,17 @@ void expect_close(const Outcome& a, const Outcome& b, double relative) {
 
 TEST(Trainer, LearnsAndCountsItsSteps) {
   auto cpu = make_cpu_device(2);
-  const Outcome o = train(*cpu, Variant{}, 10);
+  const Outcome o = train(*cpu, Variant{}, 15);
   ASSERT_EQ(o.losses.size(), 30u);
   EXPECT_LT(o.losses.back(), 0.8 * o.losses.front());
   EXPECT_EQ(std::accumulate(o.confusion.begin(), o.confusion.end(), int64_t{0}), kCount * kH * kW);
+}
+
+// Long before a momentum of 0.99 has forgotten that the running variances began as ones.
+TEST(Trainer, EvaluatesSensiblyAfterFewSteps) {
+  auto cpu = make_cpu_device(1);
+  const Outcome o = train(*cpu, Variant{}, 15);
+  EXPECT_LT(o.evaluation, 1.2 * o.losses.back());
 }
 
 TEST(Trainer, OneSeedGivesTheSameBytes) {

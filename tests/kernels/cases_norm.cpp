@@ -18,6 +18,7 @@ struct Norm {
   bool accumulate = false;  // all gradients
   bool sums = false;        // group norm's third output
   bool training = true;     // batch norm
+  int64_t step = -1;        // of batch norm's running statistics; -1: without one
   bool in_place = false;    // y over x, dx over dy, dresidual over dy2
   double offset = 0;        // of x: what a careless variance loses
   bool large = false;
@@ -151,25 +152,28 @@ Instance forward_instance(const Norm& k, Lab& lab) {
                                          .rstd = rstd.as<float>(),
                                          .momentum = kMomentum,
                                          .epsilon = kEpsilon,
+                                         .step = k.step < 0 ? nullptr : step_in(lab, k.step),
                                          .relu = k.relu,
                                          .training = k.training,
                                          .workspace = lab.workspace(kernels::batch_norm_workspace(k.C))};
     instance.run = [&lab, args] { kernels::batch_norm_forward(lab.stream(), args); };
   }
-  instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, t = lab.dtype()] {
+  instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = lab.dtype()] {
     Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
     for (size_t i = 0; i < expected.size(); ++i) {
       if (k.relu) expected[i] = std::max(0.0, expected[i]);
       totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
     }
-    y.expect(expected, within(k, t));
+    y.expect(expected, within(k, type));
     mean.expect(in.used.mean, within(k, DType::f32));
     rstd.expect(in.used.rstd, within(k, DType::f32));
     if (k.sums) sums.expect(totals, within(k, DType::f32, 4 * std::sqrt(static_cast<double>(k.pixels()))));
     Values new_mean = in.running_mean, new_variance = in.running_variance;
+    const double t = static_cast<double>(k.step),
+                 keep = k.step < 0 ? kMomentum : std::min(kMomentum, (1 + t) / (10 + t));
     for (int g = 0; g < k.parts() && k.groups == 0 && k.training; ++g) {
-      new_mean[g] = kMomentum * new_mean[g] + (1 - kMomentum) * in.used.mean[g];
-      new_variance[g] = kMomentum * new_variance[g] + (1 - kMomentum) * in.used.variance[g];
+      new_mean[g] = keep * new_mean[g] + (1 - keep) * in.used.mean[g];
+      new_variance[g] = keep * new_variance[g] + (1 - keep) * in.used.variance[g];
     }
     running_mean.expect(new_mean, within(k, DType::f32));
     running_variance.expect(new_variance, within(k, DType::f32));
@@ -362,6 +366,9 @@ const Register cases_of_norms(describe({
     {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
     {.name = "plain", .N = 3, .H = 5, .W = 7, .C = 32, .groups = 0, .relu = false},
     {.name = "relu", .N = 4, .H = 13, .W = 17, .C = 64, .groups = 0},
+    {.name = "first_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 0},
+    {.name = "fourth_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 3},
+    {.name = "late_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 500},
     {.name = "residual", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true, .dy2 = true},
     {.name = "slices", .N = 2, .H = 9, .W = 6, .C = 96, .groups = 0, .slices = true},
     {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},

@@ -20,9 +20,4 @@ inline Values dropout_factors(const Layout& x, const DropoutDraws& draws, int64_
   return factors;
 }
 
-// A step counter in device memory.
-inline const int64_t* step_in(Lab& lab, int64_t step) {
-  return lab.input("step", {1, 1, 1, 1}, Values{static_cast<double>(step)}, DType::i64).as<int64_t>();
-}
-
 }  // namespace regolith::testing

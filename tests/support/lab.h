@@ -129,4 +129,9 @@ class Lab {
   std::deque<Buffer> buffers_, workspaces_;
 };
 
+// A step counter in device memory.
+inline const int64_t* step_in(Lab& lab, int64_t step) {
+  return lab.input("step", {1, 1, 1, 1}, Values{static_cast<double>(step)}, DType::i64).as<int64_t>();
+}
+
 }  // namespace regolith::testing
