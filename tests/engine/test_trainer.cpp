@@ -130,7 +130,7 @@ void expect_close(const Outcome& a, const Outcome& b, double relative) {
 
 TEST(Trainer, LearnsAndCountsItsSteps) {
   auto cpu = make_cpu_device(2);
-  const Outcome o = train(*cpu, Variant{}, 15);
+  const Outcome o = train(*cpu, Variant{}, 10);
   ASSERT_EQ(o.losses.size(), 30u);
   EXPECT_LT(o.losses.back(), 0.8 * o.losses.front());
   EXPECT_EQ(std::accumulate(o.confusion.begin(), o.confusion.end(), int64_t{0}), kCount * kH * kW);

@@ -1,6 +1,8 @@
 // The networks against PyTorch in float64: logits, loss, gradients, ten steps of AdamW; and their sizes.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "golden.h"
 #include "models/reader.h"
 #include "places.h"
@@ -24,7 +26,8 @@ TEST_P(GoldenBf16, StaysWithinItsRounding) {
 TEST_P(GoldenBf16Steps, TenStepsStayWithinTheRoundingOfOne) {
   Lab lab(GetParam());
   const Bounds bounds = bf16_bounds(lab.graph());
-  lab.expect_steps(bounds.loss, bounds.logits);
+  // The statistics are those of the last few steps, whose weights ten roundings of the gradients have moved at random.
+  lab.expect_steps(bounds.loss, std::sqrt(10.0) * bounds.logits);
 }
 
 Setting fp32(const std::string& file, const std::string& way, const std::string& key,

@@ -103,18 +103,24 @@ CASES = {
 
 
 class KerasBatchNorm(nn.BatchNorm2d):
-    """Keras 3: eps 1e-3, 0.99 of the running statistics kept, and the running variance takes the biased one."""
+    """Keras 3: eps 1e-3, 0.99 of the running statistics kept, and the running variance takes the biased one.
+
+    In the first steps less is kept, as in the engine: kernels/batch_norm.h.
+    """
 
     def __init__(self, channels):
         super().__init__(channels, eps=1e-3, momentum=0.01)
+        self.steps = 0
 
     def forward(self, x):
         if not self.training:
             return super().forward(x)
+        keep = min(1 - self.momentum, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
         with torch.no_grad():
             for running, batch in ((self.running_mean, x.mean((0, 2, 3))),
                                    (self.running_var, x.var((0, 2, 3), unbiased=False))):
-                running.mul_(1 - self.momentum).add_(self.momentum * batch)
+                running.mul_(keep).add_((1 - keep) * batch)
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0, self.eps)
 
 
