@@ -18,8 +18,8 @@ inline constexpr int kPixels = 32;            // of a tile of forward; of a step
 inline constexpr int kChunk = 128;            // channels of z that forward has at a time
 inline constexpr int kGradientPixels = 64, kGradientColumns = 128;  // of a tile of the data gradient
 
-// What a kernel knows of its branches; z is dz in the data gradient. Without padding, which g++ 12 clears wrongly inside
-// of arrays: launch() could then not see all pointers.
+// What a kernel knows of its branches; z is dz in the data gradient. Without padding, which g++ 12 clears wrongly
+// inside of arrays: launch() could then not see all pointers.
 struct Branches {
   struct Branch {
     const void* w;
