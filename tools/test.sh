@@ -34,7 +34,7 @@ run_tests() {  # preset, ctest arguments
   log=$(mktemp)
   ctest --test-dir "$build" -j "$jobs" --output-on-failure --no-tests=error "$@" >"$log" 2>&1 || true
   # What failed, with its output, and the summary; not a line for each of a thousand tests that passed or skipped.
-  grep -vE '^ *Start +[0-9]+:|^ *[0-9]+/[0-9]+ Test .*(Passed|Skipped)|^\s*[0-9]+ - .*\(Skipped\)$' "$log" | tail -n 100
+  grep -vE '^ *Start +[0-9]+:|^ *[0-9]+/[0-9]+ Test .*(Passed|Skipped)|^\s*[0-9]+ - .*\(Skipped\)$|^The following tests did not run:$' "$log" | tail -n 100
   local count fails skips
   count=$(sed -nE 's/.* tests failed out of ([0-9]+).*/\1/p' "$log" | tail -n 1)
   fails=$(sed -nE 's/.*% tests passed, ([0-9]+) tests failed.*/\1/p' "$log" | tail -n 1)
