@@ -31,7 +31,7 @@ std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest&
     known = true;
     auto made = provider->create(device, request);
     if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) {
-      if (choice.provider != "auto" || provider->pays(request)) return std::move(*convolution);
+      if (choice.provider != "auto" || (*convolution)->pays()) return std::move(*convolution);
       if (second_best == nullptr) second_best = std::move(*convolution);
     } else {
       refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;

@@ -64,6 +64,10 @@ class Convolution {
   // What runs: "brgconv:avx512_core_bf16", "cudnn engine 42", for --explain.
   virtual std::string implementation() const = 0;
 
+  // Whether it is likely to be faster than what the providers after its own make: what the picker asks where the user
+  // names no provider.
+  virtual bool pays() const { return true; }
+
   virtual size_t forward_workspace() const = 0;
   virtual size_t dgrad_workspace() const = 0;
   virtual size_t wgrad_workspace() const = 0;
@@ -96,9 +100,6 @@ class ConvProvider {
   virtual ~ConvProvider() = default;
   virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, thin, reference
   virtual std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) = 0;
-  // Whether it is likely to be faster than those after it, of a request that it takes: what the picker asks where the
-  // user names no provider.
-  virtual bool pays(const ConvRequest&) const { return true; }
 };
 
 // What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin

@@ -358,8 +358,8 @@ TEST(Picker, Chooses) {
 
 TEST(Picker, TakesWinogradWhereItPays) {
   const auto cpu = make_cpu_device();
-  const auto pays = [](ConvShape shape, DType type) {
-    return winograd_provider().pays({.shape = shape, .type = type});
+  const auto pays = [&](const ConvShape& shape, DType type) {
+    return pick_convolution(*cpu, {.shape = shape, .type = type}, {.provider = "winograd"})->pays();
   };
   // 32 tiles of 2x2, and of 4x4, or one less.
   EXPECT_FALSE(pays(same(1, 2, 62, 16, 16, 3, 3), DType::f32));
