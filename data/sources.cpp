@@ -6,9 +6,9 @@
 #include <map>
 #include <numeric>
 
-#include "data/npy.h"
-#include "engine/report/image.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/image.h"
+#include "engine/io/npy.h"
 
 namespace regolith {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "kernels/core/random.h"
 
 namespace regolith {
@@ -133,10 +133,10 @@ Split split_by_index(const Dataset& data, std::vector<int64_t> train, std::vecto
   return s;
 }
 
-std::vector<Occurrence> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule) {
+std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule) {
   if (rule.factor < 1)
     throw DataError("oversampling " + data.origin + ": factor " + std::to_string(rule.factor) + ": expected 1 or more");
-  std::vector<Occurrence> all;
+  std::vector<SampleIndex> all;
   for (const int64_t i : indices) {
     all.push_back({i, rule.augment_all});
     const bool often = rule.factor > 1 && !data.masks.empty() && rule.cls >= 0 && rule.cls < 256 &&
@@ -148,8 +148,8 @@ std::vector<Occurrence> oversample(const Dataset& data, const std::vector<int64_
   return all;
 }
 
-std::vector<Occurrence> once(const std::vector<int64_t>& indices) {
-  std::vector<Occurrence> all;
+std::vector<SampleIndex> once(const std::vector<int64_t>& indices) {
+  std::vector<SampleIndex> all;
   for (const int64_t i : indices) all.push_back({i, false});
   return all;
 }

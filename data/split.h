@@ -26,7 +26,7 @@ Split split(const Dataset& data, double train, double validation, double test, u
 Split split_by_index(const Dataset& data, std::vector<int64_t> train, std::vector<int64_t> validation,
                      std::vector<int64_t> test);
 
-struct Occurrence {  // of a sample in an epoch
+struct SampleIndex {  // of a sample in an epoch
   int64_t index;
   bool augment;
 };
@@ -38,9 +38,9 @@ struct Oversample {
   bool augment_repeats = true;
   bool augment_all = false;  // every occurrence is augmented
 };
-std::vector<Occurrence> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule);
+std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule);
 // Each index once.
-std::vector<Occurrence> once(const std::vector<int64_t>& indices);
+std::vector<SampleIndex> once(const std::vector<int64_t>& indices);
 
 // A permutation of 0..count-1: Fisher-Yates with Philox(seed, epoch).
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t count);

@@ -6,7 +6,7 @@
 #include <numbers>
 #include <numeric>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "kernels/core/random.h"
 
 namespace regolith {

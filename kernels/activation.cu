@@ -1,8 +1,8 @@
 #include "kernels/activation.h"
 
-#include "kernels/core/crew.h"
 #include "kernels/core/flat.h"
 #include "kernels/core/launch.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -12,7 +12,7 @@ constexpr unsigned kThreads = 256;
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     relu(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       store_pack(y + p * y_pitch + c, max(P(0), load_pack<P>(x + p * x_pitch + c)));
     }
@@ -23,7 +23,7 @@ template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     relu_gradient(const T* y, int y_pitch, const T* dy, int dy_pitch, T* dx, int dx_pitch, int64_t pixels, int C,
                   bool accumulate) {
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       T* out = dx + p * dx_pitch + c;
       P g = where_positive(load_pack<P>(y + p * y_pitch + c), load_pack<P>(dy + p * dy_pitch + c));
@@ -36,7 +36,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
 }  // namespace
 
 void relu_forward(Stream& stream, const ReluForward& k) {
-  Map x = k.x, y = k.y;
+  TensorView x = k.x, y = k.y;
   with_elements(
       "relu_forward",
       [&](auto t, auto pack) {
@@ -49,7 +49,7 @@ void relu_forward(Stream& stream, const ReluForward& k) {
 }
 
 void relu_backward(Stream& stream, const ReluBackward& k) {
-  Map y = k.y, dy = k.dy, dx = k.dx;
+  TensorView y = k.y, dy = k.dy, dx = k.dx;
   with_elements(
       "relu_backward",
       [&](auto t, auto pack) {

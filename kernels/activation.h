@@ -7,13 +7,13 @@
 namespace regolith::kernels {
 
 struct ReluForward {  // y = max(x, 0); NaN stays NaN
-  Map x, y;           // y may be x
+  TensorView x, y;    // y may be x
 };
 REGOLITH_KERNEL(relu_forward, ReluForward);
 
 struct ReluBackward {  // dx = dy where y > 0, else 0
-  Map y, dy;
-  Map dx;  // may be dy
+  TensorView y, dy;
+  TensorView dx;  // may be dy
   bool accumulate = false;
 };
 REGOLITH_KERNEL(relu_backward, ReluBackward);

@@ -6,8 +6,8 @@
 namespace regolith::kernels {
 
 struct AddForward {
-  Map a, b;  // (N, H, W, C), one element type; b may be null
-  Map y;     // (N, H, W, C)
+  TensorView a, b;  // (N, H, W, C), one element type; b may be null
+  TensorView y;     // (N, H, W, C)
   bool accumulate = false;
 };
 REGOLITH_KERNEL(add_forward, AddForward);

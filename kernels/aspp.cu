@@ -90,7 +90,8 @@ __device__ __forceinline__ void pipeline(int steps, T* stages, int stage_size, F
 // The pixel that lies (down, right) of pixel p of a map of that size; null where that is outside of its image, or p is
 // none.
 template <class T>
-__device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const Map& size, int p, int down, int right) {
+__device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const TensorView& size, int p, int down,
+                                             int right) {
   if (p >= size.N * size.H * size.W) return nullptr;
   if (down != 0 || right != 0) {
     const int row = p / size.W, h = row % size.H + down, w = p % size.W + right;
@@ -102,7 +103,7 @@ __device__ __forceinline__ const T* pixel_at(const T* data, int pitch, const Map
 
 // The taps, a bit each, that land inside of the image for some of the pixels p0 to p0 + count: on a map larger than a
 // tile, most dilated taps miss it from most tiles. `sign`: 1, or -1 for taps read backwards.
-__device__ __forceinline__ unsigned taps_that_land(const Map& size, AsppTaps taps, int sign, int p0, int count) {
+__device__ __forceinline__ unsigned taps_that_land(const TensorView& size, AsppTaps taps, int sign, int p0, int count) {
   const int pixels = size.N * size.H * size.W, last = p0 + count <= pixels ? p0 + count - 1 : pixels - 1;
   const int first_row = p0 / size.W, last_row = last / size.W;
   const bool one_image = first_row / size.H == last_row / size.H;
@@ -140,7 +141,7 @@ struct ForwardShared {  // elements
 
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    forward(Map x, Branches branches, int count, const float* bias, Map image, Map y) {
+    forward(TensorView x, Branches branches, int count, const float* bias, TensorView image, TensorView y) {
   const int C = x.C, F = y.C, pixels = x.N * x.H * x.W, p0 = static_cast<int>(blockIdx.x) * kPixels;
   const ForwardShared<T> sizes(F);
   constexpr int step_pitch = pitch_of<T>(kStep<T>), slab_pitch = pitch_of<T>(kSlab<T>), z_pitch = pitch_of<T>(kChunk);
@@ -216,7 +217,7 @@ inline constexpr int kGradientStage = tile_size<T>(kGradientPixels, kStep<T>) + 
 
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    data_gradient(Branches branches, int count, Map image, float image_scale, Map dx, bool accumulate) {
+    data_gradient(Branches branches, int count, TensorView image, float image_scale, TensorView dx, bool accumulate) {
   const int C = dx.C, pixels = dx.N * dx.H * dx.W;
   const int p0 = static_cast<int>(blockIdx.x) * kGradientPixels, c0 = static_cast<int>(blockIdx.y) * kGradientColumns;
   const int columns = C - c0 < kGradientColumns ? C - c0 : kGradientColumns;
@@ -271,7 +272,7 @@ inline constexpr int kWeightStage = tile_size<T>(kPixels, AsppSplits::kRows) + t
 // Grid: tiles of dw, taps, parts of the pixels.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    weight_gradient(Map dz, Map x, AsppTaps taps, int each, float* partials) {
+    weight_gradient(TensorView dz, TensorView x, AsppTaps taps, int each, float* partials) {
   constexpr int kRows = AsppSplits::kRows, kColumns = AsppSplits::kColumns;
   const int K = dz.C, C = x.C, tiles_across = (C + kColumns - 1) / kColumns, tap = static_cast<int>(blockIdx.y);
   const int k0 = static_cast<int>(blockIdx.x) / tiles_across * kRows;
@@ -313,14 +314,14 @@ void require(bool holds, const char* kernel, const char* what) {
 }
 
 // Channels in multiples of 16 at multiples of 16 bytes, 32-bit pixel numbers.
-void check_map(const char* kernel, const Map& m, const Map& like, int C) {
+void check_map(const char* kernel, const TensorView& m, const TensorView& like, int C) {
   require(m.N == like.N && m.H == like.H && m.W == like.W && m.C == C && m.dtype == like.dtype, kernel,
           "all maps must have one element type and one size, and the channels of their weights");
   require(m.C % 16 == 0 && m.pitch % 16 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0, kernel,
           "takes channels in multiples of 16, at multiples of 16 bytes");
   require(m.pixels() < (int64_t{1} << 31) - 1024, kernel, "the batch has too many pixels; run it in slices");
 }
-void check_image(const char* kernel, const Map& image, const Map& like) {
+void check_image(const char* kernel, const TensorView& image, const TensorView& like) {
   require(
       !image || (image.N == like.N && image.H == 1 && image.W == 1 && image.C == like.C && image.dtype == like.dtype),
       kernel, "`image` must have one pixel per image, and the channels of the result");

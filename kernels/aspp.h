@@ -40,7 +40,7 @@ struct AsppBranch {
   const void* w = nullptr;        // (K, rows, columns, C) of the maps' type
   const float* bias = nullptr;    // (K) or null
   const void* project = nullptr;  // (F, K)
-  Map z;                          // (N, H, W, K)
+  TensorView z;                   // (N, H, W, K)
   AsppTaps taps;
 };
 
@@ -50,12 +50,12 @@ inline bool aspp_takes(int C, int width, int F) {
 }
 
 struct AsppForward {
-  Map x;  // (N, H, W, C)
+  TensorView x;  // (N, H, W, C)
   AsppBranch branches[kAsppBranches];
   int count = 0;
   const float* bias = nullptr;  // (F) or null
-  Map image;                    // (N, 1, 1, F) or null
-  Map y;                        // (N, H, W, F)
+  TensorView image;             // (N, 1, 1, F) or null
+  TensorView y;                 // (N, H, W, F)
 };
 REGOLITH_KERNEL(aspp_forward, AsppForward);
 
@@ -64,21 +64,21 @@ REGOLITH_KERNEL(aspp_forward, AsppForward);
 struct AsppDataGradient {
   struct Branch {
     const void* w = nullptr;  // (K, rows, columns, C)
-    Map dz;                   // (N, H, W, K)
+    TensorView dz;            // (N, H, W, K)
     AsppTaps taps;
   } branches[kAsppBranches];
   int count = 0;
-  Map image;  // (N, 1, 1, C) or null
+  TensorView image;  // (N, 1, 1, C) or null
   float image_scale = 1;
-  Map dx;  // (N, H, W, C); written, or added to
+  TensorView dx;  // (N, H, W, C); written, or added to
   bool accumulate = false;
 };
 REGOLITH_KERNEL(aspp_data_gradient, AsppDataGradient);
 
 // dw (+)= sum over the pixels p of dz[p] * x[p + tap]. The gradient of `project` is the same with dy and z.
 struct AsppWeightGradient {
-  Map dz;               // (N, H, W, K)
-  Map x;                // (N, H, W, C)
+  TensorView dz;        // (N, H, W, K)
+  TensorView x;         // (N, H, W, C)
   float* dw = nullptr;  // (K, rows, columns, C)
   AsppTaps taps;
   bool accumulate = false;

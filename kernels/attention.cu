@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-Attention require(const char* kernel, const Map& qkv, int heads, std::initializer_list<Map> outs) {
+Attention require(const char* kernel, const TensorView& qkv, int heads, std::initializer_list<TensorView> outs) {
   const auto refuse = [&](const std::string& what) { throw KernelError(std::string(kernel) + ": " + what); };
   const int C = qkv.C / 3, positions = qkv.H * qkv.W;
   if (heads < 1 || qkv.C != 3 * C || C % heads != 0)
@@ -37,9 +37,11 @@ Attention require(const char* kernel, const Map& qkv, int heads, std::initialize
            std::to_string(kAttentionHead));
   if (positions > kAttentionPositions)
     refuse(std::to_string(positions) + " positions; expected at most " + std::to_string(kAttentionPositions));
-  const auto aligned = [](const Map& m) { return m.pitch % 8 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0; };
+  const auto aligned = [](const TensorView& m) {
+    return m.pitch % 8 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0;
+  };
   if (!aligned(qkv)) refuse("qkv does not start at, or step by, whole vectors of 8 elements");
-  for (const Map& m : outs) {
+  for (const TensorView& m : outs) {
     if (m.N != qkv.N || m.H * m.W != positions || (m.C != C && m.C != qkv.C) || m.dtype != qkv.dtype)
       refuse("maps must have the positions and the element type of qkv, and a third of its channels");
     if (!aligned(m)) refuse("a map does not start at, or step by, whole vectors of 8 elements");
@@ -47,7 +49,7 @@ Attention require(const char* kernel, const Map& qkv, int heads, std::initialize
   return {positions, heads, d, 1 / std::sqrt(static_cast<float>(d)), qkv.pitch, outs.begin()->pitch, C};
 }
 
-Dim3 grid_of(const Map& qkv, const Attention& g, int rows) {
+Dim3 grid_of(const TensorView& qkv, const Attention& g, int rows) {
   return {static_cast<unsigned>((g.positions + rows - 1) / rows), static_cast<unsigned>(g.heads),
           static_cast<unsigned>(qkv.N)};
 }

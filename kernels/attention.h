@@ -34,17 +34,17 @@ inline constexpr int kAttentionPositions = 1024;  // H * W, at most
 inline constexpr int kAttentionHead = 128;        // channels of a head, at most
 
 struct AttentionForward {
-  Map qkv;     // (N, H, W, 3 C)
-  Map y;       // (N, H, W, C)
-  float* lse;  // (N, heads, H * W), kept for backward
+  TensorView qkv;  // (N, H, W, 3 C)
+  TensorView y;    // (N, H, W, C)
+  float* lse;      // (N, heads, H * W), kept for backward
   int heads = 1;
 };
 REGOLITH_KERNEL(attention_forward, AttentionForward);
 
 struct AttentionBackward {
-  Map qkv;           // (N, H, W, 3 C)
-  Map y, dy;         // (N, H, W, C)
-  Map dqkv;          // (N, H, W, 3 C), written
+  TensorView qkv;    // (N, H, W, 3 C)
+  TensorView y, dy;  // (N, H, W, C)
+  TensorView dqkv;   // (N, H, W, 3 C), written
   const float* lse;  // (N, heads, H * W)
   int heads = 1;
   void* workspace;  // attention_workspace() bytes, 256-byte aligned

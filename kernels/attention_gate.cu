@@ -24,14 +24,16 @@ struct Part {
   int pitch, C;
 };
 template <class T>
-__device__ __forceinline__ Part<T> part_of(int which, const Map& x, const Map& g, const T* theta, const T* phi) {
+__device__ __forceinline__ Part<T> part_of(int which, const TensorView& x, const TensorView& g, const T* theta,
+                                           const T* phi) {
   return which == 0 ? Part<T>{x.as<const T>(), theta, x.pitch, x.C} : Part<T>{g.as<const T>(), phi, g.pitch, g.C};
 }
 
 // q, before its ReLU, of pixels p0 and on, channels n0 and on.
 template <class T, int L>
-__device__ __forceinline__ TileProduct<T> project(const Map& x, const Map& g, const T* theta, const T* phi, int Ci,
-                                                  int64_t p0, int64_t pixels, int n0, T* tile, T* weights) {
+__device__ __forceinline__ TileProduct<T> project(const TensorView& x, const TensorView& g, const T* theta,
+                                                  const T* phi, int Ci, int64_t p0, int64_t pixels, int n0, T* tile,
+                                                  T* weights) {
   TileProduct<T> q;
   for (int which = 0; which < 2; ++which) {
     const Part<T> in = part_of(which, x, g, theta, phi);
@@ -48,7 +50,8 @@ __device__ __forceinline__ TileProduct<T> project(const Map& x, const Map& g, co
 
 template <class T, int L>
 __global__ void __launch_bounds__(kTileThreads, kBlocks<T>)
-    gate(Map x, Map g, const T* theta, const T* phi, const float* psi, const float* bias, int Ci, Map y, float* a) {
+    gate(TensorView x, TensorView g, const T* theta, const T* phi, const float* psi, const float* bias, int Ci,
+         TensorView y, float* a) {
   using V = Vec<L>;
   Shared shared;
   T* tile = shared.take<T>(kTileElements<T>);
@@ -137,7 +140,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocks<T>)
       copy_elements<L>(dq + (p0 + m) * Ci + n, q + m * q_pitch + n);
     }
     for (int which = 0; which < 2; ++which) {
-      const Map d = which == 0 ? o.dx : o.dg;
+      const TensorView d = which == 0 ? o.dx : o.dg;
       if (!d) continue;
       const T* kernel = which == 0 ? theta : phi;
       const bool accumulate = which == 0 ? o.accumulate_dx : o.accumulate_dg;
@@ -183,7 +186,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocks<T>) gate_weight_gradient
   const int Ci = o.Ci, n_tiles = (Ci + kTile - 1) / kTile, x_tiles = (o.x.C + kTile - 1) / kTile;
   const int n0 = static_cast<int>(blockIdx.x) % n_tiles * kTile, t = static_cast<int>(blockIdx.x) / n_tiles;
   const bool of_x = t < x_tiles;
-  const Map& in = of_x ? o.x : o.g;
+  const TensorView& in = of_x ? o.x : o.g;
   const int c0 = (of_x ? t : t - x_tiles) * kTile;
   const int64_t begin = o.each * blockIdx.y, last = begin + o.each, pixels = o.x.pixels();
   const int64_t end = last < pixels ? last : pixels;
@@ -204,8 +207,8 @@ __global__ void __launch_bounds__(kTileThreads, kBlocks<T>) gate_weight_gradient
 
 #endif
 
-void check(const char* kernel, const Map& x, const Map& g, int Ci) {
-  const auto size = [](const Map& m) {
+void check(const char* kernel, const TensorView& x, const TensorView& g, int Ci) {
+  const auto size = [](const TensorView& m) {
     return std::to_string(m.N) + "x" + std::to_string(m.H) + "x" + std::to_string(m.W);
   };
   if (x.N != g.N || x.H != g.H || x.W != g.W)

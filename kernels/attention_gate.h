@@ -51,19 +51,19 @@ constexpr size_t attention_gate_packed(int Cx, int Cg, int Ci) {
 }
 
 struct AttentionGateForward {
-  Map x, g;  // (N, H, W, Cx), (N, H, W, Cg)
+  TensorView x, g;  // (N, H, W, Cx), (N, H, W, Cg)
   AttentionGateWeights weights;
-  Map y;               // like x
+  TensorView y;        // like x
   float* a = nullptr;  // (N, H, W), for backward
 };
 REGOLITH_KERNEL(attention_gate_forward, AttentionGateForward);
 
 struct AttentionGateBackward {
-  Map x, g;
+  TensorView x, g;
   AttentionGateWeights weights;
   const float* a = nullptr;  // of forward
-  Map dy;
-  Map dx, dg;  // null where nobody wants them; dx may be dy
+  TensorView dy;
+  TensorView dx, dg;  // null where nobody wants them; dx may be dy
   bool accumulate_dx = false, accumulate_dg = false;
   float *dtheta = nullptr, *dphi = nullptr, *dpsi = nullptr, *dbias = nullptr;  // laid out like the weights, fp32
   bool accumulate_grads = false;
@@ -78,7 +78,7 @@ struct AttentionGateWorkspace {
   int blocks;       // the same for dpsi and dbias
   int64_t weights;  // floats of a part: Ci * (Cx + Cg), dtheta first
   size_t vectors_at, dq_at, bytes;
-  AttentionGateWorkspace(const Map& x, const Map& g, int Ci) {
+  AttentionGateWorkspace(const TensorView& x, const TensorView& g, int Ci) {
     const auto lines = [](size_t n) { return (n + 255) / 256 * 256; };
     const int64_t pixels = x.pixels();
     weights = static_cast<int64_t>(Ci) * (x.C + g.C);

@@ -6,9 +6,9 @@
 #include <type_traits>
 
 #include "kernels/core/collectives.h"
-#include "kernels/core/crew.h"
-#include "kernels/core/map.h"
 #include "kernels/core/math.h"
+#include "kernels/core/tensor_view.h"
+#include "kernels/core/thread_tile.h"
 #include "kernels/core/tile_product.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -18,7 +18,7 @@ namespace {
 struct Backward {
   const float* psi;
   const float* a;
-  Map x, g, dy, dx, dg;
+  TensorView x, g, dy, dx, dg;
   bool accumulate_dx, accumulate_dg;
   int Ci;
   int64_t each;
@@ -75,7 +75,7 @@ __forceinline__ void write(T* p, const Vec<kL>& v, int n) {
 
 // The channels of `count` pixels of a map, zero up to `width` channels, as rows of `pitch` factors.
 template <int L, class T, class S>
-__forceinline__ void stage(const Map& map, int64_t p0, int count, int width, S* to, int pitch) {
+__forceinline__ void stage(const TensorView& map, int64_t p0, int count, int width, S* to, int pitch) {
   for (int m = 0; m < count; ++m) {
     const T* from = map.as<const T>() + (p0 + m) * map.pitch;
     S* row = to + static_cast<ptrdiff_t>(m) * pitch;
@@ -93,7 +93,8 @@ __forceinline__ void stage(const Map& map, int64_t p0, int count, int width, S* 
 
 // Stages x and g of the tile, and zeros after its last pixel up to a whole number of kRowBlock, which it returns.
 template <int L, class T, class S>
-__forceinline__ int stage_inputs(const Map& x, const Map& g, const Padded& o, int64_t p0, int count, S* tile) {
+__forceinline__ int stage_inputs(const TensorView& x, const TensorView& g, const Padded& o, int64_t p0, int count,
+                                 S* tile) {
   stage<L, T>(x, p0, count, o.Cx, tile, o.K);
   stage<L, T>(g, p0, count, o.K - o.Cx, tile + o.Cx, o.K);
   const int rows = (count + kRowBlock - 1) / kRowBlock * kRowBlock;
@@ -102,8 +103,8 @@ __forceinline__ int stage_inputs(const Map& x, const Map& g, const Padded& o, in
 }
 
 template <class T, int L>
-__global__ void REGOLITH_FLAT gate(Map x, Map g, const typename Factor<T>::Stored* packed, const float* psi,
-                                   const float* bias, int Ci, Map y, float* a) {
+__global__ void REGOLITH_FLAT gate(TensorView x, TensorView g, const typename Factor<T>::Stored* packed,
+                                   const float* psi, const float* bias, int Ci, TensorView y, float* a) {
   using S = typename Factor<T>::Stored;
   using V = Vec<kL>;
   const Padded o(x.C, g.C, Ci);
@@ -210,7 +211,7 @@ __global__ void REGOLITH_FLAT gate_backward(Backward b, const typename Factor<T>
                          sums + static_cast<ptrdiff_t>(n) * o.K + k, o.K);
     for (int k = 0; k < o.K; k += kPanel) {
       const bool of_x = k < o.Cx;
-      const Map& d = of_x ? b.dx : b.dg;
+      const TensorView& d = of_x ? b.dx : b.dg;
       if (!d) continue;
       const int first = of_x ? k : k - o.Cx;
       const bool accumulate = of_x ? b.accumulate_dx : b.accumulate_dg;

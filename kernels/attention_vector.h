@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/core/crew.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/math.h"
 #include "kernels/core/shared.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
@@ -44,7 +44,7 @@ __device__ __forceinline__ void load_rows(const T* map, int map_pitch, int first
                                           float* out, int pitch) {
   constexpr int L = kHost ? 8 : kL;
   using V = Vec<L>;
-  const Crew crew(d / L);
+  const ThreadTile crew(d / L);
   for (int r = crew.row; r < rows && crew.row < crew.rows; r += crew.rows) {
     const T* in = map + static_cast<int64_t>(first + r) * map_pitch;
     for (int c = crew.column * L; c < d; c += crew.columns * L)
@@ -138,7 +138,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
   using namespace attention;
   using V = Vec<kL>;
   const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kColumns, pitch = g.d + 4;
-  const Crew crew(kColumns / kL);
+  const ThreadTile crew(kColumns / kL);
   Shared shared;
   float* q = shared.take<float>(g.d * kColumns);    // (d, queries)
   float* o = shared.take<float>(g.d * kColumns);    // (d, queries)
@@ -218,7 +218,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
   using namespace attention;
   using V = Vec<kL>;
   const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kColumns, pitch = g.d + 4;
-  const Crew crew(kColumns / kL);
+  const ThreadTile crew(kColumns / kL);
   Shared shared;
   float* q = shared.take<float>(g.d * kColumns);     // (d, queries)
   float* dout = shared.take<float>(g.d * kColumns);  // (d, queries)
@@ -274,7 +274,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
   using namespace attention;
   using V = Vec<kL>;
   const int head = static_cast<int>(blockIdx.y), pitch = g.d + 4, wide = whole(g.d);
-  const Crew crew(kColumns / kL);
+  const ThreadTile crew(kColumns / kL);
   Shared shared;
   float* k = shared.take<float>(g.d * kColumns);  // (d, keys)
   float* v = shared.take<float>(g.d * kColumns);

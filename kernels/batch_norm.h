@@ -17,9 +17,9 @@
 namespace regolith::kernels {
 
 struct BatchNormForward {
-  Map x;
-  Map residual;                            // or null
-  Map y;                                   // may be x or residual
+  TensorView x;
+  TensorView residual;                     // or null
+  TensorView y;                            // may be x or residual
   const float *gamma, *beta;               // (C)
   float *running_mean, *running_variance;  // (C), updated in training, else read
   float *mean, *rstd;                      // (C), what was used: kept for backward
@@ -34,11 +34,11 @@ REGOLITH_KERNEL(batch_norm_forward, BatchNormForward);
 // With g = act'(y) * (dy + dy2): dx is the gradient of x, dresidual is g. Each map may be null where not wanted, but
 // for x, dy and dx.
 struct BatchNormBackward {
-  Map x;
-  Map y;          // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
-  Map dy, dy2;    // dy2: a second gradient of y, or null
-  Map dx;         // may be dy or dy2
-  Map dresidual;  // or null; may be dy or dy2, where dx is not
+  TensorView x;
+  TensorView y;          // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
+  TensorView dy, dy2;    // dy2: a second gradient of y, or null
+  TensorView dx;         // may be dy or dy2
+  TensorView dresidual;  // or null; may be dy or dy2, where dx is not
   const float *gamma, *beta, *mean, *rstd;
   float *dgamma, *dbeta;  // (C)
   bool relu = false;

@@ -7,7 +7,7 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) add_bias(Map x, const float* bias, Map y, float floor) {
+__global__ void __launch_bounds__(kColumnThreads) add_bias(TensorView x, const float* bias, TensorView y, float floor) {
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels(), 64);
   for (int64_t p = pixels.begin + threadIdx.y; p < pixels.end; p += blockDim.y) {

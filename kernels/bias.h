@@ -7,9 +7,9 @@
 namespace regolith::kernels {
 
 struct BiasForward {
-  Map x;              // (N, H, W, C)
+  TensorView x;       // (N, H, W, C)
   const float* bias;  // (C)
-  Map y;              // like x, and may be x
+  TensorView y;       // like x, and may be x
   bool relu = false;
 };
 REGOLITH_KERNEL(bias_forward, BiasForward);

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256) cast_array(const From* from, To* to, int6
 }
 
 template <class From, class To, int L>
-__global__ void __launch_bounds__(kColumnThreads) cast_pixels(Map x, Map y, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads) cast_pixels(TensorView x, TensorView y, bool accumulate) {
   const Range pixels = block_range(x.pixels(), 64);
   for (int64_t p = pixels.begin + threadIdx.y; p < pixels.end; p += blockDim.y)
     for (int c = threadIdx.x * L; c < x.C; c += blockDim.x * L)
@@ -60,7 +60,7 @@ void cast_map(Stream& stream, const CastMap& k) {
     using From = decltype(a);
     using To = decltype(b);
     constexpr int L = kCommonLanes<From, To>;
-    const auto whole = [](const Map& m) { return m.C % L == 0 && m.pitch % L == 0 && aligned(m.data); };
+    const auto whole = [](const TensorView& m) { return m.C % L == 0 && m.pitch % L == 0 && aligned(m.data); };
     const bool vectors = whole(k.x) && whole(k.y);
     launch(stream, "cast_map", {blocks_for(stream, k.y.pixels(), 64)}, columns_block(vectors ? k.y.C / L : k.y.C), 0,
            vectors ? cast_pixels<From, To, L> : cast_pixels<From, To, 1>, k.x, k.y, k.accumulate);

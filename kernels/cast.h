@@ -16,7 +16,7 @@ struct Cast {
 REGOLITH_KERNEL(cast, Cast);
 
 struct CastMap {
-  Map x, y;  // (N, H, W, C), of any two element types
+  TensorView x, y;  // (N, H, W, C), of any two element types
   bool accumulate = false;
 };
 REGOLITH_KERNEL(cast_map, CastMap);

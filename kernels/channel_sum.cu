@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(256)
 
 void channel_sum(Stream& stream, const ChannelSum& k) {
   const ChannelSumLayout layout(k.x);
-  Map x = k.x;  // folded
+  TensorView x = k.x;  // folded
   x.C *= layout.fold;
   if (layout.fold > 1) x.pitch = x.C;
   float* partials = static_cast<float*>(k.workspace);

@@ -10,8 +10,8 @@
 namespace regolith::kernels {
 
 struct ChannelSum {
-  Map x;       // (N, H, W, C)
-  float* sum;  // (C); written, or added to
+  TensorView x;  // (N, H, W, C)
+  float* sum;    // (C); written, or added to
   bool accumulate;
   void* workspace;  // channel_sum_workspace(x) bytes, 256-byte aligned
 };
@@ -22,14 +22,14 @@ REGOLITH_KERNEL(channel_sum, ChannelSum);
 struct ChannelSumLayout {
   int fold, parts;
   int64_t each;  // folded pixels of one part
-  explicit ChannelSumLayout(const Map& x) {
+  explicit ChannelSumLayout(const TensorView& x) {
     fold = x.C % 16 != 0 && x.C < 64 && x.whole() && x.pixels() % 16 == 0 ? 16 : 1;
     const int64_t pixels = x.pixels() / fold;
     parts = static_cast<int>(std::clamp<int64_t>(x.elements() / 16384, 1, 512));
     each = (pixels + parts - 1) / parts;
   }
 };
-inline size_t channel_sum_workspace(const Map& x) {  // the map's data may be null
+inline size_t channel_sum_workspace(const TensorView& x) {  // the map's data may be null
   const ChannelSumLayout layout(x);
   return static_cast<size_t>(layout.parts) * layout.fold * x.C * sizeof(float);
 }

@@ -11,7 +11,7 @@ inline constexpr int kTile = 4;  // output channels of a thread, which share wha
 // A thread owns kTile channels of a pixel of y; lanes are input channels, summed at the end.
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads, 2)
-    conv_forward(Map x, const T* w, const float* bias, Map y, ConvWindow o, bool relu) {
+    conv_forward(TensorView x, const T* w, const float* bias, TensorView y, ConvWindow o, bool relu) {
   using V = Vec<L>;
   const int C = x.C, K = y.C;
   const int64_t filter = static_cast<int64_t>(o.R) * o.S * C;
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kColumnThreads, 2)
 // A thread owns a vector of channels of a pixel of dx.
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads, 4)
-    conv_dgrad(Map dy, const T* w, Map dx, ConvWindow o, bool accumulate) {
+    conv_dgrad(TensorView dy, const T* w, TensorView dx, ConvWindow o, bool accumulate) {
   using V = Vec<L>;
   const int C = dx.C, K = dy.C;
   const int64_t filter = static_cast<int64_t>(o.R) * o.S * C;
@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kColumnThreads, 4)
 // A thread owns a vector of input channels at one tap of kTile filters, and goes over all pixels. Rows are summed
 // first, which keeps the rounding of long sums small.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) conv_wgrad(Map x, Map dy, float* dw, ConvWindow o, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads)
+    conv_wgrad(TensorView x, TensorView dy, float* dw, ConvWindow o, bool accumulate) {
   using V = Vec<L>;
   const int C = x.C, K = dy.C, taps = o.R * o.S;
   const Range items = block_range(static_cast<int64_t>((K + kTile - 1) / kTile) * taps);

@@ -16,26 +16,26 @@ struct ConvWindow {
 };
 
 struct ConvDirectForward {
-  Map x;                        // (N, H, W, C)
+  TensorView x;                 // (N, H, W, C)
   const void* w = nullptr;      // (K, R, S, C)
   const float* bias = nullptr;  // (K) or null
-  Map y;                        // (N, P, Q, K)
+  TensorView y;                 // (N, P, Q, K)
   ConvWindow window;
   bool relu = false;
 };
 REGOLITH_KERNEL(conv_direct_forward, ConvDirectForward);
 
 struct ConvDirectDgrad {
-  Map dy;                   // (N, P, Q, K)
+  TensorView dy;            // (N, P, Q, K)
   const void* w = nullptr;  // (K, R, S, C)
-  Map dx;                   // (N, H, W, C); written, or added to
+  TensorView dx;            // (N, H, W, C); written, or added to
   ConvWindow window;
   bool accumulate = false;
 };
 REGOLITH_KERNEL(conv_direct_dgrad, ConvDirectDgrad);
 
 struct ConvDirectWgrad {
-  Map x, dy;            // (N, H, W, C), (N, P, Q, K)
+  TensorView x, dy;     // (N, H, W, C), (N, P, Q, K)
   float* dw = nullptr;  // (K, R, S, C); written, or added to
   ConvWindow window;
   bool accumulate = false;

@@ -16,7 +16,7 @@ inline constexpr int kSpreadPixels = kHost ? 3 : 4;
 // The strip of block blockIdx.x: rows p0..p1 of image n of the wide map.
 struct Strip {
   int n, p0, p1;
-  __device__ __forceinline__ Strip(const ThinStrips& strips, const Map& wide) {
+  __device__ __forceinline__ Strip(const ThinStrips& strips, const TensorView& wide) {
     n = blockIdx.x / strips.per_image;
     p0 = blockIdx.x % strips.per_image * strips.rows;
     p1 = p0 + strips.rows < wide.H ? p0 + strips.rows : wide.H;
@@ -25,7 +25,7 @@ struct Strip {
 
 // The part of the thin map that the strip reads, as fp32, zero outside the image: rows of (Q + S - 1) * C floats.
 template <class T>
-__device__ __forceinline__ void fill_patch(const Map& thin, const Strip& strip, int Q, const ThinWindow& o,
+__device__ __forceinline__ void fill_patch(const TensorView& thin, const Strip& strip, int Q, const ThinWindow& o,
                                            float* __restrict__ patch) {
   const int C = thin.C, length = (Q + o.S - 1) * C, rank = thread_rank(), threads = block_threads();
   const int left = o.pad[1] * C < length ? o.pad[1] * C : length;  // zeros before the image, then its pixels
@@ -71,7 +71,8 @@ __device__ __forceinline__ void spread_tile(const float* row, int length, const 
 
 template <class T, int L, int G>
 __global__ void __launch_bounds__(kColumnThreads)
-    spread(Map thin, const T* w, const float* bias, Map wide, ThinWindow o, ThinStrips strips, float floor) {
+    spread(TensorView thin, const T* w, const float* bias, TensorView wide, ThinWindow o, ThinStrips strips,
+           float floor) {
   const int K = wide.C, C = thin.C, Q = wide.W, length = (Q + o.S - 1) * C, taps = o.R * o.S * C;
   Shared shared;
   float* weights = shared.take<float>((taps + 1) * K);  // (tap, K), and the bias
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kColumnThreads)
 // at a time.
 template <class T, int L, int G, int D>
 __global__ void __launch_bounds__(kColumnThreads)
-    gather(Map thin, Map wide, ThinWindow o, ThinStrips strips, bool bias, float* partials) {
+    gather(TensorView thin, TensorView wide, ThinWindow o, ThinStrips strips, bool bias, float* partials) {
   using V = Vec<L>;
   const int K = wide.C, C = thin.C, Q = wide.W, length = (Q + o.S - 1) * C, line = o.S * C, taps = o.R * line;
   Shared shared;
@@ -170,7 +171,7 @@ inline constexpr int kDotThreads = 128;
 // A thread owns pixels; lanes are the channels of the thin map, kThinChannels of them.
 template <class T, int L>
 __global__ void __launch_bounds__(kDotThreads, 8)
-    dot(Map wide, const T* w, const float* bias, Map thin, int64_t pixels, float floor) {
+    dot(TensorView wide, const T* w, const float* bias, TensorView thin, int64_t pixels, float floor) {
   using V = Vec<L>;
   using O = Vec<kThinChannels>;
   constexpr int M = kThinChannels;
@@ -225,7 +226,7 @@ __global__ void __launch_bounds__(kDotThreads, 8)
   }
 }
 
-void check(const char* kernel, const Map& thin, const Map& wide, const ThinWindow& o) {
+void check(const char* kernel, const TensorView& thin, const TensorView& wide, const ThinWindow& o) {
   const auto refuse = [&](const std::string& what) { throw KernelError(std::string(kernel) + ": " + what); };
   if (thin.C > kThinChannels) refuse("more than " + std::to_string(kThinChannels) + " channels on the thin side");
   if (wide.C > kThinWide) refuse("more than " + std::to_string(kThinWide) + " channels on the wide side");

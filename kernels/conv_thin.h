@@ -35,10 +35,10 @@ struct ThinWindow {
 
 // wide = weights * taps (+ bias) (ReLU)
 struct ThinSpread {
-  Map thin;
+  TensorView thin;
   const void* w = nullptr;      // of the maps' type
   const float* bias = nullptr;  // (K) or null
-  Map wide;
+  TensorView wide;
   ThinWindow window;
   bool relu = false;
 };
@@ -46,7 +46,7 @@ REGOLITH_KERNEL(thin_spread, ThinSpread);
 
 // dw (+)= sum over the pixels of wide * taps; db (+)= sum of wide.
 struct ThinGather {
-  Map thin, wide;
+  TensorView thin, wide;
   float* dw = nullptr;  // laid out like the weights, fp32
   float* db = nullptr;  // (K) or null
   ThinWindow window;
@@ -57,10 +57,10 @@ REGOLITH_KERNEL(thin_gather, ThinGather);
 
 // thin[p, k] = sum_c w[k, c] * wide[p, c] (+ bias) (ReLU)
 struct ThinDot {
-  Map wide;                     // (N, H, W, C)
+  TensorView wide;              // (N, H, W, C)
   const void* w = nullptr;      // (K, C)
   const float* bias = nullptr;  // (K) or null
-  Map thin;                     // (N, H, W, K)
+  TensorView thin;              // (N, H, W, K)
   bool relu = false;
 };
 REGOLITH_KERNEL(thin_dot, ThinDot);
@@ -68,17 +68,17 @@ REGOLITH_KERNEL(thin_dot, ThinDot);
 // A block's share of the first two: some rows of one image.
 struct ThinStrips {
   int rows, per_image, count;
-  explicit ThinStrips(const Map& wide) {
+  explicit ThinStrips(const TensorView& wide) {
     rows = std::clamp(1024 / std::max(wide.W, 1), 1, std::max(wide.H, 1));
     per_image = (wide.H + rows - 1) / rows;
     count = per_image * wide.N;
   }
   // Floats of the strip's part of the thin map, with its borders.
-  int64_t patch(const Map& wide, int C, const ThinWindow& o) const {
+  int64_t patch(const TensorView& wide, int C, const ThinWindow& o) const {
     return static_cast<int64_t>(rows + o.R - 1) * (wide.W + o.S - 1) * C;
   }
 };
-inline size_t thin_gather_workspace(const Map& wide, int taps) {  // the map's data may be null
+inline size_t thin_gather_workspace(const TensorView& wide, int taps) {  // the map's data may be null
   return static_cast<size_t>(ThinStrips(wide).count) * (taps + 1) * wide.C * sizeof(float);
 }
 

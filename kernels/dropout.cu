@@ -9,7 +9,8 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads, 4) drop(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4)
+    drop(TensorView x, TensorView y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
   DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kColumnThreads, 4) drop(Map x, Map y, DropoutN
 // A thread draws once a channel and row.
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads, 4)
-    drop_channels(Map x, Map y, DropoutNumbers numbers, bool accumulate) {
+    drop_channels(TensorView x, TensorView y, DropoutNumbers numbers, bool accumulate) {
   using V = Vec<L>;
   DropoutFactors<> factors(numbers);
   const Rows rows = block_rows(y);
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kColumnThreads, 4)
 }  // namespace
 
 void dropout(Stream& stream, const Dropout& k) {
-  const Map &x = k.x, &y = k.y;
+  const TensorView &x = k.x, &y = k.y;
   if (x.N != y.N || x.H != y.H || x.W != y.W || x.C != y.C || x.dtype != y.dtype)
     throw KernelError("dropout: both maps must have one shape and one element type");
   if (!(k.draws.rate >= 0 && k.draws.rate < 1))

@@ -11,8 +11,8 @@
 namespace regolith::kernels {
 
 struct Dropout {
-  Map x;
-  Map y;               // may be x
+  TensorView x;
+  TensorView y;        // may be x
   DropoutDraws draws;  // rate 0: a copy, or nothing where y is x
   bool accumulate = false;
 };

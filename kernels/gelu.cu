@@ -1,9 +1,9 @@
 #include "kernels/gelu.h"
 
-#include "kernels/core/crew.h"
 #include "kernels/core/flat.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/math.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -19,7 +19,7 @@ __device__ __forceinline__ Vec<L> normal_distribution(const Vec<L>& x) {
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     gelu(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       const P value = load_pack<P>(x + p * x_pitch + c);
       store_pack(y + p * y_pitch + c, P::each([](const auto& v) { return v * normal_distribution(v); }, value));
@@ -36,7 +36,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     const V density = exp(v * v * V(-.5f)) * V(0x1.988454p-2f);  // 1 / sqrt(2 pi)
     return fma(v, density, normal_distribution(v));
   };
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       T* out = dx + p * dx_pitch + c;
       P g = P::each(slope, load_pack<P>(x + p * x_pitch + c)) * load_pack<P>(dy + p * dy_pitch + c);
@@ -49,7 +49,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
 }  // namespace
 
 void gelu_forward(Stream& stream, const GeluForward& k) {
-  Map x = k.x, y = k.y;
+  TensorView x = k.x, y = k.y;
   with_elements(
       "gelu_forward",
       [&](auto t, auto pack) {
@@ -62,7 +62,7 @@ void gelu_forward(Stream& stream, const GeluForward& k) {
 }
 
 void gelu_backward(Stream& stream, const GeluBackward& k) {
-  Map x = k.x, dy = k.dy, dx = k.dx;
+  TensorView x = k.x, dy = k.dy, dx = k.dx;
   with_elements(
       "gelu_backward",
       [&](auto t, auto pack) {

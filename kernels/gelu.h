@@ -10,13 +10,13 @@
 namespace regolith::kernels {
 
 struct GeluForward {
-  Map x, y;  // y may be x, where backward does not need it
+  TensorView x, y;  // y may be x, where backward does not need it
 };
 REGOLITH_KERNEL(gelu_forward, GeluForward);
 
 struct GeluBackward {
-  Map x, dy;
-  Map dx;  // may be dy
+  TensorView x, dy;
+  TensorView dx;  // may be dy
   bool accumulate = false;
 };
 REGOLITH_KERNEL(gelu_backward, GeluBackward);

@@ -94,7 +94,7 @@ size_t shared_limit() {
 
 // Channels of a block's bundle: whole groups and whole packs, of a sector of memory or more where that leaves blocks
 // enough. 0: the passes had better be launches of their own.
-int bundle_channels(const Stream& stream, const Map& x, int D, int pack) {
+int bundle_channels(const Stream& stream, const TensorView& x, int D, int pack) {
   // Blocks that keep the machine busy. The checked execution shall see both ways.
   const int64_t least = kExecution == Execution::checked ? 4 : stream.processors();
   if (kWarp == 1) return x.N >= least ? x.C : 0;
@@ -122,9 +122,9 @@ void group_norm_forward(Stream& stream, const GroupNormForward& k) {
         using P = Pack<lanes, packs>;
         const int channels = bundle_channels(stream, k.x, D, P::size);
         if (channels == 0) return;
-        const int threads = static_cast<int>(crew_size(kThreads)), units = channels / P::size;
+        const int threads = static_cast<int>(tile_threads(kThreads)), units = channels / P::size;
         const size_t scratch =
-            std::max(fold_scratch<Moments<P>>(threads, units), fold_scratch<Sums<P>>(threads, units));
+            std::max(reduce_scratch<Moments<P>>(threads, units), reduce_scratch<Sums<P>>(threads, units));
         const Bundle bundle{C, D, channels, pixels, scratch};
         const size_t bytes = Channels::bytes(channels) + shared_bytes<float>(channels) + shared_bytes<float>(scratch);
         const size_t tile = shared_bytes<T>(static_cast<size_t>(pixels) * channels);
@@ -174,7 +174,7 @@ void group_norm_backward(Stream& stream, const GroupNormBackward& k) {
         using P = Pack<lanes, packs>;
         const int channels = bundle_channels(stream, k.x, D, P::size);
         if (channels == 0) return;
-        const size_t scratch = fold_scratch<Sums<P>>(static_cast<int>(crew_size(kThreads)), channels / P::size);
+        const size_t scratch = reduce_scratch<Sums<P>>(static_cast<int>(tile_threads(kThreads)), channels / P::size);
         const Bundle bundle{C, D, channels, pixels, scratch};
         const size_t bytes =
             Channels::bytes(channels) + 4 * shared_bytes<float>(channels) + shared_bytes<float>(scratch);

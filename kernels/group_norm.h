@@ -15,9 +15,9 @@
 namespace regolith::kernels {
 
 struct GroupNormForward {
-  Map x;
-  Map residual;               // or null
-  Map y;                      // may be x or residual
+  TensorView x;
+  TensorView residual;        // or null
+  TensorView y;               // may be x or residual
   const float *gamma, *beta;  // (C)
   float *mean, *rstd;         // (N, groups), kept for backward
   float* sums = nullptr;      // (N, C) or null: sums of y over H and W, before y is rounded
@@ -31,11 +31,11 @@ REGOLITH_KERNEL(group_norm_forward, GroupNormForward);
 // With g = act'(y) * (dy + dy2): dx is the gradient of x, dresidual is g. Each map may be null where not wanted, but
 // for x, dy and dx.
 struct GroupNormBackward {
-  Map x;
-  Map y;          // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
-  Map dy, dy2;    // dy2: a second gradient of y, or null
-  Map dx;         // may be dy or dy2
-  Map dresidual;  // or null; may be dy or dy2, where dx is not
+  TensorView x;
+  TensorView y;          // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
+  TensorView dy, dy2;    // dy2: a second gradient of y, or null
+  TensorView dx;         // may be dy or dy2
+  TensorView dresidual;  // or null; may be dy or dy2, where dx is not
   const float *gamma, *beta, *mean, *rstd;
   float *dgamma, *dbeta;  // (C)
   int groups = 32;

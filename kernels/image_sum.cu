@@ -7,7 +7,8 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T, int L, int K>
-__global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads) sum_images(Map x, int64_t each, float* partials) {
+__global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
+    sum_images(TensorView x, int64_t each, float* partials) {
   Shared shared;
   [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
   sum_image_part<L, K>(static_cast<int64_t>(x.H) * x.W, x.C, each, partials, scratch,
@@ -21,7 +22,7 @@ struct Parts {  // without padding: see Branches in aspp.cu
 
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads)
-    add_image(Parts parts, int count, Map image, float scale, Map y, bool accumulate) {
+    add_image(Parts parts, int count, TensorView image, float scale, TensorView y, bool accumulate) {
   using V = Vec<L>;
   const Rows rows = block_rows(y);
   for (int row = rows.begin; row < rows.end; ++row) {
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   }
 }
 
-void check(const char* kernel, const Map& m, const Map& like, int H, int W) {
+void check(const char* kernel, const TensorView& m, const TensorView& like, int H, int W) {
   if (m.N != like.N || m.H != H || m.W != W || m.C != like.C || m.dtype != like.dtype)
     throw KernelError(std::string(kernel) +
                       ": the maps must have one batch, one number of channels, one element type "
@@ -70,7 +71,7 @@ void add_images(Stream& stream, const AddImages& k) {
   if (k.count < 0 || k.count > kMostParts) throw KernelError("add_images: takes up to 8 parts");
   if (k.image) check("add_images", k.image, k.y, 1, 1);
   Parts parts;
-  Map p[kMostParts];  // null beyond the count, so that with_lanes passes over them
+  TensorView p[kMostParts];  // null beyond the count, so that with_lanes passes over them
   for (int i = 0; i < k.count; ++i) {
     p[i] = k.parts[i];
     check("add_images", p[i], k.y, k.y.H, k.y.W);

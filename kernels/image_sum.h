@@ -16,20 +16,20 @@ namespace regolith::kernels {
 inline constexpr int kMostParts = 8;
 
 struct ImageSum {
-  Map x;
-  Map sum;  // (N, 1, 1, C)
+  TensorView x;
+  TensorView sum;  // (N, 1, 1, C)
   float scale = 1;
   void* workspace = nullptr;  // image_sum_workspace(x) bytes, 256-byte aligned
 };
 REGOLITH_KERNEL(image_sum, ImageSum);
-inline size_t image_sum_workspace(const Map& x) { return ImageSumLayout(x).bytes(x); }  // data may be null
+inline size_t image_sum_workspace(const TensorView& x) { return ImageSumLayout(x).bytes(x); }  // data may be null
 
 struct AddImages {
-  Map parts[kMostParts];
+  TensorView parts[kMostParts];
   int count = 0;
-  Map image;  // (N, 1, 1, C) or null
+  TensorView image;  // (N, 1, 1, C) or null
   float scale = 1;
-  Map y;  // may be one of the parts
+  TensorView y;  // may be one of the parts
   bool accumulate = false;
 };
 REGOLITH_KERNEL(add_images, AddImages);

@@ -11,8 +11,8 @@ constexpr unsigned kThreads = 256;
 
 // A warp owns a pixel; its channels stay in the first cache from one pass to the next.
 template <class T, int L>
-__global__ void __launch_bounds__(kThreads)
-    layer_norm(Map x, Map y, const float* gamma, const float* beta, float* mean, float* rstd, float epsilon) {
+__global__ void __launch_bounds__(kThreads) layer_norm(TensorView x, TensorView y, const float* gamma,
+                                                       const float* beta, float* mean, float* rstd, float epsilon) {
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels());
   const int first = lane() * L, step = kWarp * L;
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int L>
 __global__ void __launch_bounds__(kThreads, 4)
-    layer_norm_gradient(Map x, Map dy, Map dx, const float* gamma, const float* mean, const float* rstd,
-                        bool accumulate) {
+    layer_norm_gradient(TensorView x, TensorView dy, TensorView dx, const float* gamma, const float* mean,
+                        const float* rstd, bool accumulate) {
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels());
   const int first = lane() * L, step = kWarp * L;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 // A block sums `each` pixels into a row of partials (parts, 2, C): of dy * h, and of dy.
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads)
-    layer_norm_sums(Map x, Map dy, const float* mean, const float* rstd, int64_t each, float* partials) {
+    layer_norm_sums(TensorView x, TensorView dy, const float* mean, const float* rstd, int64_t each, float* partials) {
   using V = Vec<L>;
   Shared shared;
   [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
@@ -92,9 +92,9 @@ __global__ void __launch_bounds__(kColumnThreads)
   }
 }
 
-void require(const char* kernel, const Map& x, std::initializer_list<Map> others) {
+void require(const char* kernel, const TensorView& x, std::initializer_list<TensorView> others) {
   if (x.elements() == 0) throw KernelError(std::string(kernel) + ": x is empty");
-  for (const Map& m : others) {
+  for (const TensorView& m : others) {
     if (m && (m.pixels() != x.pixels() || m.C != x.C || m.dtype != x.dtype))
       throw KernelError(std::string(kernel) + ": all maps must have the shape and the element type of x");
   }

@@ -20,8 +20,8 @@
 namespace regolith::kernels {
 
 struct LayerNormForward {
-  Map x;
-  Map y;                      // may be x, where backward does not need it
+  TensorView x;
+  TensorView y;               // may be x, where backward does not need it
   const float *gamma, *beta;  // (C)
   float *mean, *rstd;         // (N * H * W), kept for backward
   float epsilon = 1e-5f;
@@ -29,8 +29,8 @@ struct LayerNormForward {
 REGOLITH_KERNEL(layer_norm_forward, LayerNormForward);
 
 struct LayerNormBackward {
-  Map x, dy;
-  Map dx;                    // may be dy; null: not wanted
+  TensorView x, dy;
+  TensorView dx;             // may be dy; null: not wanted
   const float* gamma;        // (C)
   const float *mean, *rstd;  // (N * H * W)
   float *dgamma, *dbeta;     // (C)
@@ -39,10 +39,10 @@ struct LayerNormBackward {
 };
 REGOLITH_KERNEL(layer_norm_backward, LayerNormBackward);
 
-inline int layer_norm_parts(const Map& x) {  // partial sums of the parameters' gradients
+inline int layer_norm_parts(const TensorView& x) {  // partial sums of the parameters' gradients
   return static_cast<int>(std::clamp<int64_t>(x.elements() / 16384, 1, 512));
 }
-inline size_t layer_norm_workspace(const Map& x) {  // the map's data may be null
+inline size_t layer_norm_workspace(const TensorView& x) {  // the map's data may be null
   return static_cast<size_t>(layer_norm_parts(x)) * 2 * x.C * sizeof(float);
 }
 

@@ -14,7 +14,7 @@ __device__ __forceinline__ V max_with_nan(const V& x, const V& m) {
 
 // Two: kernel and stride are 2, known to the compiler.
 template <class T, int L, bool Two>
-__global__ void __launch_bounds__(kColumnThreads, 4) max_pool(Map x, Map y, int kernel, int stride) {
+__global__ void __launch_bounds__(kColumnThreads, 4) max_pool(TensorView x, TensorView y, int kernel, int stride) {
   using V = Vec<L>;
   const int k = Two ? 2 : kernel, step = Two ? 2 : stride;
   const Rows rows = block_rows(y);
@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(kColumnThreads, 4) max_pool(Map x, Map y, int 
 
 // 2x2 windows that tile x: a thread takes a window, and every pixel is in one.
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) max_pool_backward_tiles(Map x, Map dy, Map dx, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads)
+    max_pool_backward_tiles(TensorView x, TensorView dy, TensorView dx, bool accumulate) {
   using V = Vec<L>;
   const Rows rows = block_rows(dy);
   for (int row = rows.begin; row < rows.end; ++row) {
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kColumnThreads) max_pool_backward_tiles(Map x,
 // Any window: a thread takes a pixel of dx, and asks each window over it whether that pixel is its first maximum.
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads, 3)
-    max_pool_backward_gather(Map x, Map dy, Map dx, int k, int stride, bool accumulate) {
+    max_pool_backward_gather(TensorView x, TensorView dy, TensorView dx, int k, int stride, bool accumulate) {
   using V = Vec<L>;
   const Rows rows = block_rows(dx);
   for (int row = rows.begin; row < rows.end; ++row) {
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kColumnThreads, 3)
   }
 }
 
-void check(const char* kernel, const Map& x, const Map& y, int k, int stride) {
+void check(const char* kernel, const TensorView& x, const TensorView& y, int k, int stride) {
   if (k < 1 || stride < 1 || y.N != x.N || y.C != x.C || y.H != (x.H - k) / stride + 1 || y.W != (x.W - k) / stride + 1)
     throw KernelError(std::string(kernel) + ": the maps do not fit windows of " + std::to_string(k) + " every " +
                       std::to_string(stride) + " pixels");

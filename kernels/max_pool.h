@@ -10,17 +10,17 @@
 namespace regolith::kernels {
 
 struct MaxPoolForward {
-  Map x;  // (N, H, W, C)
-  Map y;  // (N, (H - kernel) / stride + 1, (W - kernel) / stride + 1, C)
+  TensorView x;  // (N, H, W, C)
+  TensorView y;  // (N, (H - kernel) / stride + 1, (W - kernel) / stride + 1, C)
   int kernel = 2, stride = 2;
 };
 REGOLITH_KERNEL(max_pool_forward, MaxPoolForward);
 
 // Finds the maxima again in x. Pixels that no window covers get zero.
 struct MaxPoolBackward {
-  Map x;   // as in forward
-  Map dy;  // like y
-  Map dx;  // like x; written, or added to
+  TensorView x;   // as in forward
+  TensorView dy;  // like y
+  TensorView dx;  // like x; written, or added to
   int kernel = 2, stride = 2;
   bool accumulate = false;
 };

@@ -16,8 +16,8 @@ __device__ __forceinline__ void put(T* out, P v, bool accumulate) {
 }
 
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(Map a, Map b, Map y) {
-  for_shares<T, P>(block_range(y.pixels()), y.C, [&](int c, int64_t first, int64_t last, int step) {
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(TensorView a, TensorView b, TensorView y) {
+  for_each_tile<T, P>(block_range(y.pixels()), y.C, [&](int c, int64_t first, int64_t last, int step) {
 #if defined(__CUDACC__)
 #pragma unroll 1  // no load may pass the store before it: more rounds at once would take registers for nothing
 #endif
@@ -30,8 +30,9 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(Map a, Map
 
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
-    multiply_gradient(Map a, Map b, Map dy, Map da, Map db, bool accumulate_a, bool accumulate_b) {
-  for_shares<T, P>(block_range(dy.pixels()), dy.C, [&](int c, int64_t first, int64_t last, int step) {
+    multiply_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db, bool accumulate_a,
+                      bool accumulate_b) {
+  for_each_tile<T, P>(block_range(dy.pixels()), dy.C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
       const P x = db ? load_pack<P>(a.as<const T>() + p * a.pitch + c) : g;
@@ -44,7 +45,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
 // b is repeated over the channels: `group` neighbouring lanes of a warp share a pixel.
 
 template <class T, int L>
-__global__ void __launch_bounds__(kThreads, 4) multiply_channels(Map a, Map b, Map y, int group) {
+__global__ void __launch_bounds__(kThreads, 4) multiply_channels(TensorView a, TensorView b, TensorView y, int group) {
   using V = Vec<L>;
   const int rank = thread_rank(), groups = block_threads() / group;
   const Range r = block_range(y.pixels());
@@ -58,7 +59,8 @@ __global__ void __launch_bounds__(kThreads, 4) multiply_channels(Map a, Map b, M
 
 template <class T, int L>
 __global__ void __launch_bounds__(kThreads, 4)
-    multiply_channels_gradient(Map a, Map b, Map dy, Map da, Map db, bool accumulate_a, bool accumulate_b, int group) {
+    multiply_channels_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db,
+                               bool accumulate_a, bool accumulate_b, int group) {
   using V = Vec<L>;
   const int rank = thread_rank(), groups = block_threads() / group;
   const Range r = block_range(dy.pixels());
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads)
-    multiply_pixels(Map a, Map b, Map y, bool accumulate) {  // also da from dy
+    multiply_pixels(TensorView a, TensorView b, TensorView y, bool accumulate) {  // also da from dy
   using V = Vec<L>;
   const Rows rows = block_rows(y);
   for (int row = rows.begin; row < rows.end; ++row) {
@@ -113,7 +115,8 @@ __global__ void __launch_bounds__(kColumnThreads)
 
 template <class T, int L, int K>
 __global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
-    multiply_pixels_gradient(Map a, Map b, Map dy, Map da, bool accumulate_a, int64_t each, float* partials) {
+    multiply_pixels_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, bool accumulate_a, int64_t each,
+                             float* partials) {
   using P = Pack<L, K>;
   Shared shared;
   [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
@@ -126,13 +129,13 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
   });
 }
 
-bool same(const Map& a, const Map& b) { return a.N == b.N && a.H == b.H && a.W == b.W && a.C == b.C; }
-bool repeats_over_channels(const Map& large, const Map& b) {
+bool same(const TensorView& a, const TensorView& b) { return a.N == b.N && a.H == b.H && a.W == b.W && a.C == b.C; }
+bool repeats_over_channels(const TensorView& large, const TensorView& b) {
   return b.N == large.N && b.H == large.H && b.W == large.W && b.C == 1;
 }
 
 // Null maps are not looked at.
-void check(const char* kernel, const Map& large, const Map& a, const Map& b) {
+void check(const char* kernel, const TensorView& large, const TensorView& a, const TensorView& b) {
   const bool fits = (!a || same(a, large)) && (!b || same(b, large) || repeats_over_channels(large, b) ||
                                                (b.N == large.N && repeats_over_pixels(large, b)));
   if (!fits || (a && a.dtype != large.dtype) || (b && b.dtype != large.dtype))
@@ -151,7 +154,7 @@ int group_of(int vectors) {
 
 void multiply_forward(Stream& stream, const MultiplyForward& k) {
   check("multiply_forward", k.y, k.a, k.b);
-  Map a = k.a, b = k.b, y = k.y;
+  TensorView a = k.a, b = k.b, y = k.y;
   const bool whole = same(y, b);
   if (whole) flatten({&a, &b, &y});
   with_float_type(y.dtype, "multiply_forward", [&](auto t) {
@@ -184,8 +187,9 @@ void multiply_backward(Stream& stream, const MultiplyBackward& k) {
   check("multiply_backward", k.dy, k.da, k.db);
   if ((k.da && !k.b) || (k.db && !k.a)) throw KernelError("multiply_backward: da needs b, and db needs a");
   if (!k.da && !k.db) return;
-  const Map& small = k.db ? k.db : k.b;
-  Map a = k.db ? k.a : Map{}, b = k.da ? k.b : Map{}, dy = k.dy, da = k.da ? k.da : Map{}, db = k.db;
+  const TensorView& small = k.db ? k.db : k.b;
+  TensorView a = k.db ? k.a : TensorView{}, b = k.da ? k.b : TensorView{}, dy = k.dy, da = k.da ? k.da : TensorView{},
+             db = k.db;
   const bool whole = same(dy, small);
   if (whole) flatten({&a, &b, &dy, &da, &db});
   with_float_type(dy.dtype, "multiply_backward", [&](auto t) {

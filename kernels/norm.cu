@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   float *folds = shared.take<float>(scratch), *means = shared.take<float>(tile), *m2s = shared.take<float>(tile);
   const int c0 = static_cast<int>(blockIdx.x) * tile, channels = C - c0 < tile ? C - c0 : tile;
   const int64_t each = (pixels + blocks - 1) / blocks;
-  const Crew crew(channels);
+  const ThreadTile crew(channels);
   for (int first = 0; first < channels; first += crew.columns) {
     const int c = first + crew.column;
     Moments<One> all;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
         all.merge(load_pack<One>(part), load_pack<One>(part + C), static_cast<float>(rest < each ? rest : each));
       }
     }
-    fold_rows(crew, all, folds);
+    reduce_rows(crew, all, folds);
     if (crew.row == 0 && c < channels) {
       store_pack(means + c, all.mean);
       store_pack(m2s + c, all.m2);
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreads) norm_fold(Fold k, int tile, size_t s
   Shared shared;
   float* folds = shared.take<float>(scratch);
   const int e0 = static_cast<int>(blockIdx.x) * tile, elements = k.E - e0 < tile ? k.E - e0 : tile;
-  const Crew crew(elements);
+  const ThreadTile crew(elements);
   for (int first = 0; first < elements; first += crew.columns) {
     const int e = e0 + first + crew.column;
     const bool mine = e < e0 + elements;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) norm_fold(Fold k, int tile, size_t s
         sum.value += k.partial[(static_cast<int64_t>(blockIdx.y) * k.blocks + b) * k.E + e];
       }
     }
-    fold_rows(crew, sum, folds);
+    reduce_rows(crew, sum, folds);
     if (crew.row > 0 || !mine) continue;
     const int c = e % k.C;
     if (k.rstd != nullptr && e >= k.C) sum.value *= k.rstd[static_cast<int>(blockIdx.y) * (k.C / k.D) + c / k.D];
@@ -160,10 +160,10 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
 
 void fold(Stream& stream, int samples, const Fold& k) {
   constexpr int tile = 32;
-  const int threads = static_cast<int>(crew_size(kThreads));
+  const int threads = static_cast<int>(tile_threads(kThreads));
   size_t scratch = 0;  // the last block may have fewer columns, and then more rows
   for (const int columns : {std::min(tile, k.E), k.E % tile}) {
-    if (columns > 0) scratch = std::max(scratch, fold_scratch<Sum>(threads, columns));
+    if (columns > 0) scratch = std::max(scratch, reduce_scratch<Sum>(threads, columns));
   }
   launch(stream, "norm_fold", {static_cast<unsigned>((k.E + tile - 1) / tile), static_cast<unsigned>(samples)},
          {kThreads}, shared_bytes<float>(scratch), norm_fold, k, tile, scratch);
@@ -174,7 +174,7 @@ void fold(Stream& stream, int samples, const Fold& k) {
 void norm_forward(Stream& stream, const NormForward& k) {
   const int C = k.x.C, D = C / k.groups, S = k.samples;
   const int64_t pixels = k.x.pixels() / S;
-  const int threads = static_cast<int>(crew_size(kThreads));
+  const int threads = static_cast<int>(tile_threads(kThreads));
   const unsigned blocks = norm_blocks(stream, S, pixels, 4, norm_partials(S)), samples = static_cast<unsigned>(S);
   const unsigned applying = norm_blocks(stream, S, pixels, kWarp == 1 ? 4 : 8, 65535);
   with_float_type(k.x.dtype, "norm_forward", [&](auto t) {
@@ -183,13 +183,13 @@ void norm_forward(Stream& stream, const NormForward& k) {
       with_pack<lanes>(C, [&](auto packs) {
         using P = Pack<lanes, packs>;
         if (k.training) {
-          const size_t scratch = fold_scratch<Moments<P>>(threads, C / P::size);
+          const size_t scratch = reduce_scratch<Moments<P>>(threads, C / P::size);
           launch(stream, "norm_statistics", {blocks, samples}, {kThreads}, shared_bytes<float>(scratch),
                  norm_statistics<T, P>, plane_of<const T>(k.x), C, pixels, scratch, k.workspace);
           const int tile = std::min(C, D >= 32 ? D : 32 / D * D);
           size_t folds = 0;
           for (const int columns : {tile, C % tile}) {
-            if (columns > 0) folds = std::max(folds, fold_scratch<Moments<One>>(threads, columns));
+            if (columns > 0) folds = std::max(folds, reduce_scratch<Moments<One>>(threads, columns));
           }
           launch(stream, "norm_combine", {static_cast<unsigned>((C + tile - 1) / tile), samples}, {kThreads},
                  shared_bytes<float>(folds) + 2 * shared_bytes<float>(tile), norm_combine, k.workspace,
@@ -200,7 +200,7 @@ void norm_forward(Stream& stream, const NormForward& k) {
                  k.epsilon, k.mean, k.rstd);
         }
         const ForwardPlanes<T> planes{plane_of<const T>(k.x), plane_of<const T>(k.residual), plane_of<T>(k.y), k.relu};
-        const size_t scratch = k.sums == nullptr ? 0 : fold_scratch<Sums<P>>(threads, C / P::size);
+        const size_t scratch = k.sums == nullptr ? 0 : reduce_scratch<Sums<P>>(threads, C / P::size);
         launch(stream, "norm_apply", {k.sums == nullptr ? applying : blocks, samples}, {kThreads},
                Channels::bytes(C) + shared_bytes<float>(scratch), norm_apply<T, P>, planes, C, D, pixels, scratch,
                k.mean, k.rstd, k.gamma, k.beta, k.sums == nullptr ? nullptr : k.workspace);
@@ -229,7 +229,7 @@ void norm_backward(Stream& stream, const NormBackward& k) {
       with_pack<lanes>(C, [&](auto packs) {
         using P = Pack<lanes, packs>;
         const BackwardPlanes<T> planes = backward_planes<T>(k);
-        const size_t scratch = fold_scratch<Sums<P>>(static_cast<int>(crew_size(kThreads)), C / P::size);
+        const size_t scratch = reduce_scratch<Sums<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
         launch(stream, "norm_gradient_sums", {blocks, samples}, {kThreads},
                Channels::bytes(C) + shared_bytes<float>(scratch), norm_gradient_sums<T, P>, planes, C, D, pixels,
                scratch, k.mean, k.rstd, k.gamma, k.beta, k.workspace);

@@ -7,9 +7,9 @@
 
 #include <type_traits>
 
-#include "kernels/core/crew.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/shared.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
@@ -21,13 +21,13 @@ struct Plane {
   T* data = nullptr;
   int pitch = 0;
   __device__ __forceinline__ T* at(int64_t pixel, int c) const { return data + pixel * pitch + c; }
-  __device__ __forceinline__ void expect(int64_t pixel, int c) const { prefetch(data, pixel * pitch + c); }
+  __device__ __forceinline__ void ahead(int64_t pixel, int c) const { prefetch(data, pixel * pitch + c); }
   __device__ __forceinline__ Plane shifted(int64_t pixels, int channels) const {
     return {data == nullptr ? nullptr : at(pixels, channels), pitch};
   }
 };
 template <class T>
-Plane<T> plane_of(const Map& m) {
+Plane<T> plane_of(const TensorView& m) {
   return {m.as<T>(), m.pitch};
 }
 
@@ -75,7 +75,7 @@ struct Sums {  // two sums a channel
 template <class T, class P, class State, class Share, class Finish>
 __device__ __forceinline__ void block_reduce(Range range, int C, float* scratch, Share&& share, Finish&& finish) {
   const int units = C / P::size;
-  const Crew crew(units);
+  const ThreadTile crew(units);
   const int64_t chunk = chunk_of<T>(range.end - range.begin, C);
   for (int64_t begin = range.begin; begin < range.end; begin += chunk) {
     const int64_t end = begin + chunk < range.end ? begin + chunk : range.end;
@@ -83,7 +83,7 @@ __device__ __forceinline__ void block_reduce(Range range, int C, float* scratch,
       const int u = first + crew.column;
       State state;
       if (crew.row < crew.rows && u < units) share(state, u * P::size, begin + crew.row, end, crew.rows);
-      fold_rows(crew, state, scratch);
+      reduce_rows(crew, state, scratch);
       if (crew.row == 0 && u < units) finish(state, u * P::size, begin - range.begin);
     }
   }
@@ -177,7 +177,7 @@ __device__ __forceinline__ void block_apply(const ForwardPlanes<T>& a, Range ran
                                             float* sums, float* scratch) {
   const float least = a.relu ? 0 : -INFINITY;
   const auto each = [&](const Affine<P>& affine, int64_t p, int c) {
-    a.y.expect(p + kAhead, c);
+    a.y.ahead(p + kAhead, c);
     P h = affine(load_pack<P>(a.x.at(p, c)));
     if (a.residual.data != nullptr) h += load_pack<P>(a.residual.at(p, c));
     h = max(P(least), h);
@@ -185,7 +185,7 @@ __device__ __forceinline__ void block_apply(const ForwardPlanes<T>& a, Range ran
     return h;
   };
   if (sums == nullptr) {
-    for_shares<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
+    for_each_tile<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
       const Affine<P> affine(k, c);
       for (int64_t p = first; p < last; p += step) each(affine, p, c);
     });
@@ -239,7 +239,7 @@ __device__ __forceinline__ void block_gradient_sums(const BackwardPlanes<T>& a, 
       [&](Sums<P>& s, int c, int64_t first, int64_t last, int step) {
         const Affine<P> affine(k, c);
         for (int64_t p = first; p < last; p += step) {
-          a.dy.expect(p + kAhead, c);
+          a.dy.ahead(p + kAhead, c);
           const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
           s.a += g;
           s.b = fma(g, value - affine.mean, s.b);
@@ -259,14 +259,14 @@ __device__ __forceinline__ void block_gradient_sums(const BackwardPlanes<T>& a, 
 template <class T, class P>
 __device__ __forceinline__ void block_apply_gradient(const BackwardPlanes<T>& a, Range range, int C, const Channels& k,
                                                      const float* slope, const float* offset) {
-  for_shares<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
     const Affine<P> affine(k, c);
     const P b = load_pack<P>(slope + c), e = load_pack<P>(offset + c);
 #if defined(__CUDACC__)
 #pragma unroll 1  // more would spill: there are enough loads in one round
 #endif
     for (int64_t p = first; p < last; p += step) {
-      a.dy.expect(p + kAhead, c);
+      a.dy.ahead(p + kAhead, c);
       const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
       P dx = fma(affine.scale, g, fma(b, value - affine.mean, e));
       if (a.accumulate_dx) dx += load_pack<P>(a.dx.at(p, c));
@@ -312,7 +312,7 @@ __device__ __forceinline__ float group_rstd(const float* means, const float* m2s
 
 // The passes as launches of their own, over the whole machine: kernels/norm.cu.
 struct NormForward {
-  Map x, residual, y;
+  TensorView x, residual, y;
   int samples, groups;  // the maps' N * H * W pixels are `samples` samples; `groups` of a sample
   const float *gamma, *beta;
   float *mean, *rstd;  // (samples, groups)
@@ -328,7 +328,7 @@ struct NormForward {
 void norm_forward(Stream&, const NormForward&);
 
 struct NormBackward {
-  Map x, y, dy, dy2, dx, dresidual;
+  TensorView x, y, dy, dy2, dx, dresidual;
   int samples, groups;
   const float *gamma, *beta, *mean, *rstd;
   float *dgamma, *dbeta;
@@ -354,13 +354,14 @@ BackwardPlanes<T> backward_planes(const NormBackward& k) {
 }
 
 // Throws where a map that is there has not x's shape and type.
-inline void norm_require(const char* kernel, const Map& x, int groups, std::initializer_list<Map> others) {
+inline void norm_require(const char* kernel, const TensorView& x, int groups,
+                         std::initializer_list<TensorView> others) {
   if (x.pixels() == 0 || groups < 1 || x.C % groups != 0) {
     throw KernelError(std::string(kernel) + ": x has " + std::to_string(x.pixels()) + " pixels of " +
                       std::to_string(x.C) + " channels; expected some, in " + std::to_string(groups) +
                       " groups of one size");
   }
-  for (const Map& m : others) {
+  for (const TensorView& m : others) {
     if (m && (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)) {
       throw KernelError(std::string(kernel) + ": all maps must have the shape and the element type of x");
     }

@@ -7,7 +7,7 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads) embed(Map x, const float* embedding, Map y) {
+__global__ void __launch_bounds__(kColumnThreads) embed(TensorView x, const float* embedding, TensorView y) {
   using V = Vec<L>;
   const int positions = x.H * x.W;
   const Range r = block_range(positions);
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kColumnThreads) embed(Map x, const float* embe
 }
 
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads, 4) embed_gradient(Map dy, float* dembedding, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4) embed_gradient(TensorView dy, float* dembedding, bool accumulate) {
   using V = Vec<L>;
   const int positions = dy.H * dy.W;
   const Range r = block_range(positions);
@@ -39,9 +39,9 @@ __global__ void __launch_bounds__(kColumnThreads, 4) embed_gradient(Map dy, floa
 }
 
 template <class F>
-void with_shapes(const char* kernel, std::initializer_list<Map> maps, const float* embedding, F&& f) {
-  const Map& x = *maps.begin();
-  for (const Map& m : maps) {
+void with_shapes(const char* kernel, std::initializer_list<TensorView> maps, const float* embedding, F&& f) {
+  const TensorView& x = *maps.begin();
+  for (const TensorView& m : maps) {
     if (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)
       throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
   }

@@ -8,14 +8,14 @@
 namespace regolith::kernels {
 
 struct PositionEmbeddingForward {
-  Map x;
+  TensorView x;
   const float* embedding;  // (H, W, C)
-  Map y;                   // may be x
+  TensorView y;            // may be x
 };
 REGOLITH_KERNEL(position_embedding_forward, PositionEmbeddingForward);
 
 struct PositionEmbeddingBackward {  // the gradient of x is dy itself
-  Map dy;
+  TensorView dy;
   float* dembedding;  // (H, W, C); written, or added to
   bool accumulate = false;
 };

@@ -35,11 +35,11 @@ __device__ __forceinline__ Between between(const Axis& axis, int o) {
 
 // The outputs begin..end that may read input i, and what of it they take.
 template <bool kBilinear>
-struct Readers {
+struct Contributions {
   Axis axis;
   int i, begin, end;
   float scale;
-  __device__ __forceinline__ Readers(const Axis& axis, int i)
+  __device__ __forceinline__ Contributions(const Axis& axis, int i)
       : axis(axis), i(i), scale(1.0f / static_cast<float>(2 * axis.outputs)) {
     const int n = axis.inputs, m = axis.outputs;
     // The first output whose position is not before input j; where they are not interpolated, before its lower edge.
@@ -56,7 +56,7 @@ struct Readers {
 };
 
 template <class T, int L, bool kBilinear>
-__global__ void __launch_bounds__(kColumnThreads, 4) resize(Map x, Map y) {
+__global__ void __launch_bounds__(kColumnThreads, 4) resize(TensorView x, TensorView y) {
   using V = Vec<L>;
   const Axis vertical{x.H, y.H}, horizontal{x.W, y.W};
   const Rows rows = block_rows(y);
@@ -84,16 +84,16 @@ __global__ void __launch_bounds__(kColumnThreads, 4) resize(Map x, Map y) {
 }
 
 template <class T, int L, bool kBilinear>
-__global__ void __launch_bounds__(kColumnThreads, 4) resize_gradient(Map dy, Map dx, bool accumulate) {
+__global__ void __launch_bounds__(kColumnThreads, 4) resize_gradient(TensorView dy, TensorView dx, bool accumulate) {
   using V = Vec<L>;
   const Axis vertical{dx.H, dy.H}, horizontal{dx.W, dy.W};
   const Rows rows = block_rows(dx);
   for (int row = rows.begin; row < rows.end; ++row) {
-    const Readers<kBilinear> h(vertical, row % dx.H);
+    const Contributions<kBilinear> h(vertical, row % dx.H);
     const int image = row / dx.H * dy.H;
     T* const out = row_of<T>(dx, row);
     for (int w = threadIdx.y; w < dx.W; w += blockDim.y) {
-      const Readers<kBilinear> s(horizontal, w);
+      const Contributions<kBilinear> s(horizontal, w);
       for (int c = threadIdx.x * L; c < dx.C; c += blockDim.x * L) {
         V sum(0);
         for (int p = h.begin; p < h.end; ++p) {
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kColumnThreads, 4) resize_gradient(Map dy, Map
   }
 }
 
-void check(const char* kernel, const Map& x, const Map& y) {
+void check(const char* kernel, const TensorView& x, const TensorView& y) {
   if (x.N != y.N || x.C != y.C || x.dtype != y.dtype)
     throw KernelError(std::string(kernel) + ": both maps must have the same N, C and element type");
   for (const int size : {x.H, x.W, y.H, y.W}) {

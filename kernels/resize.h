@@ -10,15 +10,15 @@ namespace regolith::kernels {
 inline constexpr int kResizeSize = 8192;  // heights and widths, at most
 
 struct ResizeForward {
-  Map x;  // (N, H, W, C)
-  Map y;  // (N, H', W', C)
+  TensorView x;  // (N, H, W, C)
+  TensorView y;  // (N, H', W', C)
   bool bilinear = false;
 };
 REGOLITH_KERNEL(resize_forward, ResizeForward);
 
 struct ResizeBackward {
-  Map dy;  // (N, H', W', C)
-  Map dx;  // (N, H, W, C); written, or added to
+  TensorView dy;  // (N, H', W', C)
+  TensorView dx;  // (N, H, W, C); written, or added to
   bool bilinear = false;
   bool accumulate = false;
 };

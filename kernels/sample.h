@@ -38,12 +38,12 @@ struct Affine {
 inline constexpr uint8_t kAbsentClass = 255;  // the label of pixels that no loss and no score counts
 
 // What an order holds: a row of the data set, and whether this occurrence is augmented.
-constexpr int32_t order_entry(int64_t row, bool augment) { return static_cast<int32_t>(row * 2 + augment); }
+constexpr int32_t sample_index(int64_t row, bool augment) { return static_cast<int32_t>(row * 2 + augment); }
 
 struct SampleBatch {
   const uint8_t* images;  // (rows, H, W, C)
   const uint8_t* masks;   // (rows, H, W); null: every label is kAbsentClass
-  const int32_t* order;   // (entries) of order_entry
+  const int32_t* order;   // (entries) of sample_index
   int entries;            // at least 1
   const int64_t* step;    // device, below 2^32; null is step 0
   int steps_per_epoch;    // step s of an epoch takes entries s * batch .. (s + 1) * batch - 1
@@ -53,7 +53,7 @@ struct SampleBatch {
   uint64_t seed = 0;  // with step and slot the key of the random numbers
   Augment augment;
   float divisor = 255, offset = 0;  // x = (byte - offset) / divisor
-  Map x;                            // (N, H, W, C) fp32, bf16 or fp16, whole
+  TensorView x;                     // (N, H, W, C) fp32, bf16 or fp16, whole
   uint8_t* labels;                  // (N, H, W); may be null
 };
 // Throws KernelError for a sliced map or for sizes that do not fit together.

@@ -1,9 +1,9 @@
 #include "kernels/sigmoid.h"
 
-#include "kernels/core/crew.h"
 #include "kernels/core/flat.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/math.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -13,7 +13,7 @@ constexpr unsigned kThreads = 256;
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     sigmoid(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C) {
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       store_pack(y + p * y_pitch + c, P::each(
                                           [](const auto& v) {
@@ -29,7 +29,7 @@ template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
     sigmoid_gradient(const T* y, int y_pitch, const T* dy, int dy_pitch, T* dx, int dx_pitch, int64_t pixels, int C,
                      bool accumulate) {
-  for_shares<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(pixels), C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       T* out = dx + p * dx_pitch + c;
       const P s = load_pack<P>(y + p * y_pitch + c);
@@ -43,7 +43,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
 }  // namespace
 
 void sigmoid_forward(Stream& stream, const SigmoidForward& k) {
-  Map x = k.x, y = k.y;
+  TensorView x = k.x, y = k.y;
   with_elements(
       "sigmoid_forward",
       [&](auto t, auto pack) {
@@ -56,7 +56,7 @@ void sigmoid_forward(Stream& stream, const SigmoidForward& k) {
 }
 
 void sigmoid_backward(Stream& stream, const SigmoidBackward& k) {
-  Map y = k.y, dy = k.dy, dx = k.dx;
+  TensorView y = k.y, dy = k.dy, dx = k.dx;
   with_elements(
       "sigmoid_backward",
       [&](auto t, auto pack) {

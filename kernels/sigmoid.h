@@ -6,13 +6,13 @@
 namespace regolith::kernels {
 
 struct SigmoidForward {  // y = 1 / (1 + exp(-x)); NaN stays NaN
-  Map x, y;              // y may be x
+  TensorView x, y;       // y may be x
 };
 REGOLITH_KERNEL(sigmoid_forward, SigmoidForward);
 
 struct SigmoidBackward {  // dx = dy * y * (1 - y)
-  Map y, dy;
-  Map dx;  // written, or added to; may be dy
+  TensorView y, dy;
+  TensorView dx;  // written, or added to; may be dy
   bool accumulate = false;
 };
 REGOLITH_KERNEL(sigmoid_backward, SigmoidBackward);

@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-void check(const char* kernel, std::initializer_list<Map> maps) {
-  const Map& x = *maps.begin();
-  for (const Map& m : maps) {
+void check(const char* kernel, std::initializer_list<TensorView> maps) {
+  const TensorView& x = *maps.begin();
+  for (const TensorView& m : maps) {
     if (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)
       throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
   }

@@ -12,13 +12,13 @@ namespace regolith::kernels {
 inline constexpr int kSoftmaxChannels = 384;  // at most
 
 struct SoftmaxForward {  // y = exp(x) / sum over c of exp(x)
-  Map x, y;              // y may be x
+  TensorView x, y;       // y may be x
 };
 REGOLITH_KERNEL(softmax_forward, SoftmaxForward);
 
 struct SoftmaxBackward {  // dx = y * (dy - sum over c of dy * y)
-  Map y, dy;
-  Map dx;  // written, or added to; may be dy
+  TensorView y, dy;
+  TensorView dx;  // written, or added to; may be dy
   bool accumulate = false;
 };
 REGOLITH_KERNEL(softmax_backward, SoftmaxBackward);

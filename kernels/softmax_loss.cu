@@ -22,7 +22,7 @@ struct Pixels {  // logits or their gradient
 };
 
 template <class T>
-Pixels<T> pixels_of(const Map& m) {
+Pixels<T> pixels_of(const TensorView& m) {
   const bool vectors = kWarp > 1 && m.whole() && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
                        static_cast<int64_t>(m.H) * m.W * m.C * sizeof(T) % 16 == 0;
   return {m.as<T>(), m.pitch, vectors};
@@ -330,7 +330,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 void check(const SoftmaxLoss& a) {
-  const Map &x = a.logits, &g = a.dlogits;
+  const TensorView &x = a.logits, &g = a.dlogits;
   const auto fail = [](const std::string& what) { throw KernelError("softmax_loss: " + what); };
   if (x.C < 1 || x.C > kMaxClasses) fail("takes 1 to 32 classes, not " + std::to_string(x.C));
   if (g && (g.N != x.N || g.H != x.H || g.W != x.W || g.C != x.C || g.dtype != x.dtype))
@@ -345,7 +345,7 @@ void check(const SoftmaxLoss& a) {
 
 void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
   check(a);
-  const Map& x = a.logits;
+  const TensorView& x = a.logits;
   const Shape s{static_cast<int64_t>(x.H) * x.W, x.C};
   const unsigned blocks = static_cast<unsigned>((s.image + kLossBlockPixels - 1) / kLossBlockPixels);
   const Dim3 grid{blocks, static_cast<unsigned>(x.N)};

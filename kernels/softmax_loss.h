@@ -40,10 +40,10 @@ struct LossTerms {
 };
 
 struct SoftmaxLoss {
-  Map logits;                     // (N, H, W, K <= 32)
+  TensorView logits;              // (N, H, W, K <= 32)
   const uint8_t* mask = nullptr;  // (N, H, W) class ids; null: no pixel has a truth
   LossTerms terms;
-  Map dlogits;                        // (N, H, W, K), the logits' type: loss_scale times the gradient; null: evaluation
+  TensorView dlogits;                 // (N, H, W, K), the logits' type: loss_scale times the gradient; null: evaluation
   bool accumulate_gradient = false;   // add to what stands in dlogits
   const float* loss_scale = nullptr;  // one value in device memory; null: 1
   double* loss = nullptr;             // one value in device memory, without the loss scale; null: not wanted

@@ -23,7 +23,7 @@ struct Samples {
   __device__ __forceinline__ Plane<T> of(int n) const { return plane.shifted(pixels() * n, 0); }
 };
 template <class T>
-Samples<T> samples_of(const Map& m) {
+Samples<T> samples_of(const TensorView& m) {
   return {plane_of<T>(m), m.H, m.W};
 }
 
@@ -226,7 +226,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   const Plane<T> ys = y.of(n);
   [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
-  for_shares<T, P>(block_range(y.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(y.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
     for (int64_t p = first; p < last; p += step) {
       if constexpr (kFinish == Finish::pool) {
@@ -251,7 +251,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   const Plane<T> out = dx.of(n);
   [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
-  for_shares<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
+  for_each_tile<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
     const P e = load_pack<P>(offset + static_cast<int64_t>(n) * C + c);
     const auto put = [&](int64_t pixel, P g) {
@@ -284,7 +284,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   });
 }
 
-void check(const char* kernel, const SqueezeExcite& k, const Map& x, const Map& y) {
+void check(const char* kernel, const SqueezeExcite& k, const TensorView& x, const TensorView& y) {
   const int shrink = k.pool ? 2 : 1;
   if (x.pixels() == 0 || y.N != x.N || y.C != x.C || y.dtype != x.dtype || y.H * shrink != x.H || y.W * shrink != x.W) {
     throw KernelError(std::string(kernel) + ": the maps must have one element type, some pixels and " +
@@ -304,10 +304,10 @@ void with_finish(const SqueezeExcite& k, F&& f) {
   f(std::integral_constant<Finish, Finish::plain>{});
 }
 
-// Calls f(T, P) as for_shares wants them.
+// Calls f(T, P) as for_each_tile wants them.
 template <class F>
-void with_packs(const char* kernel, std::initializer_list<Map> maps, F&& f) {
-  const Map& x = *maps.begin();
+void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
+  const TensorView& x = *maps.begin();
   with_float_type(x.dtype, kernel, [&](auto t) {
     using T = decltype(t);
     with_lanes<T>(maps, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
@@ -318,7 +318,7 @@ void with_packs(const char* kernel, std::initializer_list<Map> maps, F&& f) {
 template <class F>
 void with_dense_lanes(const SqueezeExcite& k, std::initializer_list<const float*> rows_of_C,
                       std::initializer_list<const float*> rows_of_hidden, F&& f) {
-  const auto map = [](const float* p, int n) { return p == nullptr ? Map{} : row_map(p, n); };
+  const auto map = [](const float* p, int n) { return p == nullptr ? TensorView{} : row_map(p, n); };
   const auto at = [](std::initializer_list<const float*> list, size_t i) {
     return i < list.size() ? list.begin()[i] : nullptr;
   };
@@ -331,10 +331,10 @@ void with_dense_lanes(const SqueezeExcite& k, std::initializer_list<const float*
                     });
 }
 
-unsigned sum_blocks(Stream& stream, const Map& m) {
+unsigned sum_blocks(Stream& stream, const TensorView& m) {
   return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, 4, norm_partials(m.N));
 }
-unsigned scale_blocks(Stream& stream, const Map& m) {
+unsigned scale_blocks(Stream& stream, const TensorView& m) {
   return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, kWarp == 1 ? 4 : 8, 65535);
 }
 
@@ -350,7 +350,7 @@ void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
     with_packs("squeeze_excite_forward", {op.x}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
-      const size_t scratch = fold_scratch<OneSum<P>>(static_cast<int>(crew_size(kThreads)), C / P::size);
+      const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
       launch(stream, "squeeze_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
              squeeze_sums<T, P, false, Finish::plain>, samples_of<const T>(op.x), samples_of<const T>(op.x), C, numbers,
              scratch, static_cast<float*>(op.workspace));
@@ -396,7 +396,7 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
     with_packs("squeeze_excite_backward", {op.x, k.dy}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
-      const size_t scratch = fold_scratch<OneSum<P>>(static_cast<int>(crew_size(kThreads)), C / P::size);
+      const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
       launch(stream, "squeeze_gradient_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
              squeeze_sums<T, P, true, finish>, samples_of<const T>(op.x), samples_of<const T>(k.dy), C, numbers,
              scratch, partial);

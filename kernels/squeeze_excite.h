@@ -19,7 +19,7 @@ namespace regolith::kernels {
 
 // What both directions share.
 struct SqueezeExcite {
-  Map x;
+  TensorView x;
   int hidden = 1;
   const float *reduce, *reduce_bias;  // W1 (hidden, C), b1 (hidden)
   const float *expand, *expand_bias;  // W2 (C, hidden), b2 (C)
@@ -31,15 +31,15 @@ struct SqueezeExcite {
 
 struct SqueezeExciteForward {
   SqueezeExcite op;
-  Map y;                        // like x, and may be x; pool: (N, H / 2, W / 2, C)
+  TensorView y;                 // like x, and may be x; pool: (N, H / 2, W / 2, C)
   const float* sums = nullptr;  // (N, C): sums of x over H and W, where whoever made x has them; null: taken here
 };
 REGOLITH_KERNEL(squeeze_excite_forward, SqueezeExciteForward);
 
 struct SqueezeExciteBackward {
   SqueezeExcite op;
-  Map dy;                                                  // like y
-  Map dx;                                                  // like x, and may be dy; null where not wanted
+  TensorView dy;                                           // like y
+  TensorView dx;                                           // like x, and may be dy; null where not wanted
   float *dreduce, *dreduce_bias, *dexpand, *dexpand_bias;  // null where not wanted
   bool accumulate_dx = false, accumulate_parameters = false;
 };

@@ -9,7 +9,7 @@ namespace {
 // In all of these F is the factor where the compiler may know it (2), else 0.
 
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads, 4) upsample_nearest(Map x, Map y, int factor) {
+__global__ void __launch_bounds__(kColumnThreads, 4) upsample_nearest(TensorView x, TensorView y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(x);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kColumnThreads, 4) upsample_nearest(Map x, Map
 
 template <class T, int L, int F>
 __global__ void __launch_bounds__(kColumnThreads, 4)
-    upsample_nearest_backward(Map dy, Map dx, int factor, bool accumulate) {
+    upsample_nearest_backward(TensorView dy, TensorView dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(dx);
@@ -66,7 +66,7 @@ __device__ __forceinline__ V lerp(const V& a, const V& b, float t) {
 }
 
 template <class T, int L, int F>
-__global__ void __launch_bounds__(kColumnThreads, 4) upsample_bilinear(Map x, Map y, int factor) {
+__global__ void __launch_bounds__(kColumnThreads, 4) upsample_bilinear(TensorView x, TensorView y, int factor) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(y);
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(kColumnThreads, 4) upsample_bilinear(Map x, Ma
 }
 
 // The outputs o that read input i of n, begin..end, and what of it they take.
-struct Readers {
+struct Contributions {
   int i, n, f, begin, end;
-  __device__ __forceinline__ Readers(int i, int n, int f) : i(i), n(n), f(f) {
+  __device__ __forceinline__ Contributions(int i, int n, int f) : i(i), n(n), f(f) {
     begin = f * (i - 1) + (f - 1) / 2 + 1;
     end = f * (i + 1) + f / 2;
   }
@@ -108,10 +108,10 @@ struct Readers {
   }
 };
 // Those of a factor of 2: four in a row, the ones outside with weight 0, so that loops over them need no branches.
-struct FourReaders {
+struct FourContributions {
   int at[4];
   float weight[4];
-  __device__ __forceinline__ explicit FourReaders(const Readers& r) {
+  __device__ __forceinline__ explicit FourContributions(const Contributions& r) {
     for (int j = 0; j < 4; ++j) {
       at[j] = r.inside(r.begin + j);
       weight[j] = r.weight(r.begin + j);
@@ -122,18 +122,18 @@ struct FourReaders {
 // Blocks of a multiprocessor: two leave registers for many loads at once, which only F == 2 makes.
 template <class T, int L, int F>
 __global__ void __launch_bounds__(kColumnThreads, F == 2 ? 2 : 3)
-    upsample_bilinear_backward(Map dy, Map dx, int factor, bool accumulate) {
+    upsample_bilinear_backward(TensorView dy, TensorView dx, int factor, bool accumulate) {
   using V = Vec<L>;
   const int f = F > 0 ? F : factor;
   const Rows rows = block_rows(dx);
   for (int row = rows.begin; row < rows.end; ++row) {
-    const Readers h(row % dx.H, dx.H, f);
-    [[maybe_unused]] const FourReaders h4(h);
+    const Contributions h(row % dx.H, dx.H, f);
+    [[maybe_unused]] const FourContributions h4(h);
     const T* in = row_of<const T>(dy, row / dx.H * dy.H);
     T* out = row_of<T>(dx, row);
     for (int w = threadIdx.y; w < dx.W; w += blockDim.y) {
-      const Readers s(w, dx.W, f);
-      [[maybe_unused]] const FourReaders s4(s);
+      const Contributions s(w, dx.W, f);
+      [[maybe_unused]] const FourContributions s4(s);
       for (int c = threadIdx.x * L; c < dx.C; c += blockDim.x * L) {
         // A row's pointer is made once: an address of 64 bits for each of its pixels takes registers.
         const auto line = [&](int p) { return in + static_cast<int64_t>(p) * dy.W * dy.pitch + c; };
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kColumnThreads, F == 2 ? 2 : 3)
   }
 }
 
-void check(const char* kernel, const Map& small, const Map& large, int f) {
+void check(const char* kernel, const TensorView& small, const TensorView& large, int f) {
   if (f < 1 || large.N != small.N || large.C != small.C || large.H != f * small.H || large.W != f * small.W)
     throw KernelError(std::string(kernel) + ": the large map must be " + std::to_string(f) + " times the small one");
 }

@@ -10,16 +10,16 @@
 namespace regolith::kernels {
 
 struct UpsampleForward {
-  Map x;  // (N, H, W, C)
-  Map y;  // (N, factor * H, factor * W, C)
+  TensorView x;  // (N, H, W, C)
+  TensorView y;  // (N, factor * H, factor * W, C)
   int factor = 2;
   bool bilinear = false;
 };
 REGOLITH_KERNEL(upsample_forward, UpsampleForward);
 
 struct UpsampleBackward {
-  Map dy;  // (N, factor * H, factor * W, C)
-  Map dx;  // (N, H, W, C); written, or added to
+  TensorView dy;  // (N, factor * H, factor * W, C)
+  TensorView dx;  // (N, H, W, C); written, or added to
   int factor = 2;
   bool bilinear = false;
   bool accumulate = false;

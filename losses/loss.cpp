@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {
@@ -116,7 +116,7 @@ size_t Loss::workspace_bytes(int N, int H, int W) const {
 }
 
 void Loss::forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images) const {
-  const Map& x = call.logits;
+  const TensorView& x = call.logits;
   require(x.C == classes_,
           "is of " + std::to_string(classes_) + " classes, but the logits have " + std::to_string(x.C) + " channels");
   call.terms = terms_;

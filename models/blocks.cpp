@@ -1,7 +1,7 @@
 // The blocks that models name. Each says which attributes it reads; its nodes are named by what they are.
 #include <algorithm>
 
-#include "engine/graph/registry.h"
+#include "engine/ops/registry.h"
 #include "engine/ops/transformer.h"
 #include "models/builder.h"
 

@@ -1,8 +1,8 @@
 #include "models/builder.h"
 
-#include "engine/graph/registry.h"
 #include "engine/ops/basic.h"
 #include "engine/ops/norm.h"
+#include "engine/ops/registry.h"
 
 namespace regolith {
 

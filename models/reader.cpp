@@ -5,9 +5,9 @@
 #include <map>
 #include <set>
 
-#include "engine/graph/registry.h"
+#include "engine/base/error.h"
 #include "engine/ops/basic.h"
-#include "kernels/core/error.h"
+#include "engine/ops/registry.h"
 #include "models/builder.h"
 
 namespace regolith {

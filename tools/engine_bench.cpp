@@ -11,15 +11,15 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 
-#include "engine/report/atomic_file.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
 #include "tests/support/cases.h"
 #include "tools/timing.h"
 
 namespace {
 
 using namespace regolith;
-using testing::Case, testing::Instance, testing::Lab;
+using testing::TestCase, testing::CaseRun, testing::Fixture;
 
 constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16};
 
@@ -49,12 +49,12 @@ struct Timing {
 };
 
 // Checks one run of the case, then times it. Throws testing::Mismatch.
-Timing time_case(const Case& c, Device& device, DType type, double seconds) {
+Timing time_case(const TestCase& c, Device& device, DType type, double seconds) {
   const auto stream = device.make_stream();
-  std::vector<std::unique_ptr<Lab>> labs;
-  std::vector<Instance> instances;
+  std::vector<std::unique_ptr<Fixture>> labs;
+  std::vector<CaseRun> instances;
   const auto make = [&] {
-    labs.push_back(std::make_unique<Lab>(device, type, testing::seed_of(c) + labs.size(), stream.get()));
+    labs.push_back(std::make_unique<Fixture>(device, type, testing::seed_of(c) + labs.size(), stream.get()));
     instances.push_back(c.make(*labs.back()));
   };
   make();
@@ -74,14 +74,14 @@ Timing time_case(const Case& c, Device& device, DType type, double seconds) {
 
 int bench(const Options& options) {
   const std::regex filter(options.filter);
-  std::vector<const Case*> chosen;
-  for (const Case& c : testing::cases()) {
+  std::vector<const TestCase*> chosen;
+  for (const TestCase& c : testing::cases()) {
     if (c.make != nullptr && (c.large || options.all) && std::regex_search(c.name, filter)) chosen.push_back(&c);
   }
-  std::sort(chosen.begin(), chosen.end(), [](const Case* a, const Case* b) { return a->name < b->name; });
+  std::sort(chosen.begin(), chosen.end(), [](const TestCase* a, const TestCase* b) { return a->name < b->name; });
   if (chosen.empty()) throw Error("no case matches '" + options.filter + "'; see --list, and --all for the small ones");
   if (options.list) {
-    for (const Case* c : chosen) std::printf("%s\n", c->name.c_str());
+    for (const TestCase* c : chosen) std::printf("%s\n", c->name.c_str());
     return 0;
   }
   const bool cuda = options.device == "cuda" || (options.device == "auto" && cuda_available());
@@ -100,7 +100,7 @@ int bench(const Options& options) {
     machine[name] = {{"copy_bytes_per_second", rates.copy},
                      {"matrix_flops_per_second", rates.matrix},
                      {"matrix_by", rates.matrix_by}};
-    for (const Case* c : chosen) {
+    for (const TestCase* c : chosen) {
       if (std::find(c->dtypes.begin(), c->dtypes.end(), type) == c->dtypes.end()) continue;
       try {
         const Timing t = time_case(*c, *device, type, options.seconds);

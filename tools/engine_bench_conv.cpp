@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/conv/provider.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 
 namespace regolith {
@@ -71,7 +71,7 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
       const std::string name(provider->name());
       if (std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
       auto made = provider->create(device, request);
-      if (const auto* refusal = std::get_if<Refusal>(&made)) {
+      if (const auto* refusal = std::get_if<UnsupportedReason>(&made)) {
         std::printf("%3dx%-3d %3d -> %3d  %-9s %s\n", H, W, C, K, name.c_str(), refusal->reason.c_str());
         continue;
       }
@@ -80,12 +80,12 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
       out.emplace_back(device, y_size * size_of(type));
       out.emplace_back(device, x_size * size_of(type));
       out.emplace_back(device, w_size * sizeof(float));
-      const DeviceBuffer packed(device, conv.packed_weights());
+      const DeviceBuffer packed(device, conv.prepacked_bytes());
       const DeviceBuffer ws(device,
                             std::max({conv.forward_workspace(), conv.dgrad_workspace(), conv.wgrad_workspace()}));
-      const auto map_x = [&](const DeviceBuffer& b) { return Map{b.as(), N, H, W, C, C, type}; };
-      const auto map_y = [&](const DeviceBuffer& b) { return Map{b.as(), N, H, W, K, K, type}; };
-      const auto pack = [&] { conv.pack_weights(*stream, w.as(), packed.as()); };
+      const auto map_x = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, C, C, type}; };
+      const auto map_y = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, K, K, type}; };
+      const auto pack = [&] { conv.prepack_weights(*stream, w.as(), packed.as()); };
       pack();
       const auto forward = [&] {
         conv.forward(*stream, map_x(x), w.as(), packed.as(), nullptr, map_y(out[0]), ws.as());
@@ -107,7 +107,7 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
             throw Error(name + " differs from the first provider by " + std::to_string(error));
         }
       }
-      const double gigaflops = 2e-9 * static_cast<double>(request.shape.multiplications());
+      const double gigaflops = 2e-9 * static_cast<double>(request.shape.macs());
       std::printf("%3dx%-3d %3d -> %3d  %-9s forward %5.0f  dgrad %5.0f  wgrad %5.0f  pack %.2f ms  %s\n", H, W, C, K,
                   name.c_str(), gigaflops / median_seconds(forward), gigaflops / median_seconds(dgrad),
                   gigaflops / median_seconds(wgrad), 1e3 * median_seconds(pack), conv.implementation().c_str());

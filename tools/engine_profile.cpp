@@ -8,7 +8,7 @@
 #include <random>
 
 #include "engine/config/run_config.h"
-#include "engine/report/atomic_file.h"
+#include "engine/io/atomic_file.h"
 #include "engine/report/table.h"
 #include "models/reader.h"
 #include "tools/session.h"
@@ -32,7 +32,7 @@ class NodeTimes : public RunObserver {
  public:
   struct Time {
     const Node* node;
-    double ms[2] = {}, multiplications[2] = {}, bytes[2] = {};  // forward, backward
+    double ms[2] = {}, macs[2] = {}, bytes[2] = {};  // forward, backward
   };
   // element: bytes of one in a map.
   NodeTimes(DeviceStream& stream, const Graph& graph, size_t element)
@@ -48,7 +48,7 @@ class NodeTimes : public RunObserver {
     Time& t = times[place->second];
     t.ms[backward] += milliseconds(Clock::now() - began_);
     const bool both = !node.inputs.empty() && node.inputs[0] != graph_.input;  // the image has no gradient
-    t.multiplications[backward] += static_cast<double>(node.inferred.multiplications) * (backward && both ? 2 : 1);
+    t.macs[backward] += static_cast<double>(node.inferred.macs) * (backward && both ? 2 : 1);
     t.bytes[backward] += bytes(node, backward);
   }
   std::vector<Time> times;  // in the order of the forward pass
@@ -132,7 +132,7 @@ int run(int argc, char** argv) {
   const Dataset data = noise(graph.nodes[graph.input].shape(), K, batch);
   std::vector<int32_t> order;
   for (int64_t i = 0; i < static_cast<int64_t>(warmup + steps) * batch; ++i)
-    order.push_back(kernels::order_entry(i % data.count, false));
+    order.push_back(kernels::sample_index(i % data.count, false));
   trainer.set_training_data(view(data), static_cast<int64_t>(order.size()));
   // A step is from one begin to the next: on a GPU, which runs behind, the host waits once a step.
   std::vector<Clock::time_point> begins;
@@ -168,16 +168,16 @@ int run(int argc, char** argv) {
     double ms[2], gflops[2], bytes[2], floor[2];
     for (int d : {0, 1}) {
       ms[d] = t.ms[d] / (warmup + steps);
-      gflops[d] = t.ms[d] > 0 ? 2e-6 * t.multiplications[d] / t.ms[d] : 0;
+      gflops[d] = t.ms[d] > 0 ? 2e-6 * t.macs[d] / t.ms[d] : 0;
       bytes[d] = t.bytes[d] / (warmup + steps);
-      floor[d] = 1e3 * rates.floor_seconds(bytes[d], 2 * t.multiplications[d] / (warmup + steps));
+      floor[d] = 1e3 * rates.floor_seconds(bytes[d], 2 * t.macs[d] / (warmup + steps));
       floors += floor[d];
     }
     sum += ms[0] + ms[1];
     const double share = (ms[0] + ms[1]) / whole;
     const Shape& s = n.shape();
     const std::string size = std::to_string(s.H) + "x" + std::to_string(s.W) + "x" + std::to_string(s.C);
-    const std::string provider = n.inferred.multiplications > 0 ? n.op->provider() : "";
+    const std::string provider = n.inferred.macs > 0 ? n.op->provider() : "";
     table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], "%.2f"), fixed(floor[0], "%.2f"),
                fixed(ms[1], "%.2f"), fixed(floor[1], "%.2f"), fixed(100 * share, "%.1f%%"), fixed(gflops[0], "%.0f"),
                fixed(gflops[1], "%.0f")});

@@ -4,8 +4,8 @@
 #include <csignal>
 #include <cstdio>
 
+#include "engine/base/error.h"
 #include "engine/config/run_config.h"
-#include "kernels/core/error.h"
 #include "models/reader.h"
 #include "tools/fit.h"
 #include "tools/session.h"

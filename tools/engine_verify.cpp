@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstdio>
 
-#include "data/npy.h"
+#include "engine/base/error.h"
 #include "engine/config/run_config.h"
+#include "engine/io/npy.h"
 #include "engine/train/weights.h"
-#include "kernels/core/error.h"
 #include "models/reader.h"
 #include "tools/session.h"
 
@@ -75,7 +75,7 @@ int run(int argc, char** argv) {
   app.add_option("--mode", mode, "train: norms use the batch's statistics; eval: the running ones. Dropout is off")
       ->check(CLI::IsMember({"train", "eval"}));
   app.add_option("--precision", precision, "fp32, tf32, fp16 or bf16; over run.precision");
-  app.add_option("--device", device_name, "cpu, cuda or simulated; over run.device");
+  app.add_option("--device", device_name, "cpu or cuda; over run.device");
   app.add_option("--save-weights", save, "write the weights to this .safetensors");
   try {
     app.parse(argc, argv);
@@ -125,7 +125,7 @@ int run(int argc, char** argv) {
   gradients.reserve(params.size());
   for (size_t i = 0; i < params.size(); ++i) {
     if (!params[i].trainable) continue;
-    gradients.push_back(network.parameters().read(static_cast<int>(i), 'g', trainer.stream()));
+    gradients.push_back(network.parameters().read(static_cast<int>(i), ParamField::gradient, trainer.stream()));
     for (float& g : gradients.back()) g /= scale;
     entries.push_back(npz_entry("grad/" + params[i].name, params[i].shape, gradients.back().data()));
   }

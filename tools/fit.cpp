@@ -9,15 +9,15 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "engine/report/atomic_file.h"
+#include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
+#include "engine/io/safetensors.h"
 #include "engine/report/history.h"
 #include "engine/report/panel.h"
 #include "engine/report/progress.h"
 #include "engine/report/table.h"
-#include "engine/train/checkpoint.h"
 #include "engine/train/metrics.h"
 #include "engine/train/weights.h"
-#include "kernels/core/error.h"
 #include "models/reader.h"
 #include "tools/session.h"
 
@@ -170,7 +170,7 @@ class Run {
     const auto permutation = epoch_order(c_.run.seed, epoch_, static_cast<int64_t>(data_.occurrences.size()));
     std::vector<int32_t> entries;
     for (int64_t i : permutation)
-      entries.push_back(kernels::order_entry(data_.occurrences[i].index, data_.occurrences[i].augment));
+      entries.push_back(kernels::sample_index(data_.occurrences[i].index, data_.occurrences[i].augment));
     return entries;
   }
 

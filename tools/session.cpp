@@ -6,7 +6,7 @@
 
 #include "data/sources.h"
 #include "data/synthetic.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {
@@ -89,8 +89,6 @@ std::unique_ptr<Device> open_device(const config::RunSection& run) {
   switch (run.device) {
     case config::DeviceChoice::cuda:
       return make_cuda_device();
-    case config::DeviceChoice::simulated:
-      return make_simulated_device(run.seed);
     case config::DeviceChoice::cpu:
       return make_cpu_device(run.threads);
     case config::DeviceChoice::automatic:

@@ -31,7 +31,7 @@ LossFunction loss_function(const config::RunConfig& config, const Graph& graph, 
 
 struct PreparedData {
   Dataset train, validation, test;
-  std::vector<Occurrence> occurrences;  // of the training set, an epoch's worth
+  std::vector<SampleIndex> occurrences;  // of the training set, an epoch's worth
   kernels::Augment augment;
   std::vector<double> frequencies;  // share of each class in the training pixels
   std::string report;               // what was read, dropped, split and repeated: a few lines

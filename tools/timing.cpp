@@ -38,7 +38,7 @@ double copy_rate(Device& device, DeviceStream& stream) {
   device.fill(to.as(), 0, bytes, stream);
   constexpr int kChannels = 64;
   const int rows = static_cast<int>(bytes / sizeof(float) / kChannels / 1024);
-  const Map a{from.as(), 1, rows, 1024, kChannels, kChannels, DType::f32},
+  const TensorView a{from.as(), 1, rows, 1024, kChannels, kChannels, DType::f32},
       y{to.as(), 1, rows, 1024, kChannels, kChannels, DType::f32};
   const double seconds = median_seconds(
       stream, [&] { kernels::add_forward(stream, {.a = a, .b = {}, .y = y}); }, 0.3);
@@ -59,18 +59,18 @@ void matrix_rate(Device& device, DeviceStream& stream, DType type, bool tf32, Ma
   for (ConvProvider* provider : providers) {
     if (provider->name() == "reference") continue;  // its loops say nothing of the machine
     auto made = provider->create(device, request);
-    if (std::holds_alternative<Refusal>(made)) continue;
+    if (std::holds_alternative<UnsupportedReason>(made)) continue;
     Convolution& conv = *std::get<0>(made);
     const int64_t elements = static_cast<int64_t>(N) * 32 * 64 * 128;
     const DeviceBuffer x = random_numbers(device, stream, elements, type, 1),
                        w = random_numbers(device, stream, request.shape.weights(), type, 2),
-                       y(device, elements * size_of(type)), packed(device, std::max<size_t>(conv.packed_weights(), 1)),
+                       y(device, elements * size_of(type)), packed(device, std::max<size_t>(conv.prepacked_bytes(), 1)),
                        workspace(device, std::max<size_t>(conv.forward_workspace(), 1));
-    conv.pack_weights(stream, w.as(), packed.as());
-    const Map in{x.as(), N, 32, 64, 128, 128, type}, out{y.as(), N, 32, 64, 128, 128, type};
+    conv.prepack_weights(stream, w.as(), packed.as());
+    const TensorView in{x.as(), N, 32, 64, 128, 128, type}, out{y.as(), N, 32, 64, 128, 128, type};
     const double seconds = median_seconds(
         stream, [&] { conv.forward(stream, in, w.as(), packed.as(), nullptr, out, workspace.as()); }, 0.3);
-    rates.matrix = 2 * static_cast<double>(request.shape.multiplications()) / seconds;
+    rates.matrix = 2 * static_cast<double>(request.shape.macs()) / seconds;
     rates.matrix_by = provider->name();
     return;
   }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/base/error.h"
 #include "engine/config/table.h"
-#include "kernels/core/error.h"
 
 namespace regolith::config {
 namespace table {
@@ -14,7 +14,7 @@ namespace table {
   struct EnumNames<E> {                                                 \
     static inline const std::vector<std::string> names = {__VA_ARGS__}; \
   }
-REGOLITH_ENUM_NAMES(DeviceChoice, "auto", "cpu", "cuda", "simulated");
+REGOLITH_ENUM_NAMES(DeviceChoice, "auto", "cpu", "cuda");
 REGOLITH_ENUM_NAMES(PrecisionChoice, "auto", "fp32", "tf32", "fp16", "bf16");
 REGOLITH_ENUM_NAMES(StreamingChoice, "auto", "on", "off");
 REGOLITH_ENUM_NAMES(Flip, "none", "horizontal", "vertical", "both");
@@ -30,9 +30,7 @@ template <class V>
 void fields(V& v, RunSection& s) {
   v("name", s.name, {.doc = "name of the run, and of its folder in run.output"});
   v("seed", s.seed, {.doc = "everything random follows from it", .min = 0});
-  v("device", s.device,
-    {.doc = "where to run; auto: cuda if this build and machine have it, else cpu; simulated: a test of the CUDA path "
-            "without a GPU"});
+  v("device", s.device, {.doc = "where to run; auto: cuda if this build and machine have it, else cpu"});
   v("precision", s.precision,
     {.doc = "of convolutions and stored activations; auto: bf16 where the device computes in it, else fp32"});
   v("output", s.output, {.doc = "folder in which the folder of the run is made"});

@@ -14,7 +14,7 @@
 
 namespace regolith::config {
 
-enum class DeviceChoice { automatic, cpu, cuda, simulated };
+enum class DeviceChoice { automatic, cpu, cuda };
 enum class PrecisionChoice { automatic, fp32, tf32, fp16, bf16 };  // automatic: bf16 where the device computes in it
 enum class Flip { none, horizontal, vertical, both };
 enum class Fill { reflect, nearest, constant, wrap };

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/config/yaml.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 

@@ -22,7 +22,7 @@ ConvProvider& cudnn_provider();  // CUDA
 #endif
 
 // Throws KernelError where x, or y, is not the request's map: whole, of its shape and type. `provider` leads the text.
-void check_x(std::string_view provider, const ConvRequest& request, const Map& x);
-void check_y(std::string_view provider, const ConvRequest& request, const Map& y);
+void check_x(std::string_view provider, const ConvRequest& request, const TensorView& x);
+void check_y(std::string_view provider, const ConvRequest& request, const TensorView& y);
 
 }  // namespace regolith

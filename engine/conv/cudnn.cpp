@@ -7,12 +7,12 @@
 #include <tuple>
 #include <utility>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/cudnn_graph.h"
 #include "kernels/bias.h"
 #include "kernels/cast.h"
 #include "kernels/channel_sum.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
@@ -41,7 +41,7 @@ class CudnnConvolution : public Convolution {
       : request_(request), compiled_(std::move(compiled)) {
     const ConvShape& s = request.shape;
     const size_t graph = compiled_->wgrad ? whole_lines(compiled_->wgrad->plans().front().workspace) : 0;
-    const Map dy{nullptr, s.N, s.P(), s.Q(), s.K, s.K, request.type};
+    const TensorView dy{nullptr, s.N, s.P(), s.Q(), s.K, s.K, request.type};
     result_at_ = graph;
     sums_at_ = result_at_ + whole_lines(static_cast<size_t>(s.weights()) * size_of(compiled_->wgrad_type));
     wgrad_workspace_ = sums_at_ + whole_lines(kernels::channel_sum_workspace(dy));
@@ -60,18 +60,18 @@ class CudnnConvolution : public Convolution {
   size_t dgrad_workspace() const override { return compiled_->dgrad ? compiled_->dgrad->plans().front().workspace : 0; }
   size_t wgrad_workspace() const override { return compiled_->wgrad ? wgrad_workspace_ : 0; }
 
-  void forward(DeviceStream& s, const Map& x, const void* w, const void*, const float* bias, const Map& y,
+  void forward(DeviceStream& s, const TensorView& x, const void* w, const void*, const float* bias, const TensorView& y,
                void* workspace) override {
     Operands o{x.data, const_cast<void*>(w), y.data, nullptr};
     if (compiled_->fused && request_.bias) o.bias = const_cast<float*>(bias);
     compiled_->forward->run(native(s), o, workspace);
     if (!compiled_->fused) kernels::bias_forward(s, {y, bias, y, request_.relu});
   }
-  void dgrad(DeviceStream& s, const Map& dy, const void* w, const void*, const Map& dx, void* workspace,
+  void dgrad(DeviceStream& s, const TensorView& dy, const void* w, const void*, const TensorView& dx, void* workspace,
              const DgradEpilogue&) override {
     compiled_->dgrad->run(native(s), {dx.data, const_cast<void*>(w), dy.data, nullptr}, workspace);
   }
-  void wgrad(DeviceStream& s, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& s, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     const DType type = compiled_->wgrad_type;
     const bool direct = type == DType::f32 && !accumulate;
@@ -116,8 +116,9 @@ void tune(Device& device, const ConvRequest& request, Compiled& compiled) {
 class CudnnProvider : public ConvProvider {
  public:
   std::string_view name() const override { return "cudnn"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
-    if (device.kind() != DeviceKind::cuda) return Refusal{"needs a CUDA device"};
+  std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                       const ConvRequest& request) override {
+    if (device.kind() != DeviceKind::cuda) return UnsupportedReason{"needs a CUDA device"};
     int ordinal = 0;
     cudaGetDevice(&ordinal);
     const Key key{
@@ -126,7 +127,7 @@ class CudnnProvider : public ConvProvider {
     auto& compiled = cache_[key];
     if (!compiled) {
       auto made = compile(device, ordinal, request);
-      if (auto* refusal = std::get_if<Refusal>(&made)) return *refusal;
+      if (auto* refusal = std::get_if<UnsupportedReason>(&made)) return *refusal;
       compiled = std::get<std::shared_ptr<const Compiled>>(std::move(made));
     }
     return std::make_unique<CudnnConvolution>(request, compiled);
@@ -135,16 +136,17 @@ class CudnnProvider : public ConvProvider {
  private:
   using Key = std::tuple<int, ConvShape, DType, bool, bool, bool, bool, bool, bool, size_t>;
 
-  std::variant<std::shared_ptr<const Compiled>, Refusal> compile(Device& device, int ordinal,
-                                                                 const ConvRequest& request) {
+  std::variant<std::shared_ptr<const Compiled>, UnsupportedReason> compile(Device& device, int ordinal,
+                                                                           const ConvRequest& request) {
     auto& target = targets_[ordinal];
     if (!target) target = cudnn::Target::current_device();
     const auto graph = [&](const ConvRequest& r, Direction direction, DType result, int most) {
       return std::make_unique<ConvGraph>(target, r, direction, result, most);
     };
-    std::optional<Refusal> refusal;
+    std::optional<UnsupportedReason> refusal;
     const auto expect = [&](const char* what, const ConvGraph& g) {
-      if (g.plans().empty() && !refusal) refusal = Refusal{std::string("no engine for ") + what + ": " + g.refusal()};
+      if (g.plans().empty() && !refusal)
+        refusal = UnsupportedReason{std::string("no engine for ") + what + ": " + g.refusal()};
     };
 
     auto c = std::make_shared<Compiled>();

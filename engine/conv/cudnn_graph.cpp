@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith::cudnn {
 

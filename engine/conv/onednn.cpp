@@ -9,10 +9,10 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/direct_wgrad.h"
 #include "kernels/cast.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
@@ -210,8 +210,8 @@ class OnednnConvolution : public Convolution {
     return c.wgrad ? scratch_at() + c.wgrad->scratch.get_size() : 0;
   }
 
-  size_t packed_weights() const override { return packed_; }
-  void pack_weights(DeviceStream& stream, const void* w, void* packed) override {
+  size_t prepacked_bytes() const override { return packed_; }
+  void prepack_weights(DeviceStream& stream, const void* w, void* packed) override {
     if (via_fp32_) {
       kernels::cast(stream, {w, request_.type, packed, DType::f32, request_.shape.weights()});
       w = packed;
@@ -223,8 +223,8 @@ class OnednnConvolution : public Convolution {
     });
   }
 
-  void forward(DeviceStream& stream, const Map& x, const void* w, const void* packed, const float* bias, const Map& y,
-               void* workspace) override {
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void* packed, const float* bias,
+               const TensorView& y, void* workspace) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const void* weights = compiled_->pack_forward ? at(packed, forward_at_) : via_fp32_ ? packed : w;
@@ -241,8 +241,8 @@ class OnednnConvolution : public Convolution {
     if (via_fp32_) kernels::cast(stream, {out, DType::f32, y.data, request_.type, y.elements()});
   }
 
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void* packed, const Map& dx, void* workspace,
-             const DgradEpilogue& epilogue) override {
+  void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void* packed, const TensorView& dx,
+             void* workspace, const DgradEpilogue& epilogue) override {
     require(compiled_->dgrad.has_value(), "dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
@@ -261,7 +261,7 @@ class OnednnConvolution : public Convolution {
     if (via_fp32_) kernels::cast(stream, {out, DType::f32, dx.data, request_.type, dx.elements()});
   }
 
-  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     require(compiled_->direct_wgrad || compiled_->wgrad, "wgrad");
     check_x(provider(), request_, x);
@@ -293,7 +293,7 @@ class OnednnConvolution : public Convolution {
  private:
   size_t bias_at() const { return x_bytes_ + y_bytes_ + whole_lines(compiled_->wgrad->weights.get_size()); }
   size_t scratch_at() const { return bias_at() + whole_lines(compiled_->bias.get_size()); }
-  const void* to_fp32(DeviceStream& stream, const Map& m, void* workspace) const {
+  const void* to_fp32(DeviceStream& stream, const TensorView& m, void* workspace) const {
     if (!via_fp32_) return m.data;
     kernels::cast(stream, {m.data, request_.type, workspace, DType::f32, m.elements()});
     return workspace;
@@ -323,19 +323,21 @@ bool direct_is_faster(const ConvRequest& request, bool native) {
 
 struct OnednnProvider : ConvProvider {
   std::string_view name() const override { return "onednn"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+  std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                       const ConvRequest& request) override {
     return make_onednn_convolution(device, request);
   }
 };
 
 }  // namespace
 
-std::variant<std::unique_ptr<Convolution>, Refusal> make_onednn_convolution(Device& device, const ConvRequest& request,
-                                                                            WeightGradients who) {
-  if (device.kind() != DeviceKind::cpu) return Refusal{"runs on the CPU only"};
+std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convolution(Device& device,
+                                                                                      const ConvRequest& request,
+                                                                                      WeightGradients who) {
+  if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
   if (request.type != DType::f32 && request.type != DType::bf16 && request.type != DType::f16)
-    return Refusal{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
-  if (request.shape.P() < 1 || request.shape.Q() < 1) return Refusal{"the output would be empty"};
+    return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
+  if (request.shape.P() < 1 || request.shape.Q() < 1) return UnsupportedReason{"the output would be empty"};
   const bool native = request.type == DType::bf16 && cpu_has(dnnl::cpu_isa::avx512_core_bf16);
   const bool direct =
       who == WeightGradients::direct || (who == WeightGradients::measured && direct_is_faster(request, native));
@@ -343,9 +345,9 @@ std::variant<std::unique_ptr<Convolution>, Refusal> make_onednn_convolution(Devi
     return std::make_unique<OnednnConvolution>(request, native ? memory::data_type::bf16 : memory::data_type::f32,
                                                direct);
   } catch (const ReferenceLoops& e) {
-    return Refusal{"has only its reference loops for " + e.direction};
+    return UnsupportedReason{"has only its reference loops for " + e.direction};
   } catch (const dnnl::error& e) {
-    return Refusal{std::string("oneDNN says: ") + e.what()};
+    return UnsupportedReason{std::string("oneDNN says: ") + e.what()};
   }
 }
 

@@ -12,7 +12,7 @@ namespace regolith {
 // twice to three times its AVX2 rate.
 enum class WeightGradients { measured, library, direct };
 
-std::variant<std::unique_ptr<Convolution>, Refusal> make_onednn_convolution(
+std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convolution(
     Device& device, const ConvRequest& request, WeightGradients weight_gradients = WeightGradients::measured);
 
 }  // namespace regolith

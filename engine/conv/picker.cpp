@@ -1,5 +1,5 @@
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 
@@ -31,10 +31,10 @@ std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest&
     known = true;
     auto made = provider->create(device, request);
     if (auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made)) {
-      if (choice.provider != "auto" || (*convolution)->pays()) return std::move(*convolution);
+      if (choice.provider != "auto" || (*convolution)->is_profitable()) return std::move(*convolution);
       if (second_best == nullptr) second_best = std::move(*convolution);
     } else {
-      refusals += "\n  " + name + ": " + std::get<Refusal>(made).reason;
+      refusals += "\n  " + name + ": " + std::get<UnsupportedReason>(made).reason;
     }
   }
   if (second_best != nullptr) return second_best;

@@ -2,13 +2,14 @@
 
 #include <sstream>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
 
-void check(std::string_view provider, const char* name, const ConvRequest& r, const Map& m, int H, int W, int C) {
+void check(std::string_view provider, const char* name, const ConvRequest& r, const TensorView& m, int H, int W,
+           int C) {
   if (m.data != nullptr && m.whole() && m.dtype == r.type && m.N == r.shape.N && m.H == H && m.W == W && m.C == C)
     return;
   std::ostringstream text;
@@ -37,10 +38,10 @@ std::string to_string(const ConvShape& s) {
   return text.str();
 }
 
-void check_x(std::string_view provider, const ConvRequest& r, const Map& x) {
+void check_x(std::string_view provider, const ConvRequest& r, const TensorView& x) {
   check(provider, "x", r, x, r.shape.H, r.shape.W, r.shape.C);
 }
-void check_y(std::string_view provider, const ConvRequest& r, const Map& y) {
+void check_y(std::string_view provider, const ConvRequest& r, const TensorView& y) {
   check(provider, "y", r, y, r.shape.P(), r.shape.Q(), r.shape.K);
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/tensor/device.h"
-#include "kernels/core/map.h"
+#include "kernels/core/tensor_view.h"
 
 namespace regolith {
 
@@ -26,7 +26,7 @@ struct ConvShape {
   int Q() const { return (W + pad_before[1] + pad_after[1] - (S - 1) * dilation[1] - 1) / stride[1] + 1; }
   int64_t weights() const { return static_cast<int64_t>(K) * R * S * C; }
   // Multiplications of one direction, padding counted.
-  int64_t multiplications() const { return static_cast<int64_t>(N) * P() * Q() * weights(); }
+  int64_t macs() const { return static_cast<int64_t>(N) * P() * Q() * weights(); }
   auto operator<=>(const ConvShape&) const = default;
 };
 
@@ -66,32 +66,32 @@ class Convolution {
 
   // Whether it is likely to be faster than what the providers after its own make: what the picker asks where the user
   // names no provider.
-  virtual bool pays() const { return true; }
+  virtual bool is_profitable() const { return true; }
 
   virtual size_t forward_workspace() const = 0;
   virtual size_t dgrad_workspace() const = 0;
   virtual size_t wgrad_workspace() const = 0;
 
   // Device memory for this provider's own copy of the weights (blocked layouts); 0 where it reads (K,R,S,C) as it is.
-  virtual size_t packed_weights() const { return 0; }
+  virtual size_t prepacked_bytes() const { return 0; }
   // Rewrites that copy from `w` (K,R,S,C) of the request's type. Called once whenever the weights have changed.
-  virtual void pack_weights(DeviceStream&, const void* /*w*/, void* /*packed*/) {}
+  virtual void prepack_weights(DeviceStream&, const void* /*w*/, void* /*packed*/) {}
 
-  // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` what pack_weights wrote.
+  // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` what prepack_weights wrote.
   // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none.
-  virtual void forward(DeviceStream&, const Map& x, const void* w, const void* packed, const float* bias, const Map& y,
-                       void* workspace) = 0;
+  virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const float* bias,
+                       const TensorView& y, void* workspace) = 0;
   // dx = dy * w^T, written. An epilogue only where has_dgrad_epilogue() says that there is one.
-  virtual void dgrad(DeviceStream&, const Map& dy, const void* w, const void* packed, const Map& dx, void* workspace,
-                     const DgradEpilogue& epilogue = {}) = 0;
+  virtual void dgrad(DeviceStream&, const TensorView& dy, const void* w, const void* packed, const TensorView& dx,
+                     void* workspace, const DgradEpilogue& epilogue = {}) = 0;
   virtual bool has_dgrad_epilogue() const { return false; }
   // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
-  virtual void wgrad(DeviceStream&, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  virtual void wgrad(DeviceStream&, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
                      void* workspace) = 0;
 };
 
 // Why a provider does not take a request: "no bf16 on this CPU (needs AVX512)".
-struct Refusal {
+struct UnsupportedReason {
   std::string reason;
 };
 
@@ -99,12 +99,13 @@ class ConvProvider {
  public:
   virtual ~ConvProvider() = default;
   virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, thin, reference
-  virtual std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) = 0;
+  virtual std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                               const ConvRequest& request) = 0;
 };
 
 // What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin
-// ends, then winograd where it pays, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or on the
-// simulated device.
+// ends, then winograd where it is_profitable, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or
+// on the simulated device.
 struct ConvChoice {
   std::string provider = "auto";
   size_t workspace_limit = kWorkspaceLimit;  // see ConvRequest

@@ -20,15 +20,15 @@ class ReferenceConvolution : public Convolution {
   size_t dgrad_workspace() const override { return 0; }
   size_t wgrad_workspace() const override { return wgrad_workspace_; }
 
-  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
-               void*) override {
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+               const TensorView& y, void*) override {
     kernels::conv_direct_forward(stream, {x, w, bias, y, window_, relu_});
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+  void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
     kernels::conv_direct_dgrad(stream, {dy, w, dx, window_});
   }
-  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     kernels::conv_direct_wgrad(stream, {x, dy, dw, window_, accumulate});
     if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
@@ -43,9 +43,11 @@ class ReferenceConvolution : public Convolution {
 class ReferenceProvider : public ConvProvider {
  public:
   std::string_view name() const override { return "reference"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
-    if (std::string reason = half_refusal(device, request); !reason.empty()) return Refusal{reason};
-    if (request.shape.P() < 1 || request.shape.Q() < 1) return Refusal{"the filter is larger than the padded image"};
+  std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                       const ConvRequest& request) override {
+    if (std::string reason = half_refusal(device, request); !reason.empty()) return UnsupportedReason{reason};
+    if (request.shape.P() < 1 || request.shape.Q() < 1)
+      return UnsupportedReason{"the filter is larger than the padded image"};
     return std::make_unique<ReferenceConvolution>(request);
   }
 };

@@ -26,17 +26,17 @@ class ThinInConvolution : public Convolution {
                                           shape_.R * shape_.S * shape_.C);
   }
 
-  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
-               void*) override {
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+               const TensorView& y, void*) override {
     kernels::thin_spread(stream, {x, w, bias, y, window_, relu_});
   }
   // Of the images themselves: no network asks for it in training, so plain loops do.
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+  void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
     kernels::conv_direct_dgrad(
         stream, {dy, w, dx, {.R = shape_.R, .S = shape_.S, .pad = {shape_.pad_before[0], shape_.pad_before[1]}}});
   }
-  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     kernels::thin_gather(stream, {x, dy, dw, db, window_, accumulate, workspace});
   }
@@ -56,20 +56,20 @@ class ThinOutConvolution : public Convolution {
   size_t forward_workspace() const override { return 0; }
   size_t dgrad_workspace() const override { return 0; }
   size_t wgrad_workspace() const override {
-    Map x{.N = shape_.N, .H = shape_.H, .W = shape_.W, .C = shape_.C, .pitch = shape_.C}, dy = x;
+    TensorView x{.N = shape_.N, .H = shape_.H, .W = shape_.W, .C = shape_.C, .pitch = shape_.C}, dy = x;
     dy.C = dy.pitch = shape_.K;
     return std::max(kernels::thin_gather_workspace(x, shape_.K), kernels::channel_sum_workspace(dy));
   }
 
-  void forward(DeviceStream& stream, const Map& x, const void* w, const void*, const float* bias, const Map& y,
-               void*) override {
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+               const TensorView& y, void*) override {
     kernels::thin_dot(stream, {x, w, bias, y, relu_});
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void* w, const void*, const Map& dx, void*,
+  void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
     kernels::thin_spread(stream, {dy, w, nullptr, dx, {.taps_first = true}});
   }
-  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     kernels::thin_gather(stream, {dy, x, dw, nullptr, {.taps_first = true}, accumulate, workspace});
     if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
@@ -89,7 +89,7 @@ std::string refusal_of(const ConvShape& o, bool in) {
   if (wide % kWideStep != 0 || wide > kernels::kThinWide)
     return count(wide, "channels on the wide side, not a multiple of ") + std::to_string(kWideStep) + " up to " +
            std::to_string(kernels::kThinWide);
-  const Map map{.N = o.N, .H = o.P(), .W = o.Q(), .C = wide};
+  const TensorView map{.N = o.N, .H = o.P(), .W = o.Q(), .C = wide};
   const int taps = in ? o.R * o.S * o.C : o.K;
   if ((taps + 1) * wide > kernels::kThinWeights) return count(taps * wide, "weights, too many to be thin");
   const kernels::ThinWindow window{.R = o.R, .S = o.S};
@@ -101,15 +101,16 @@ std::string refusal_of(const ConvShape& o, bool in) {
 class ThinProvider : public ConvProvider {
  public:
   std::string_view name() const override { return "thin"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
-    if (std::string reason = half_refusal(device, request); !reason.empty()) return Refusal{reason};
+  std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                       const ConvRequest& request) override {
+    if (std::string reason = half_refusal(device, request); !reason.empty()) return UnsupportedReason{reason};
     const ConvShape& o = request.shape;
     const bool in = o.C <= kThinInputs;
     const bool pointwise = o.R == 1 && o.S == 1 && o.P() == o.H && o.Q() == o.W;
     if (!in && !(pointwise && o.K <= kernels::kThinChannels))
-      return Refusal{"not thin: takes up to " + std::to_string(kThinInputs) + " input channels, or 1x1 to up to " +
-                     std::to_string(kernels::kThinChannels)};
-    if (std::string reason = refusal_of(o, in); !reason.empty()) return Refusal{reason};
+      return UnsupportedReason{"not thin: takes up to " + std::to_string(kThinInputs) +
+                               " input channels, or 1x1 to up to " + std::to_string(kernels::kThinChannels)};
+    if (std::string reason = refusal_of(o, in); !reason.empty()) return UnsupportedReason{reason};
     if (in) return std::make_unique<ThinInConvolution>(request);
     return std::make_unique<ThinOutConvolution>(request);
   }

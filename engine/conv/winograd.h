@@ -35,7 +35,7 @@ class Winograd {
   Winograd(const ConvShape& shape, bool dgrad_wanted, int threads);
   int tiles() const { return forward_.tiles(); }
 
-  size_t packed_weights() const { return (dgrad_wanted_ ? 2 : 1) * sizeof(float) * plane_of_weights() * kPlanes; }
+  size_t prepacked_bytes() const { return (dgrad_wanted_ ? 2 : 1) * sizeof(float) * plane_of_weights() * kPlanes; }
   size_t forward_workspace() const { return threads_ * forward_.floats() * sizeof(float); }
   size_t dgrad_workspace() const { return threads_ * dgrad_.floats() * sizeof(float); }
   size_t wgrad_workspace() const { return threads_ * wgrad_floats() * sizeof(float); }

@@ -4,9 +4,9 @@
 #include <array>
 #include <memory>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/winograd.h"
-#include "kernels/core/error.h"
 #include "kernels/core/vec.h"
 
 namespace regolith {
@@ -27,9 +27,9 @@ class WinogradConvolution : public Convolution {
   size_t forward_workspace() const override { return winograd_->forward_workspace(); }
   size_t dgrad_workspace() const override { return winograd_->dgrad_workspace(); }
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }
-  size_t packed_weights() const override { return winograd_->packed_weights(); }
+  size_t prepacked_bytes() const override { return winograd_->prepacked_bytes(); }
   bool has_dgrad_epilogue() const override { return true; }
-  bool pays() const override {
+  bool is_profitable() const override {
 #if !defined(__AVX2__) || !defined(__FMA__)
     return false;  // a build for any processor; oneDNN chooses its code as it runs
 #else
@@ -42,12 +42,12 @@ class WinogradConvolution : public Convolution {
 #endif
   }
 
-  void pack_weights(DeviceStream& stream, const void* w, void* packed) override {
+  void prepack_weights(DeviceStream& stream, const void* w, void* packed) override {
     stream.enqueue("winograd_pack",
                    [c = winograd_, w = static_cast<const T*>(w), to = static_cast<float*>(packed)] { c->pack(w, to); });
   }
-  void forward(DeviceStream& stream, const Map& x, const void*, const void* packed, const float* bias, const Map& y,
-               void* workspace) override {
+  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
+               const TensorView& y, void* workspace) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const Epilogue e{.bias = request_.bias ? bias : nullptr, .relu = request_.relu};
@@ -55,8 +55,8 @@ class WinogradConvolution : public Convolution {
                    [c = winograd_, x = x.as<T>(), u = static_cast<const float*>(packed), e, y = y.as<T>(),
                     ws = static_cast<float*>(workspace)] { c->forward(x, u, e, y, ws); });
   }
-  void dgrad(DeviceStream& stream, const Map& dy, const void*, const void* packed, const Map& dx, void* workspace,
-             const DgradEpilogue& epilogue) override {
+  void dgrad(DeviceStream& stream, const TensorView& dy, const void*, const void* packed, const TensorView& dx,
+             void* workspace, const DgradEpilogue& epilogue) override {
     if (!request_.needs_dgrad)
       throw KernelError("convolution " + to_string(request_.shape) + " (winograd): its request asked for no dgrad");
     check_x(provider(), request_, dx);
@@ -66,7 +66,7 @@ class WinogradConvolution : public Convolution {
                    [c = winograd_, dy = dy.as<T>(), u = static_cast<const float*>(packed), e, dx = dx.as<T>(),
                     ws = static_cast<float*>(workspace)] { c->dgrad(dy, u, e, dx, ws); });
   }
-  void wgrad(DeviceStream& stream, const Map& x, const Map& dy, float* dw, float* db, bool accumulate,
+  void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, dy);
@@ -82,14 +82,17 @@ class WinogradConvolution : public Convolution {
 
 struct WinogradProvider : ConvProvider {
   std::string_view name() const override { return "winograd"; }
-  std::variant<std::unique_ptr<Convolution>, Refusal> create(Device& device, const ConvRequest& request) override {
+  std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
+                                                                       const ConvRequest& request) override {
     const ConvShape& s = request.shape;
-    if (device.kind() != DeviceKind::cpu) return Refusal{"runs on the CPU only"};
+    if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
     constexpr std::array one{1, 1};
-    if (s.R != 3 || s.S != 3 || s.stride != one || s.dilation != one) return Refusal{"takes 3x3 of stride 1 undilated"};
-    if (s.C % kL != 0 || s.K % kL != 0) return Refusal{"takes channels in multiples of " + std::to_string(kL)};
-    if (std::max(s.pad_before[0], s.pad_before[1]) > 2) return Refusal{"takes paddings of at most 2"};
-    if (s.P() < 1 || s.Q() < 1) return Refusal{"the output would be empty"};
+    if (s.R != 3 || s.S != 3 || s.stride != one || s.dilation != one)
+      return UnsupportedReason{"takes 3x3 of stride 1 undilated"};
+    if (s.C % kL != 0 || s.K % kL != 0)
+      return UnsupportedReason{"takes channels in multiples of " + std::to_string(kL)};
+    if (std::max(s.pad_before[0], s.pad_before[1]) > 2) return UnsupportedReason{"takes paddings of at most 2"};
+    if (s.P() < 1 || s.Q() < 1) return UnsupportedReason{"the output would be empty"};
     switch (request.type) {
       case DType::f32:
         return std::make_unique<WinogradConvolution<float>>(request);
@@ -98,7 +101,7 @@ struct WinogradProvider : ConvProvider {
       case DType::f16:
         return std::make_unique<WinogradConvolution<fp16>>(request);
       default:
-        return Refusal{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
+        return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
     }
   }
 };

@@ -1,6 +1,6 @@
 #include "engine/graph/graph.h"
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 

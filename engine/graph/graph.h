@@ -65,7 +65,7 @@ struct FuseOptions {
   bool norm_residual = true;    // norm, then the add of a residual (then ReLU): one pass
   bool conv_activation = true;  // convolution with bias, then ReLU: the convolution's epilogue
   bool cancelled_bias = true;   // a bias before a batch norm: its gradient is zero, and not computed
-  bool dead_taps = true;        // taps of ASPP that see only padding: not multiplied
+  bool padding_taps = true;     // taps of ASPP that see only padding: not multiplied
   bool squeeze_norm = true;     // squeeze of a group norm's output: the norm sums it up in its own pass
   bool squeeze_pool = true;     // squeeze and excitation, then max pooling of 2x2: pooled as it is scaled
   bool squeeze_dropout = true;  // squeeze and excitation, then dropout: dropped as it is scaled

@@ -11,7 +11,7 @@
 #include "engine/conv/provider.h"
 #include "engine/tensor/device.h"
 #include "engine/tensor/shape.h"
-#include "kernels/core/map.h"
+#include "kernels/core/tensor_view.h"
 
 namespace regolith {
 
@@ -39,9 +39,9 @@ struct Inference {
   // What backward reads of forward, per input and of the output.
   std::vector<bool> saves_input;
   bool saves_output = false;
-  size_t saved_bytes = 0;       // of the op's own, from forward to backward
-  int64_t multiplications = 0;  // of the forward pass
-  std::string note;             // for --explain: "rates 12, 18: centre tap only"
+  size_t saved_bytes = 0;  // of the op's own, from forward to backward
+  int64_t macs = 0;        // of the forward pass
+  std::string note;        // for --explain: "rates 12, 18: centre tap only"
 };
 
 struct CompileContext {
@@ -57,7 +57,7 @@ struct CompileContext {
 
 struct ParamView {
   float* master = nullptr;  // fp32
-  void* low = nullptr;      // in the maps' type; the master itself where that is fp32
+  void* compute = nullptr;  // in the maps' type; the master itself where that is fp32
   float* grad = nullptr;    // fp32; null where the parameter is not trained
   int64_t elements = 0;
 };
@@ -65,16 +65,16 @@ struct ParamView {
 // What one run of an op reads and writes.
 struct OpRun {
   DeviceStream* stream = nullptr;
-  std::vector<Map> x;                // inputs (N,H,W,C)
-  Map y;                             // output
-  Map dy;                            // gradient of the output; backward may overwrite it
-  std::vector<Map> dx;               // gradients of the inputs; null where nobody wants it
-  std::vector<bool> accumulate;      // per input: add to dx instead of writing it
-  float* side = nullptr;             // side_bytes() that forward fills for its readers; null where nobody reads them
-  std::vector<const float*> x_side;  // per input: the side output of who made it, where reads_side() asks for it
+  std::vector<TensorView> x;        // inputs (N,H,W,C)
+  TensorView y;                     // output
+  TensorView dy;                    // gradient of the output; backward may overwrite it
+  std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
+  std::vector<bool> accumulate;     // per input: add to dx instead of writing it
+  float* aux = nullptr;             // aux_bytes() that forward fills for its readers; null where nobody reads them
+  std::vector<const float*> x_aux;  // per input: the auxiliary output of who made it, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
-  void* packed = nullptr;  // what pack_weights wrote
+  void* packed = nullptr;  // what prepack_weights wrote
   std::vector<ParamView> params;
   bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
   bool dropout = true;            // off: dropout is the identity
@@ -83,8 +83,8 @@ struct OpRun {
   int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
 };
 
-// When an op reads the side output of an input's producer.
-enum class SideUse { none, forward, forward_and_backward };
+// When an op reads the auxiliary output of an input's producer.
+enum class AuxUse { none, forward, forward_and_backward };
 
 class Op {
  public:
@@ -97,8 +97,8 @@ class Op {
   virtual std::string describe() const { return ""; }
 
   // Whether the op's kernels take a slice of the channels of a wider buffer, as input (and dx), as output (and dy).
-  virtual bool reads_slices() const { return false; }
-  virtual bool writes_slices() const { return false; }
+  virtual bool reads_strided() const { return false; }
+  virtual bool writes_strided() const { return false; }
   // Whether an image's result depends on the other images of the batch: then the batch is not run in slices.
   virtual bool couples_batch() const { return false; }
   // Whether backward can add to dx; where not, the executor adds in a pass of its own.
@@ -108,8 +108,8 @@ class Op {
   // Whether dx of input 0 may be the memory of dy.
   virtual bool backward_in_place() const { return false; }
   // A small fp32 output beside y, that the ops it was made for read instead of going over y again: a norm's sums.
-  virtual size_t side_bytes() const { return 0; }
-  virtual SideUse reads_side(size_t /*input*/) const { return SideUse::none; }
+  virtual size_t aux_bytes() const { return 0; }
+  virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
   virtual std::string random_name() const { return ""; }
 
@@ -119,8 +119,8 @@ class Op {
   virtual std::string provider() const { return "kernel"; }
   virtual size_t forward_workspace() const { return 0; }
   virtual size_t backward_workspace() const { return 0; }
-  virtual size_t packed_weights() const { return 0; }
-  virtual void pack_weights(const OpRun&) {}
+  virtual size_t prepacked_bytes() const { return 0; }
+  virtual void prepack_weights(const OpRun&) {}
   virtual void forward(const OpRun& run) = 0;
   virtual void backward(const OpRun&) {}
 };
@@ -134,10 +134,10 @@ class OpBase : public Op {
 
 // An op whose kernels take slices of channels everywhere, and add to dx: what most of ours do.
 template <class Self>
-class SlicingOp : public OpBase<Self> {
+class StridedOp : public OpBase<Self> {
  public:
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
+  bool reads_strided() const override { return true; }
+  bool writes_strided() const override { return true; }
   bool accumulates() const override { return true; }
 };
 

@@ -68,23 +68,23 @@ class Planner {
     return last;
   }
 
-  // Last step at which the side output of node i is read; i: nobody reads it.
-  int last_side_use(int i) const {
+  // Last step at which the auxiliary output of node i is read; i: nobody reads it.
+  int last_aux_use(int i) const {
     int last = i;
     for (int c : consumers_[i]) {
       for (size_t k = 0; k < node(c).inputs.size(); ++k) {
-        const SideUse use = node(c).inputs[k] == i ? node(c).op->reads_side(k) : SideUse::none;
-        if (use == SideUse::none) continue;
-        const bool again = use == SideUse::forward_and_backward && plan_.nodes[c].backward;
+        const AuxUse use = node(c).inputs[k] == i ? node(c).op->reads_aux(k) : AuxUse::none;
+        if (use == AuxUse::none) continue;
+        const bool again = use == AuxUse::forward_and_backward && plan_.nodes[c].backward;
         last = std::max(last, again ? backward_step(c) : c);
       }
     }
     return last;
   }
 
-  bool may_be_a_slice(int i) const {
-    return node(i).op->writes_slices() &&
-           std::all_of(consumers_[i].begin(), consumers_[i].end(), [&](int c) { return node(c).op->reads_slices(); });
+  bool may_be_strided(int i) const {
+    return node(i).op->writes_strided() &&
+           std::all_of(consumers_[i].begin(), consumers_[i].end(), [&](int c) { return node(c).op->reads_strided(); });
   }
 
   // The op that may put its output into the memory of node i's value; -1: there is none.
@@ -95,7 +95,7 @@ class Planner {
     if (!reader.op->forward_in_place() || reader.inputs[0] != i || node(i).shape() != reader.shape()) return -1;
     if (last_use(i) != heir) return -1;
     const bool slice = plan_.nodes[heir].value.pitch != reader.shape().C;
-    return slice && !may_be_a_slice(i) ? -1 : heir;
+    return slice && !may_be_strided(i) ? -1 : heir;
   }
 
   void place_values() {
@@ -105,7 +105,7 @@ class Planner {
         if (node(k).op->kind() != "concat") continue;
         int channel = 0;
         for (int i : node(k).inputs) {
-          if (parent[i] < 0 && may_be_a_slice(i)) parent[i] = k, at[i] = channel;
+          if (parent[i] < 0 && may_be_strided(i)) parent[i] = k, at[i] = channel;
           channel += node(i).shape().C;
         }
       }
@@ -156,7 +156,7 @@ class Planner {
         giver.accumulate[k] = written;
         const Op& op = *node(c).op;
         const bool slice = p.grad.pitch != node(v).shape().C;
-        if ((written && !op.accumulates()) || (slice && !op.reads_slices())) {
+        if ((written && !op.accumulates()) || (slice && !op.reads_strided())) {
           giver.temp[k] =
               new_buffer("part of d(" + node(v).name + ")", map_bytes(v), backward_step(c), backward_step(c));
           ++plan_.extra_adds;
@@ -171,15 +171,15 @@ class Planner {
     const auto [c, k] = giver;
     const Node& consumer = node(c);
     const Placement& dy = plan_.nodes[c].grad;
-    const bool slice_would_do = node(v).op->writes_slices();
+    const bool strided_would_do = node(v).op->writes_strided();
     if (consumer.op->kind() == "concat") {
-      if (!options_.views || !slice_would_do) return {};
+      if (!options_.views || !strided_would_do) return {};
       int channel = dy.channel;
       for (int j = 0; j < k; ++j) channel += node(consumer.inputs[j]).shape().C;
       return {dy.buffer, channel, dy.pitch};
     }
     if (!options_.reuse || !consumer.op->backward_in_place() || node(v).shape() != consumer.shape()) return {};
-    if (dy.pitch != consumer.shape().C && !slice_would_do) return {};
+    if (dy.pitch != consumer.shape().C && !strided_would_do) return {};
     for (int other : consumer.inputs)  // one input only may have it: the first that asks in this order
       if (other != v && plan_.nodes[other].grad.buffer == dy.buffer && other > v) return {};
     if (consumer.op->kind() != "add" && k != 0) return {};
@@ -196,7 +196,7 @@ class Planner {
       };
       p.saved = take(" saved", node(i).inferred.saved_bytes + node(i).op->saved_memory(), i,
                      p.backward ? backward_step(i) : i);
-      if (const int last = last_side_use(i); last > i) p.side = take(" side", node(i).op->side_bytes(), i, last);
+      if (const int last = last_aux_use(i); last > i) p.aux = take(" aux", node(i).op->aux_bytes(), i, last);
       p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
       if (p.backward)
         p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));

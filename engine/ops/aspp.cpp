@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "engine/base/error.h"
 #include "kernels/channel_sum.h"
 #include "kernels/copy_matrices.h"
-#include "kernels/core/error.h"
 #include "kernels/image_sum.h"
 
 namespace regolith {
@@ -128,7 +128,7 @@ Inference AsppOp::infer(const std::vector<Shape>& inputs) {
   r.saves_input = {true};
   int64_t taps = 0;
   for (const Group& g : groups_) taps += static_cast<int64_t>(g.members.size()) * g.taps.count();
-  r.multiplications =
+  r.macs =
       x_.pixels() * F * (taps * C + static_cast<int64_t>(pool_branch()) * F) + static_cast<int64_t>(x_.N) * F * (C + F);
   r.note = note(x_.H, x_.W);
   return r;
@@ -171,8 +171,8 @@ void AsppOp::compile(const CompileContext& context) {
   backward_.mean = backward.take(static_cast<size_t>(N) * C * element);
   forward_.sum = forward.take(pixel_of_filters);
   backward_.sum = backward.take(pixel_of_filters);
-  packed_.pixels = packed.take(pixels_->packed_weights());
-  packed_.pooled = packed.take(pooled_->packed_weights());
+  packed_.pixels = packed.take(pixels_->prepacked_bytes());
+  packed_.pooled = packed.take(pooled_->prepacked_bytes());
   // The two sums, and what follows them, run one after the other.
   const auto image_sum = [&](int channels) {
     return kernels::image_sum_workspace(whole_map(nullptr, N, x_.H, x_.W, channels, type_));
@@ -195,7 +195,7 @@ std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward)
     const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
     const int K = width(g);
     BranchSum::Branch b;
-    b.w = g.whole() ? kernel.low : piece(run.packed, p.w);
+    b.w = g.whole() ? kernel.compute : piece(run.packed, p.w);
     if (bias != nullptr) b.bias = g.whole() ? bias->master : piece<float>(run.packed, p.bias);
     b.project = piece(run.packed, p.project);
     b.z = whole_map(piece(run.saved, p.z), x_.N, x_.H, x_.W, K, type_);
@@ -215,7 +215,7 @@ BranchSum::Branch AsppOp::pooled(const OpRun& run, bool backward) const {
   const ParamView& kernel = run.params[kernel_of(pool_branch())];
   const ParamView* bias = a_.bias ? &run.params[kernel_of(pool_branch()) + 1] : nullptr;
   BranchSum::Branch b;
-  b.w = kernel.low;
+  b.w = kernel.compute;
   if (bias != nullptr) b.bias = bias->master;
   b.project = piece(run.packed, pool_.project);
   b.z = image_map(piece(run.saved, pool_.z), a_.filters);
@@ -231,10 +231,10 @@ BranchSum::Branch AsppOp::pooled(const OpRun& run, bool backward) const {
 
 // Branches of several taps lie in the packed weights as (K, taps, C), the members of a group one after the other; the
 // projection as one (F, K) for each group.
-void AsppOp::pack_weights(const OpRun& run) {
+void AsppOp::prepack_weights(const OpRun& run) {
   const int C = x_.C, F = a_.filters;
   DeviceStream& stream = *run.stream;
-  const void* projection = run.params[kernel_of(project_branch())].low;
+  const void* projection = run.params[kernel_of(project_branch())].compute;
   Copies weights(type_, false), biases(DType::f32, false);
   each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
     const Places& p = places_[i];
@@ -243,7 +243,7 @@ void AsppOp::pack_weights(const OpRun& run) {
     if (g.whole()) return;
     const int taps = g.taps.count();
     for (int t = 0; t < taps; ++t)
-      weights.add(F, C, run.params[kernel_of(m.branch)].low, int64_t{C} * m.live[t], m.stored() * C,
+      weights.add(F, C, run.params[kernel_of(m.branch)].compute, int64_t{C} * m.live[t], m.stored() * C,
                   piece(run.packed, p.w), (int64_t{F} * j * taps + t) * C, taps * C);
     if (a_.bias)
       biases.add(1, F, run.params[kernel_of(m.branch) + 1].master, 0, F, piece(run.packed, p.bias), int64_t{F} * j, F);
@@ -251,14 +251,14 @@ void AsppOp::pack_weights(const OpRun& run) {
   weights.add(F, F, projection, int64_t{F} * pool_branch(), columns() * F, piece(run.packed, pool_.project), 0, F);
   weights.run(stream);
   biases.run(stream);
-  pixels_->pack_weights(stream, branches(run, false), piece(run.packed, packed_.pixels));
-  pooled_->pack_weights(stream, {pooled(run, false)}, piece(run.packed, packed_.pooled));
+  pixels_->prepack_weights(stream, branches(run, false), piece(run.packed, packed_.pixels));
+  pooled_->prepack_weights(stream, {pooled(run, false)}, piece(run.packed, packed_.pooled));
 }
 
 void AsppOp::forward(const OpRun& run) {
   DeviceStream& stream = *run.stream;
-  const Map mean = image_map(piece(run.saved, saved_.mean), x_.C);
-  const Map sum = image_map(piece(run.workspace, forward_.sum), a_.filters);
+  const TensorView mean = image_map(piece(run.saved, saved_.mean), x_.C);
+  const TensorView sum = image_map(piece(run.workspace, forward_.sum), a_.filters);
   void* scratch = piece(run.workspace, forward_.pixels);
   const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
   kernels::image_sum(
@@ -270,9 +270,9 @@ void AsppOp::forward(const OpRun& run) {
 
 void AsppOp::backward(const OpRun& run) {
   DeviceStream& stream = *run.stream;
-  const Map mean = image_map(piece(run.saved, saved_.mean), x_.C);
-  const Map dsum = image_map(piece(run.workspace, backward_.sum), a_.filters);
-  const Map dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : Map{};
+  const TensorView mean = image_map(piece(run.saved, saved_.mean), x_.C);
+  const TensorView dsum = image_map(piece(run.workspace, backward_.sum), a_.filters);
+  const TensorView dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : TensorView{};
   void* scratch = piece(run.workspace, backward_.pixels);
   kernels::image_sum(stream, {.x = run.dy, .sum = dsum, .workspace = scratch});
   pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, piece(run.packed, packed_.pooled),
@@ -287,7 +287,7 @@ void AsppOp::backward(const OpRun& run) {
   scatter_gradients(run);
 }
 
-// The way back of pack_weights. The gradient of a dead tap is written too: it is zero.
+// The way back of prepack_weights. The gradient of a dead tap is written too: it is zero.
 void AsppOp::scatter_gradients(const OpRun& run) const {
   const int C = x_.C, F = a_.filters;
   float* projection = run.params[kernel_of(project_branch())].grad;

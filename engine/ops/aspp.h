@@ -39,8 +39,8 @@ class AsppOp : public OpBase<AsppOp> {
   size_t saved_memory() const override { return saved_.bytes; }
   size_t forward_workspace() const override { return forward_.bytes; }
   size_t backward_workspace() const override { return backward_.bytes; }
-  size_t packed_weights() const override { return packed_.bytes; }
-  void pack_weights(const OpRun& run) override;
+  size_t prepacked_bytes() const override { return packed_.bytes; }
+  void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 
@@ -73,7 +73,7 @@ class AsppOp : public OpBase<AsppOp> {
   int pool_branch() const { return static_cast<int>(a_.rates.size()) + 1; }
   int project_branch() const { return pool_branch() + 1; }
   int columns() const { return pool_branch() + 1; }  // of F input channels, that the projection has
-  Map image_map(void* data, int C) const { return whole_map(data, x_.N, 1, 1, C, type_); }
+  TensorView image_map(void* data, int C) const { return whole_map(data, x_.N, 1, 1, C, type_); }
   std::vector<BranchSum::Branch> branches(const OpRun& run, bool backward) const;
   BranchSum::Branch pooled(const OpRun& run, bool backward) const;
   // f(group, its number, member, its number) for all members of all groups.

@@ -1,7 +1,7 @@
 #include "engine/ops/attention_gate.h"
 
+#include "engine/base/error.h"
 #include "kernels/attention_gate.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
@@ -9,8 +9,8 @@ namespace {
 enum Param { theta, phi, psi, bias };
 
 kernels::AttentionGateWeights weights(const OpRun& run, int Ci) {
-  return {.theta = run.params[theta].low,
-          .phi = run.params[phi].low,
+  return {.theta = run.params[theta].compute,
+          .phi = run.params[phi].compute,
           .psi = run.params[psi].master,
           .bias = run.params[bias].master,
           .packed = run.packed,
@@ -37,7 +37,7 @@ Inference AttentionGateOp::infer(const std::vector<Shape>& inputs) {
               {"psi/bias", {1}, Init::zeros, 0, 0, true}};
   r.saves_input = {true, true};
   r.saved_bytes = static_cast<size_t>(x_.pixels()) * sizeof(float);  // a
-  r.multiplications = x_.pixels() * (Ci * (x_.C + g_.C + 1) + x_.C);
+  r.macs = x_.pixels() * (Ci * (x_.C + g_.C + 1) + x_.C);
   return r;
 }
 
@@ -47,17 +47,17 @@ void AttentionGateOp::compile(const CompileContext& context) {
 }
 
 size_t AttentionGateOp::backward_workspace() const {
-  const auto map = [&](const Shape& s) { return Map{nullptr, s.N, s.H, s.W, s.C, s.C, type_}; };
+  const auto map = [&](const Shape& s) { return TensorView{nullptr, s.N, s.H, s.W, s.C, s.C, type_}; };
   return kernels::AttentionGateWorkspace(map(x_), map(g_), filters_).bytes;
 }
 
-size_t AttentionGateOp::packed_weights() const {
+size_t AttentionGateOp::prepacked_bytes() const {
   return packs_ ? kernels::attention_gate_packed(x_.C, g_.C, filters_) : 0;
 }
 
-void AttentionGateOp::pack_weights(const OpRun& run) {
-  kernels::attention_gate_pack(*run.stream, {.theta = run.params[theta].low,
-                                             .phi = run.params[phi].low,
+void AttentionGateOp::prepack_weights(const OpRun& run) {
+  kernels::attention_gate_pack(*run.stream, {.theta = run.params[theta].compute,
+                                             .phi = run.params[phi].compute,
                                              .dtype = type_,
                                              .Cx = x_.C,
                                              .Cg = g_.C,

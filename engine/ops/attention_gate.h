@@ -9,7 +9,7 @@ namespace regolith {
 
 // Inputs: x, and the gating signal g of the same N, H, W. Parameters: theta/kernel (filters,1,1,Cx), phi/kernel
 // (filters,1,1,Cg), psi/kernel (1,1,1,filters), psi/bias (1).
-class AttentionGateOp : public SlicingOp<AttentionGateOp> {
+class AttentionGateOp : public StridedOp<AttentionGateOp> {
  public:
   AttentionGateOp(int filters, Init init) : filters_(filters), init_(init) {}
   std::string_view kind() const override { return "attention_gate"; }
@@ -18,8 +18,8 @@ class AttentionGateOp : public SlicingOp<AttentionGateOp> {
   bool backward_in_place() const override { return true; }
   void compile(const CompileContext& context) override;
   size_t backward_workspace() const override;
-  size_t packed_weights() const override;
-  void pack_weights(const OpRun& run) override;
+  size_t prepacked_bytes() const override;
+  void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 

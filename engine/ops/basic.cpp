@@ -1,12 +1,12 @@
 #include "engine/ops/basic.h"
 
+#include "engine/base/error.h"
 #include "kernels/add.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 
-Map channel_slice(const Map& whole, int at, int C) {
-  Map m = whole;
+TensorView channel_slice(const TensorView& whole, int at, int C) {
+  TensorView m = whole;
   m.data = static_cast<unsigned char*>(whole.data) + at * size_of(whole.dtype);
   m.C = C;
   return m;
@@ -57,8 +57,8 @@ Inference ConcatOp::infer(const std::vector<Shape>& inputs) {
 
 void ConcatOp::forward(const OpRun& run) {
   int at = 0;
-  for (const Map& x : run.x) {
-    const Map part = channel_slice(run.y, at, x.C);
+  for (const TensorView& x : run.x) {
+    const TensorView part = channel_slice(run.y, at, x.C);
     if (x.data != part.data) kernels::add_forward(*run.stream, {.a = x, .b = {}, .y = part});
     at += x.C;
   }
@@ -67,7 +67,7 @@ void ConcatOp::forward(const OpRun& run) {
 void ConcatOp::backward(const OpRun& run) {
   int at = 0;
   for (size_t i = 0; i < run.dx.size(); ++i) {
-    const Map part = channel_slice(run.dy, at, run.x[i].C);
+    const TensorView part = channel_slice(run.dy, at, run.x[i].C);
     if (run.dx[i] && run.dx[i].data != part.data)
       kernels::add_forward(*run.stream, {.a = part, .b = {}, .y = run.dx[i], .accumulate = run.accumulate[i]});
     at += run.x[i].C;

@@ -10,7 +10,7 @@ class InputOp : public OpBase<InputOp> {
  public:
   InputOp(int H, int W, int C) : shape_{0, H, W, C} {}
   std::string_view kind() const override { return "input"; }
-  bool writes_slices() const override { return false; }
+  bool writes_strided() const override { return false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun&) override {}
 
@@ -19,7 +19,7 @@ class InputOp : public OpBase<InputOp> {
 };
 
 // y = x1 + x2 + ... of one shape.
-class AddOp : public SlicingOp<AddOp> {
+class AddOp : public StridedOp<AddOp> {
  public:
   std::string_view kind() const override { return "add"; }
   Inference infer(const std::vector<Shape>& inputs) override;
@@ -33,7 +33,7 @@ class ConcatOp : public OpBase<ConcatOp> {
  public:
   std::string_view kind() const override { return "concat"; }
   Inference infer(const std::vector<Shape>& inputs) override;
-  bool reads_slices() const override { return true; }
+  bool reads_strided() const override { return true; }
   bool accumulates() const override { return true; }
   // Copies the inputs that are not already slices of y; backward likewise.
   void forward(const OpRun& run) override;
@@ -41,6 +41,6 @@ class ConcatOp : public OpBase<ConcatOp> {
 };
 
 // The channels [at, at + C) of `whole`.
-Map channel_slice(const Map& whole, int at, int C);
+TensorView channel_slice(const TensorView& whole, int at, int C);
 
 }  // namespace regolith

@@ -8,7 +8,7 @@
 namespace regolith {
 namespace {
 
-Map shape_only(const BranchSumShape& s, int C, DType type) { return whole_map(nullptr, s.N, s.H, s.W, C, type); }
+TensorView shape_only(const BranchSumShape& s, int C, DType type) { return whole_map(nullptr, s.N, s.H, s.W, C, type); }
 
 class KernelBranchSum : public BranchSum {
  public:
@@ -23,8 +23,8 @@ class KernelBranchSum : public BranchSum {
   size_t forward_workspace() const override { return 0; }
   size_t backward_workspace() const override { return workspace_; }
 
-  void forward(DeviceStream& stream, const Map& x, const std::vector<Branch>& branches, const float* bias,
-               const Map& image, const Map& y, void*, void*) override {
+  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
+               const TensorView& image, const TensorView& y, void*, void*) override {
     kernels::AsppForward k;
     k.x = x;
     k.bias = bias;
@@ -37,8 +37,9 @@ class KernelBranchSum : public BranchSum {
     kernels::aspp_forward(stream, k);
   }
 
-  void backward(DeviceStream& stream, const Map& x, const Map& dy, const std::vector<Branch>& branches,
-                const Map& image, float image_scale, const Map& dx, bool accumulate, void*, void* workspace) override {
+  void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
+                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void*,
+                void* workspace) override {
     kernels::AsppDataGradient all;
     for (const Branch& b : branches) {
       const kernels::AsppTaps taps = shape_.branches[all.count].taps;
@@ -85,7 +86,7 @@ class ProviderBranchSum : public BranchSum {
       const int rate = std::max(b.taps.rate, 1), down = b.taps.rows / 2 * rate, right = b.taps.columns / 2 * rate;
       Compiled c;
       c.flat = b.taps.count() == 1;
-      const Map x = seen({}, c.flat, shape.C), z = seen({}, true, b.K);
+      const TensorView x = seen({}, c.flat, shape.C), z = seen({}, true, b.K);
       c.branch = pick({x.N,
                        x.H,
                        x.W,
@@ -99,8 +100,8 @@ class ProviderBranchSum : public BranchSum {
                        {down, right}},
                       shape.branch_bias, shape.needs_dx);
       c.projection = pick({z.N, z.H, z.W, b.K, shape.F, 1, 1}, shape.bias, true);
-      c.branch_packed = packed.take(c.branch->packed_weights());
-      c.projection_packed = packed.take(c.projection->packed_weights());
+      c.branch_packed = packed.take(c.branch->prepacked_bytes());
+      c.projection_packed = packed.take(c.projection->prepacked_bytes());
       compiled_.push_back(c);
     }
     packed_ = packed.bytes();
@@ -111,13 +112,14 @@ class ProviderBranchSum : public BranchSum {
     const Convolution& c = *compiled_.front().branch;
     return std::string(c.provider()) + " " + c.implementation();
   }
-  size_t packed_weights() const override { return packed_; }
-  void pack_weights(DeviceStream& stream, const std::vector<Branch>& branches, void* packed) override {
+  size_t prepacked_bytes() const override { return packed_; }
+  void prepack_weights(DeviceStream& stream, const std::vector<Branch>& branches, void* packed) override {
     for (size_t g = 0; g < compiled_.size(); ++g) {
       const Compiled& c = compiled_[g];
-      if (c.branch->packed_weights() > 0) c.branch->pack_weights(stream, branches[g].w, piece(packed, c.branch_packed));
-      if (c.projection->packed_weights() > 0)
-        c.projection->pack_weights(stream, branches[g].project, piece(packed, c.projection_packed));
+      if (c.branch->prepacked_bytes() > 0)
+        c.branch->prepack_weights(stream, branches[g].w, piece(packed, c.branch_packed));
+      if (c.projection->prepacked_bytes() > 0)
+        c.projection->prepack_weights(stream, branches[g].project, piece(packed, c.projection_packed));
     }
   }
   size_t forward_workspace() const override {
@@ -134,8 +136,8 @@ class ProviderBranchSum : public BranchSum {
     return parts(shape_.C) + most;
   }
 
-  void forward(DeviceStream& stream, const Map& x, const std::vector<Branch>& branches, const float* bias,
-               const Map& image, const Map& y, void* packed, void* workspace) override {
+  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
+               const TensorView& image, const TensorView& y, void* packed, void* workspace) override {
     kernels::AddImages sum;
     sum.image = image;
     sum.y = y;
@@ -145,7 +147,7 @@ class ProviderBranchSum : public BranchSum {
       const Branch& b = branches[g];
       c.branch->forward(stream, seen(x, c.flat), b.w, piece(packed, c.branch_packed), b.bias, seen(b.z, c.flat),
                         scratch);
-      Map part = y;
+      TensorView part = y;
       if (split_) part.data = piece(workspace, g * part_bytes(shape_.F));
       c.projection->forward(stream, seen(b.z, true), b.project, piece(packed, c.projection_packed), bias,
                             seen(part, true), scratch);
@@ -154,8 +156,8 @@ class ProviderBranchSum : public BranchSum {
     if (split_) kernels::add_images(stream, sum);
   }
 
-  void backward(DeviceStream& stream, const Map& x, const Map& dy, const std::vector<Branch>& branches,
-                const Map& image, float image_scale, const Map& dx, bool accumulate, void* packed,
+  void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
+                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* packed,
                 void* workspace) override {
     kernels::AddImages sum;
     sum.image = image;
@@ -166,12 +168,12 @@ class ProviderBranchSum : public BranchSum {
     for (size_t g = 0; g < compiled_.size(); ++g) {
       const Compiled& c = compiled_[g];
       const Branch& b = branches[g];
-      const Map flat_dy = seen(dy, true), x_seen = seen(x, c.flat), dz = seen(b.dz, c.flat);
+      const TensorView flat_dy = seen(dy, true), x_seen = seen(x, c.flat), dz = seen(b.dz, c.flat);
       c.projection->wgrad(stream, seen(b.z, true), flat_dy, b.dproject, nullptr, false, scratch);
       c.projection->dgrad(stream, flat_dy, b.project, piece(packed, c.projection_packed), seen(b.dz, true), scratch);
       c.branch->wgrad(stream, x_seen, dz, b.dw, b.db, b.accumulate, scratch);
       if (!dx) continue;
-      Map part = dx;
+      TensorView part = dx;
       part.data = piece(workspace, g * part_bytes(shape_.C));
       c.branch->dgrad(stream, dz, b.w, piece(packed, c.branch_packed), seen(part, c.flat), scratch);
       sum.parts[sum.count++] = part;
@@ -186,8 +188,10 @@ class ProviderBranchSum : public BranchSum {
     size_t branch_packed = 0, projection_packed = 0;
   };
   // A 1x1 convolution sees all rows of the batch as those of one image: then its product has as many rows as it can.
-  Map seen(const Map& m, bool flat) const { return flat ? Map{m.data, 1, m.N * m.H, m.W, m.C, m.pitch, m.dtype} : m; }
-  Map seen(const Map&, bool flat, int C) const { return seen(shape_only(shape_, C, type_), flat); }
+  TensorView seen(const TensorView& m, bool flat) const {
+    return flat ? TensorView{m.data, 1, m.N * m.H, m.W, m.C, m.pitch, m.dtype} : m;
+  }
+  TensorView seen(const TensorView&, bool flat, int C) const { return seen(shape_only(shape_, C, type_), flat); }
   size_t part_bytes(int C) const { return aligned(shape_.pixels() * C * size_of(type_)); }
   size_t parts(int C) const { return compiled_.size() * part_bytes(C); }
 

@@ -33,31 +33,32 @@ class BranchSum {
     const void* w = nullptr;                                  // (K, rows, columns, C)
     const float* bias = nullptr;                              // (K)
     const void* project = nullptr;                            // (F, K)
-    Map z;                                                    // (N, H, W, K): forward writes it, backward reads it
-    Map dz;                                                   // backward's own
+    TensorView z;                                             // (N, H, W, K): forward writes it, backward reads it
+    TensorView dz;                                            // backward's own
     float *dw = nullptr, *db = nullptr, *dproject = nullptr;  // db may be null
     bool accumulate = false;                                  // adds to dw and db; dproject is written
   };
 
   virtual ~BranchSum() = default;
   virtual std::string provider() const = 0;
-  virtual size_t packed_weights() const { return 0; }
-  virtual void pack_weights(DeviceStream&, const std::vector<Branch>&, void* /*packed*/) {}
+  virtual size_t prepacked_bytes() const { return 0; }
+  virtual void prepack_weights(DeviceStream&, const std::vector<Branch>&, void* /*packed*/) {}
   virtual size_t forward_workspace() const = 0;
   virtual size_t backward_workspace() const = 0;
   // `bias`: (F), or null. `image`: (N, 1, 1, F), added to every pixel of its image, or null.
-  virtual void forward(DeviceStream&, const Map& x, const std::vector<Branch>&, const float* bias, const Map& image,
-                       const Map& y, void* packed, void* workspace) = 0;
+  virtual void forward(DeviceStream&, const TensorView& x, const std::vector<Branch>&, const float* bias,
+                       const TensorView& image, const TensorView& y, void* packed, void* workspace) = 0;
   // dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null. dx may be null: not wanted.
-  virtual void backward(DeviceStream&, const Map& x, const Map& dy, const std::vector<Branch>&, const Map& image,
-                        float image_scale, const Map& dx, bool accumulate, void* packed, void* workspace) = 0;
+  virtual void backward(DeviceStream&, const TensorView& x, const TensorView& dy, const std::vector<Branch>&,
+                        const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* packed,
+                        void* workspace) = 0;
 };
 
 // The kernel where it takes the shape, on a GPU and in tests; else the providers, of which `context.conv` may name one.
 std::unique_ptr<BranchSum> make_branch_sum(const CompileContext& context, const BranchSumShape& shape);
 
 // A map of its own memory.
-inline Map whole_map(void* data, int N, int H, int W, int C, DType type) { return {data, N, H, W, C, C, type}; }
+inline TensorView whole_map(void* data, int N, int H, int W, int C, DType type) { return {data, N, H, W, C, C, type}; }
 
 // Pieces of one buffer, one after the other.
 class Pieces {

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "engine/base/error.h"
 #include "kernels/activation.h"
 #include "kernels/bias.h"
 #include "kernels/channel_sum.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
@@ -95,7 +95,7 @@ Inference ConvOp::infer(const std::vector<Shape>& inputs) {
   if (a_.bias) r.params.push_back({"bias", {a_.filters}, Init::zeros, 0, 0, true});
   r.saves_input = {true};
   r.saves_output = a_.relu;  // its sign is the gradient's mask
-  r.multiplications = shape_.multiplications();
+  r.macs = shape_.macs();
   return r;
 }
 
@@ -112,11 +112,13 @@ std::string ConvOp::provider() const { return provider_text(*conv_); }
 
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
 
-void ConvOp::pack_weights(const OpRun& run) { conv_->pack_weights(*run.stream, run.params[0].low, run.packed); }
+void ConvOp::prepack_weights(const OpRun& run) {
+  conv_->prepack_weights(*run.stream, run.params[0].compute, run.packed);
+}
 
 void ConvOp::forward(const OpRun& run) {
   const float* bias = a_.bias ? run.params[1].master : nullptr;
-  conv_->forward(*run.stream, run.x[0], run.params[0].low, run.packed, bias, run.y, run.workspace);
+  conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed, bias, run.y, run.workspace);
 }
 
 void ConvOp::backward(const OpRun& run) {
@@ -124,7 +126,7 @@ void ConvOp::backward(const OpRun& run) {
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
   conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
-    conv_->dgrad(*run.stream, run.dy, run.params[0].low, run.packed, run.dx[0], run.workspace,
+    conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed, run.dx[0], run.workspace,
                  {.accumulate = run.accumulate[0]});
 }
 
@@ -144,7 +146,7 @@ Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
       {"kernel", {x.C, a_.kernel[0], a_.kernel[1], a_.filters}, a_.init, taps * a_.filters, taps * x.C, true});
   if (a_.bias) r.params.push_back({"bias", {a_.filters}, Init::zeros, 0, 0, true});
   r.saves_input = {true};
-  r.multiplications = shape_.multiplications();
+  r.macs = shape_.macs();
   return r;
 }
 
@@ -157,17 +159,17 @@ void ConvTransposeOp::compile(const CompileContext& context) {
 std::string ConvTransposeOp::provider() const { return provider_text(*conv_); }
 
 size_t ConvTransposeOp::backward_workspace() const {
-  const Map dy{nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32};
+  const TensorView dy{nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32};
   return std::max({conv_->forward_workspace(), conv_->wgrad_workspace(), kernels::channel_sum_workspace(dy)});
 }
 
-void ConvTransposeOp::pack_weights(const OpRun& run) {
-  conv_->pack_weights(*run.stream, run.params[0].low, run.packed);
+void ConvTransposeOp::prepack_weights(const OpRun& run) {
+  conv_->prepack_weights(*run.stream, run.params[0].compute, run.packed);
 }
 
 void ConvTransposeOp::forward(const OpRun& run) {
   const bool fused = a_.bias && conv_->has_dgrad_epilogue();
-  conv_->dgrad(*run.stream, run.x[0], run.params[0].low, run.packed, run.y, run.workspace,
+  conv_->dgrad(*run.stream, run.x[0], run.params[0].compute, run.packed, run.y, run.workspace,
                {.bias = fused ? run.params[1].master : nullptr});
   if (a_.bias && !fused) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
 }
@@ -179,7 +181,8 @@ void ConvTransposeOp::backward(const OpRun& run) {
     kernels::channel_sum(
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});
-  if (run.dx[0]) conv_->forward(*run.stream, run.dy, run.params[0].low, run.packed, nullptr, run.dx[0], run.workspace);
+  if (run.dx[0])
+    conv_->forward(*run.stream, run.dy, run.params[0].compute, run.packed, nullptr, run.dx[0], run.workspace);
 }
 
 }  // namespace regolith

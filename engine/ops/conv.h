@@ -39,8 +39,8 @@ class ConvOp : public OpBase<ConvOp> {
   std::string provider() const override;
   size_t forward_workspace() const override { return conv_->forward_workspace(); }
   size_t backward_workspace() const override;
-  size_t packed_weights() const override { return conv_->packed_weights(); }
-  void pack_weights(const OpRun& run) override;
+  size_t prepacked_bytes() const override { return conv_->prepacked_bytes(); }
+  void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 
@@ -63,8 +63,8 @@ class ConvTransposeOp : public OpBase<ConvTransposeOp> {
   std::string provider() const override;
   size_t forward_workspace() const override { return conv_->dgrad_workspace(); }
   size_t backward_workspace() const override;
-  size_t packed_weights() const override { return conv_->packed_weights(); }
-  void pack_weights(const OpRun& run) override;
+  size_t prepacked_bytes() const override { return conv_->prepacked_bytes(); }
+  void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 

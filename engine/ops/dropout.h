@@ -7,7 +7,7 @@
 
 namespace regolith {
 
-class DropoutOp : public SlicingOp<DropoutOp> {
+class DropoutOp : public StridedOp<DropoutOp> {
  public:
   DropoutOp(float rate, bool spatial) : rate_(rate), spatial_(spatial) {}
   float rate() const { return rate_; }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "engine/base/error.h"
 #include "kernels/activation.h"
 #include "kernels/batch_norm.h"
-#include "kernels/core/error.h"
 #include "kernels/group_norm.h"
 
 namespace regolith {
@@ -38,8 +38,8 @@ Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
 
 std::string GroupNormOp::numbers() const { return std::to_string(groups_) + " groups"; }
 
-size_t GroupNormOp::side_bytes() const {
-  return gives_sums ? static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) : 0;
+size_t GroupNormOp::aux_bytes() const {
+  return emits_statistics ? static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) : 0;
 }
 
 size_t GroupNormOp::forward_workspace() const { return kernels::group_norm_workspace(shape_.N, shape_.C); }
@@ -59,13 +59,13 @@ struct Statistics {
 void GroupNormOp::forward(const OpRun& run) {
   const Statistics s(run.saved, static_cast<int64_t>(shape_.N) * groups_);
   kernels::group_norm_forward(*run.stream, {.x = run.x[0],
-                                            .residual = epilogue.residual ? run.x[1] : Map{},
+                                            .residual = epilogue.residual ? run.x[1] : TensorView{},
                                             .y = run.y,
                                             .gamma = run.params[0].master,
                                             .beta = run.params[1].master,
                                             .mean = s.mean,
                                             .rstd = s.rstd,
-                                            .sums = run.side,
+                                            .sums = run.aux,
                                             .groups = groups_,
                                             .epsilon = epsilon_,
                                             .relu = epilogue.relu,
@@ -76,11 +76,11 @@ void GroupNormOp::backward(const OpRun& run) {
   const Statistics s(run.saved, static_cast<int64_t>(shape_.N) * groups_);
   const bool residual = epilogue.residual && run.dx[1];
   kernels::group_norm_backward(*run.stream, {.x = run.x[0],
-                                             .y = epilogue.residual && epilogue.relu ? run.y : Map{},
+                                             .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
                                              .dy = run.dy,
                                              .dy2 = {},
                                              .dx = run.dx[0],
-                                             .dresidual = residual ? run.dx[1] : Map{},
+                                             .dresidual = residual ? run.dx[1] : TensorView{},
                                              .gamma = run.params[0].master,
                                              .beta = run.params[1].master,
                                              .mean = s.mean,
@@ -111,7 +111,7 @@ size_t BatchNormOp::forward_workspace() const { return kernels::batch_norm_works
 void BatchNormOp::forward(const OpRun& run) {
   const Statistics s(run.saved, shape_.C);
   kernels::batch_norm_forward(*run.stream, {.x = run.x[0],
-                                            .residual = epilogue.residual ? run.x[1] : Map{},
+                                            .residual = epilogue.residual ? run.x[1] : TensorView{},
                                             .y = run.y,
                                             .gamma = run.params[0].master,
                                             .beta = run.params[1].master,
@@ -131,11 +131,11 @@ void BatchNormOp::backward(const OpRun& run) {
   const Statistics s(run.saved, shape_.C);
   const bool residual = epilogue.residual && run.dx[1];
   kernels::batch_norm_backward(*run.stream, {.x = run.x[0],
-                                             .y = epilogue.residual && epilogue.relu ? run.y : Map{},
+                                             .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
                                              .dy = run.dy,
                                              .dy2 = {},
                                              .dx = run.dx[0],
-                                             .dresidual = residual ? run.dx[1] : Map{},
+                                             .dresidual = residual ? run.dx[1] : TensorView{},
                                              .gamma = run.params[0].master,
                                              .beta = run.params[1].master,
                                              .mean = s.mean,

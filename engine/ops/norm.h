@@ -15,8 +15,8 @@ struct NormEpilogue {
 class NormOp : public Op {
  public:
   NormEpilogue epilogue;
-  bool reads_slices() const override { return true; }
-  bool writes_slices() const override { return true; }
+  bool reads_strided() const override { return true; }
+  bool writes_strided() const override { return true; }
   bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   std::string describe() const override;
@@ -33,11 +33,11 @@ class GroupNormOp : public NormOp {
  public:
   // Fewer channels than groups: a group per channel.
   GroupNormOp(int groups, float epsilon) : groups_(groups) { epsilon_ = epsilon; }
-  bool gives_sums = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
+  bool emits_statistics = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
   std::string_view kind() const override { return "group_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
-  size_t side_bytes() const override;
+  size_t aux_bytes() const override;
   size_t forward_workspace() const override;
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
@@ -70,7 +70,7 @@ class BatchNormOp : public NormOp {
   Shape shape_;
 };
 
-class ReluOp : public SlicingOp<ReluOp> {
+class ReluOp : public StridedOp<ReluOp> {
  public:
   std::string_view kind() const override { return "relu"; }
   bool forward_in_place() const override { return true; }

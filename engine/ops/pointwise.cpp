@@ -1,6 +1,6 @@
 #include "engine/ops/pointwise.h"
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "kernels/multiply.h"
 #include "kernels/sigmoid.h"
 #include "kernels/softmax.h"
@@ -8,7 +8,7 @@
 namespace regolith {
 namespace {
 
-Map without_data(const Shape& s) { return {nullptr, s.N, s.H, s.W, s.C, s.C, DType::f32}; }
+TensorView without_data(const Shape& s) { return {nullptr, s.N, s.H, s.W, s.C, s.C, DType::f32}; }
 
 bool repeats(const Shape& large, const Shape& small) {
   const bool over_channels = small == Shape{large.N, large.H, large.W, 1};

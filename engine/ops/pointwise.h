@@ -6,7 +6,7 @@
 namespace regolith {
 
 // Over the channels of each pixel.
-class SoftmaxOp : public SlicingOp<SoftmaxOp> {
+class SoftmaxOp : public StridedOp<SoftmaxOp> {
  public:
   std::string_view kind() const override { return "softmax"; }
   bool backward_in_place() const override { return true; }
@@ -15,7 +15,7 @@ class SoftmaxOp : public SlicingOp<SoftmaxOp> {
   void backward(const OpRun& run) override;
 };
 
-class SigmoidOp : public SlicingOp<SigmoidOp> {
+class SigmoidOp : public StridedOp<SigmoidOp> {
  public:
   std::string_view kind() const override { return "sigmoid"; }
   bool backward_in_place() const override { return true; }
@@ -26,7 +26,7 @@ class SigmoidOp : public SlicingOp<SigmoidOp> {
 
 // The product of two maps of one shape, or of a map and one that is repeated over its channels (N,H,W,1) or over its
 // pixels (N,1,1,C), in either order.
-class MultiplyOp : public SlicingOp<MultiplyOp> {
+class MultiplyOp : public StridedOp<MultiplyOp> {
  public:
   std::string_view kind() const override { return "multiply"; }
   std::string describe() const override;

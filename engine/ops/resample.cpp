@@ -1,6 +1,6 @@
 #include "engine/ops/resample.h"
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"

@@ -6,7 +6,7 @@
 namespace regolith {
 
 // Without padding; the map's size must be a multiple of the stride, so that no pixel is lost silently.
-class MaxPoolOp : public SlicingOp<MaxPoolOp> {
+class MaxPoolOp : public StridedOp<MaxPoolOp> {
  public:
   MaxPoolOp(int kernel, int stride) : kernel_(kernel), stride_(stride) {}
   bool halves() const { return kernel_ == 2 && stride_ == 2; }
@@ -20,7 +20,7 @@ class MaxPoolOp : public SlicingOp<MaxPoolOp> {
   int kernel_, stride_;
 };
 
-class UpsampleOp : public SlicingOp<UpsampleOp> {
+class UpsampleOp : public StridedOp<UpsampleOp> {
  public:
   UpsampleOp(int factor, bool bilinear) : factor_(factor), bilinear_(bilinear) {}
   std::string_view kind() const override { return "upsample"; }
@@ -35,7 +35,7 @@ class UpsampleOp : public SlicingOp<UpsampleOp> {
 };
 
 // To a height and width, up or down; see kernels/resize.h for where the pixels lie.
-class ResizeOp : public SlicingOp<ResizeOp> {
+class ResizeOp : public StridedOp<ResizeOp> {
  public:
   ResizeOp(int height, int width, bool bilinear) : height_(height), width_(width), bilinear_(bilinear) {}
   std::string_view kind() const override { return "resize"; }
@@ -51,7 +51,7 @@ class ResizeOp : public SlicingOp<ResizeOp> {
 };
 
 // (N,H,W,C) to (N,1,1,C).
-class GlobalAvgPoolOp : public SlicingOp<GlobalAvgPoolOp> {
+class GlobalAvgPoolOp : public StridedOp<GlobalAvgPoolOp> {
  public:
   std::string_view kind() const override { return "global_avg_pool"; }
   Inference infer(const std::vector<Shape>& inputs) override;

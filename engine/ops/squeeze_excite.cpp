@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
+#include "engine/base/error.h"
 #include "engine/ops/dropout.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 
 std::string SqueezeExciteOp::describe() const {
   std::string text = "ratio " + std::to_string(ratio_) + ", " + std::to_string(hidden_) + " hidden";
-  if (takes_sums) text += ", sums from the norm";
+  if (reads_statistics) text += ", sums from the norm";
   if (epilogue.pool) text += " + max_pool 2x2";
   if (epilogue.dropout())
     text += std::string(epilogue.spatial ? " + spatial_dropout " : " + dropout ") + describe_rate(epilogue.rate);
@@ -34,7 +34,7 @@ Inference SqueezeExciteOp::infer(const std::vector<Shape>& inputs) {
   r.saves_input = {true};
   r.saved_bytes = 2 * aligned(static_cast<size_t>(shape_.N) * C * sizeof(float)) +
                   aligned(static_cast<size_t>(shape_.N) * hidden_ * sizeof(float));
-  r.multiplications = shape_.elements() + 2 * static_cast<int64_t>(shape_.N) * C * hidden_;
+  r.macs = shape_.elements() + 2 * static_cast<int64_t>(shape_.N) * C * hidden_;
   return r;
 }
 
@@ -60,7 +60,7 @@ kernels::SqueezeExcite SqueezeExciteOp::arguments(const OpRun& run) const {
 }
 
 void SqueezeExciteOp::forward(const OpRun& run) {
-  kernels::squeeze_excite_forward(*run.stream, {.op = arguments(run), .y = run.y, .sums = run.x_side[0]});
+  kernels::squeeze_excite_forward(*run.stream, {.op = arguments(run), .y = run.y, .sums = run.x_aux[0]});
 }
 
 void SqueezeExciteOp::backward(const OpRun& run) {

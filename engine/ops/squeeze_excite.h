@@ -19,16 +19,16 @@ struct SqueezeEpilogue {
 
 // Parameters, (out, in): reduce/kernel (hidden, C), reduce/bias, expand/kernel (C, hidden), expand/bias; hidden is
 // C / ratio, at least 1.
-class SqueezeExciteOp : public SlicingOp<SqueezeExciteOp> {
+class SqueezeExciteOp : public StridedOp<SqueezeExciteOp> {
  public:
   explicit SqueezeExciteOp(int ratio) : ratio_(ratio) {}
   SqueezeEpilogue epilogue;
-  bool takes_sums = false;  // from the norm that makes its input: set by fusion
+  bool reads_statistics = false;  // from the norm that makes its input: set by fusion
   std::string_view kind() const override { return "squeeze_excite"; }
   std::string describe() const override;
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
-  SideUse reads_side(size_t) const override { return takes_sums ? SideUse::forward : SideUse::none; }
+  AuxUse reads_aux(size_t) const override { return reads_statistics ? AuxUse::forward : AuxUse::none; }
   std::string random_name() const override { return epilogue.dropout_name; }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;

@@ -1,8 +1,8 @@
 #include "engine/ops/transformer.h"
 
+#include "engine/base/error.h"
 #include "kernels/add.h"
 #include "kernels/attention.h"
-#include "kernels/core/error.h"
 #include "kernels/gelu.h"
 #include "kernels/layer_norm.h"
 #include "kernels/position_embedding.h"
@@ -104,7 +104,7 @@ Inference AttentionOp::infer(const std::vector<Shape>& inputs) {
   r.saves_input = {true};
   r.saves_output = true;
   r.saved_bytes = static_cast<size_t>(x.N) * heads_ * positions * sizeof(float);  // log-sum-exp
-  r.multiplications = 2 * x.N * positions * positions * C;
+  r.macs = 2 * x.N * positions * positions * C;
   return r;
 }
 

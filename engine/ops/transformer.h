@@ -8,7 +8,7 @@
 namespace regolith {
 
 // Every pixel over its channels. Parameters: gamma (C), beta (C).
-class LayerNormOp : public SlicingOp<LayerNormOp> {
+class LayerNormOp : public StridedOp<LayerNormOp> {
  public:
   explicit LayerNormOp(float epsilon = 1e-5f) : epsilon_(epsilon) {}
   std::string_view kind() const override { return "layer_norm"; }
@@ -23,7 +23,7 @@ class LayerNormOp : public SlicingOp<LayerNormOp> {
   Shape shape_;
 };
 
-class GeluOp : public SlicingOp<GeluOp> {
+class GeluOp : public StridedOp<GeluOp> {
  public:
   std::string_view kind() const override { return "gelu"; }
   bool backward_in_place() const override { return true; }
@@ -51,7 +51,7 @@ class AttentionOp : public OpBase<AttentionOp> {
 // y = x + embedding, the same for every image. Parameter: embedding (1,H,W,C), which starts at zero: the convolutions
 // before it know of positions by their padding, its gradient does not depend on its value, and the network starts as
 // the one without it.
-class PositionEmbeddingOp : public SlicingOp<PositionEmbeddingOp> {
+class PositionEmbeddingOp : public StridedOp<PositionEmbeddingOp> {
  public:
   std::string_view kind() const override { return "position_embedding"; }
   bool backward_in_place() const override { return true; }

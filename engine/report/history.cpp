@@ -11,8 +11,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "engine/report/atomic_file.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
 
 namespace regolith {
 namespace {

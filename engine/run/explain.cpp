@@ -66,7 +66,7 @@ std::string where_it_lives(const Plan& plan, const Placement& p, const Shape& s)
 }  // namespace
 
 std::string explain(Network& network, int batch) {
-  const int slice = network.slice_size(batch);
+  const int slice = network.micro_batch_size(batch);
   Program& program = network.program(slice, Mode::train, nullptr);
   const Graph& g = program.graph();
   const Plan& plan = program.plan();
@@ -78,12 +78,12 @@ std::string explain(Network& network, int batch) {
     const Node& n = g.nodes[i];
     int64_t params = 0;
     for (int p : n.params) params += g.params[p].spec.elements();
-    const double mflop = 2e-6 * static_cast<double>(n.inferred.multiplications) / slice;
+    const double mflop = 2e-6 * static_cast<double>(n.inferred.macs) / slice;
     flops += mflop;
-    table.row(
-        {n.name, std::string(n.op->kind()), n.op->describe(), size_text(n.shape()), params > 0 ? thousands(params) : "",
-         mflop > 0 ? fixed(mflop, "%.1f") : "", n.inferred.multiplications > 0 ? n.op->provider() : "",
-         where_it_lives(plan, plan.nodes[i].value, n.shape()), where_it_lives(plan, plan.nodes[i].grad, n.shape())});
+    table.row({n.name, std::string(n.op->kind()), n.op->describe(), size_text(n.shape()),
+               params > 0 ? thousands(params) : "", mflop > 0 ? fixed(mflop, "%.1f") : "",
+               n.inferred.macs > 0 ? n.op->provider() : "", where_it_lives(plan, plan.nodes[i].value, n.shape()),
+               where_it_lives(plan, plan.nodes[i].grad, n.shape())});
   }
   std::string text = table.text() + "\n";
   for (const Node& n : g.nodes)

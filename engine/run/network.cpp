@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {
@@ -17,7 +17,7 @@ std::string mebibytes(size_t bytes) { return std::to_string(bytes / (1 << 20)) +
 
 // What the largest map of a slice of a batch on a CPU may take. In larger slices the packed weights are read less
 // often, in smaller ones the maps stay in the cache; as measured with 32 MiB of that.
-constexpr size_t kSliceMapBytes = 13 << 20;
+constexpr size_t kMicroBatchBytes = 13 << 20;
 
 }  // namespace
 
@@ -47,7 +47,7 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
-int Network::slice_size(int N) const {
+int Network::micro_batch_size(int N) const {
   if (options_.slices > 0) return (N + options_.slices - 1) / options_.slices;
   const auto couples = [](const Node& n) { return n.op->couples_batch(); };
   if (device_.kind() != DeviceKind::cpu || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples)) return N;
@@ -55,7 +55,7 @@ int Network::slice_size(int N) const {
   for (const Node& n : graph_.nodes)
     widest = std::max(widest, n.shape().elements() * size_of(storage_type(options_.precision)));
   // Two at least: the weights are read for each slice.
-  const int most = static_cast<int>(std::clamp<size_t>(kSliceMapBytes / widest, std::min(N, 2), N));
+  const int most = static_cast<int>(std::clamp<size_t>(kMicroBatchBytes / widest, std::min(N, 2), N));
   for (int size = most; 2 * size > most; --size)  // slices of one size share a program
     if (N % size == 0) return size;
   const int slices = (N + most - 1) / most;

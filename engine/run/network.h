@@ -47,7 +47,7 @@ class Network {
   Program& program(int N, Mode mode, const int64_t* step);
 
   // Images of one slice of a training batch of N.
-  int slice_size(int N) const;
+  int micro_batch_size(int N) const;
   const void* arena() const { return arena_.as(); }
   size_t arena_bytes() const { return arena_.bytes(); }
   size_t packed_bytes() const;

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "engine/base/error.h"
 #include "kernels/cast.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 
 namespace regolith {
@@ -46,7 +46,8 @@ uint64_t name_hash(const std::string& name) {  // FNV-1a
   return h;
 }
 
-Parameters::Parameters(const Graph& graph, Device& device, DType low, bool training) : device_(device), low_type_(low) {
+Parameters::Parameters(const Graph& graph, Device& device, DType compute_type, bool training)
+    : device_(device), compute_type_(compute_type) {
   for (const Parameter& p : graph.params) {
     const ParamSpec& s = p.spec;
     int64_t& end = s.trainable ? flat_size_ : state_size_;
@@ -56,61 +57,63 @@ Parameters::Parameters(const Graph& graph, Device& device, DType low, bool train
   const auto make = [&](int64_t elements, size_t size) { return DeviceBuffer(device, elements * size); };
   master_ = make(flat_size_, sizeof(float));
   state_ = make(state_size_, sizeof(float));
-  if (low != DType::f32) low_ = make(flat_size_, size_of(low));
+  if (compute_type != DType::f32) compute_ = make(flat_size_, size_of(compute_type));
   if (training) grad_ = make(flat_size_, sizeof(float));
   auto stream = device.make_stream();  // the padding between parameters stays zero for ever
-  for (DeviceBuffer* b : {&master_, &state_, &low_, &grad_})
+  for (DeviceBuffer* b : {&master_, &state_, &compute_, &grad_})
     if (b->bytes() > 0) device.fill(b->as(), 0, b->bytes(), *stream);
   stream->synchronize();
 }
 
 void Parameters::initialise(uint64_t seed, DeviceStream& stream) {
-  for (size_t i = 0; i < entries_.size(); ++i) write(static_cast<int>(i), 'w', fresh(entries_[i], seed), stream);
-  refresh_low(stream);
+  for (size_t i = 0; i < entries_.size(); ++i)
+    write(static_cast<int>(i), ParamField::weight, fresh(entries_[i], seed), stream);
+  refresh_compute_copy(stream);
 }
 
 ParamView Parameters::view(int param) const {
   const Entry& e = entries_[param];
   ParamView v;
   v.elements = e.elements;
-  v.master = location(param, 'w');
-  v.low = v.master;
+  v.master = location(param, ParamField::weight);
+  v.compute = v.master;
   if (!e.trainable) return v;
-  if (low_type_ != DType::f32) v.low = low_.as<unsigned char>() + e.offset * size_of(low_type_);
-  if (grad_.bytes() > 0) v.grad = location(param, 'g');
+  if (compute_type_ != DType::f32) v.compute = compute_.as<unsigned char>() + e.offset * size_of(compute_type_);
+  if (grad_.bytes() > 0) v.grad = location(param, ParamField::gradient);
   return v;
 }
 
-float* Parameters::location(int param, char what) const {
+float* Parameters::location(int param, ParamField field) const {
   const Entry& e = entries_[param];
-  const DeviceBuffer& b = !e.trainable ? state_ : what == 'w' ? master_ : grad_;
+  const DeviceBuffer& b = !e.trainable ? state_ : field == ParamField::weight ? master_ : grad_;
   return b.as<float>() + e.offset;
 }
 
-std::vector<float> Parameters::read(int param, char what, DeviceStream& stream) const {
+std::vector<float> Parameters::read(int param, ParamField field, DeviceStream& stream) const {
   std::vector<float> values(entries_[param].elements);
-  device_.download(values.data(), location(param, what), values.size() * sizeof(float), stream);
+  device_.download(values.data(), location(param, field), values.size() * sizeof(float), stream);
   stream.synchronize();
   return values;
 }
 
-void Parameters::write(int param, char what, const std::vector<float>& values, DeviceStream& stream) {
-  device_.upload(location(param, what), values.data(), values.size() * sizeof(float), stream);
+void Parameters::write(int param, ParamField field, const std::vector<float>& values, DeviceStream& stream) {
+  device_.upload(location(param, field), values.data(), values.size() * sizeof(float), stream);
   stream.synchronize();
-  touch();
+  mark_dirty();
 }
 
-void Parameters::refresh_low(DeviceStream& stream) {
-  if (low_type_ != DType::f32)
-    kernels::cast(stream,
-                  {.from = master(), .from_type = DType::f32, .to = low(), .to_type = low_type_, .n = flat_size_});
+void Parameters::refresh_compute_copy(DeviceStream& stream) {
+  if (compute_type_ != DType::f32)
+    kernels::cast(
+        stream,
+        {.from = master(), .from_type = DType::f32, .to = compute_copy(), .to_type = compute_type_, .n = flat_size_});
   stream.synchronize();
-  touch();
+  mark_dirty();
 }
 
 size_t Parameters::bytes() const {
   size_t n = 0;
-  for (const DeviceBuffer* b : {&master_, &state_, &low_, &grad_}) n += b->bytes();
+  for (const DeviceBuffer* b : {&master_, &state_, &compute_, &grad_}) n += b->bytes();
   return n;
 }
 
@@ -126,7 +129,7 @@ void Parameters::restore(const Snapshot& s, DeviceStream& stream) {
   device_.upload(master_.as(), s.master.data(), flat_size_ * sizeof(float), stream);
   device_.upload(state_.as(), s.state.data(), state_size_ * sizeof(float), stream);
   stream.synchronize();
-  refresh_low(stream);
+  refresh_compute_copy(stream);
 }
 
 }  // namespace regolith

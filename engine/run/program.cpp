@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/base/error.h"
 #include "kernels/add.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 
@@ -29,7 +29,7 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
       throw GraphError((node.where.empty() ? "" : node.where + ": ") + "node " + node.name + ": " + e.what());
     }
     packed_offset_.push_back(packed);
-    packed += aligned(node.op->packed_weights());
+    packed += aligned(node.op->prepacked_bytes());
   }
   plan_ = make_plan(graph_, options.plan, options.type);
   if (packed > 0) packed_ = DeviceBuffer(device, packed);
@@ -39,10 +39,10 @@ void* Program::buffer(int index, void* arena) const {
   return index < 0 ? nullptr : static_cast<unsigned char*>(arena) + plan_.buffers[index].offset;
 }
 
-Map Program::place(const Placement& p, int node, void* arena) const {
+TensorView Program::place(const Placement& p, int node, void* arena) const {
   if (!p) return {};
   const Shape& s = graph_.nodes[node].shape();
-  Map m{buffer(p.buffer, arena), s.N, s.H, s.W, s.C, p.pitch, options_.type};
+  TensorView m{buffer(p.buffer, arena), s.N, s.H, s.W, s.C, p.pitch, options_.type};
   m.data = m.as<unsigned char>() + p.channel * size_of(options_.type);
   return m;
 }
@@ -52,7 +52,7 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
   runs_.assign(n, {});
   gradients_.assign(n, {});
   parameters_ = &parameters;
-  packed_version_ = 0;
+  packed_generation_ = 0;
   for (int i = 0; i < n; ++i) {
     const Node& node = graph_.nodes[i];
     const NodePlan& p = plan_.nodes[i];
@@ -63,9 +63,9 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
     for (size_t k = 0; k < node.inputs.size(); ++k) {
       const int in = node.inputs[k];
       run.x.push_back(place(plan_.nodes[in].value, in, arena));
-      const bool side = node.op->reads_side(k) != SideUse::none;
-      run.x_side.push_back(side ? static_cast<const float*>(buffer(plan_.nodes[in].side, arena)) : nullptr);
-      Map dx = p.backward && p.wants_dx[k] ? place(plan_.nodes[in].grad, in, arena) : Map{};
+      const bool aux = node.op->reads_aux(k) != AuxUse::none;
+      run.x_aux.push_back(aux ? static_cast<const float*>(buffer(plan_.nodes[in].aux, arena)) : nullptr);
+      TensorView dx = p.backward && p.wants_dx[k] ? place(plan_.nodes[in].grad, in, arena) : TensorView{};
       gradients_[i].push_back(dx);
       if (p.temp[k] >= 0) {  // written there whole, then added
         dx.data = buffer(p.temp[k], arena);
@@ -75,7 +75,7 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
       run.dx.push_back(dx);
     }
     run.saved = buffer(p.saved, arena);
-    run.side = static_cast<float*>(buffer(p.side, arena));
+    run.aux = static_cast<float*>(buffer(p.aux, arena));
     for (int param : node.params) run.params.push_back(parameters.view(param));
     run.packed = packed_.as<unsigned char>() == nullptr ? nullptr : packed_.as<unsigned char>() + packed_offset_[i];
     run.dropout = options_.dropout;
@@ -87,12 +87,12 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
 }
 
 void Program::pack(DeviceStream& stream) {
-  if (packed_version_ == parameters_->version()) return;
-  packed_version_ = parameters_->version();
+  if (packed_generation_ == parameters_->generation()) return;
+  packed_generation_ = parameters_->generation();
   for (size_t i = 0; i < runs_.size(); ++i) {
-    if (graph_.nodes[i].op->packed_weights() == 0) continue;
+    if (graph_.nodes[i].op->prepacked_bytes() == 0) continue;
     runs_[i].stream = &stream;
-    graph_.nodes[i].op->pack_weights(runs_[i]);
+    graph_.nodes[i].op->prepack_weights(runs_[i]);
   }
 }
 

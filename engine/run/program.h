@@ -45,9 +45,9 @@ class Program {
   // Places the tensors in `arena` (plan().bytes or more) and the parameters; `step` counts steps in device memory.
   void bind(void* arena, const Parameters& parameters, const int64_t* step);
 
-  Map image() const { return value(graph_.input); }  // (N,H,W,C): write it before forward
-  Map value(int node) const { return runs_[node].y; }
-  Map gradient(int node) const { return runs_[node].dy; }
+  TensorView image() const { return value(graph_.input); }  // (N,H,W,C): write it before forward
+  TensorView value(int node) const { return runs_[node].y; }
+  TensorView gradient(int node) const { return runs_[node].dy; }
 
   // Rewrites the providers' copies of the weights if the weights have changed since.
   void pack(DeviceStream& stream);
@@ -59,7 +59,7 @@ class Program {
   void observe(RunObserver* observer) { observer_ = observer; }
 
  private:
-  Map place(const Placement& placement, int node, void* arena) const;
+  TensorView place(const Placement& placement, int node, void* arena) const;
   void* buffer(int index, void* arena) const;
 
   Graph graph_;
@@ -67,12 +67,12 @@ class Program {
   ProgramOptions options_;
   Plan plan_;
   std::vector<OpRun> runs_;
-  std::vector<std::vector<Map>> gradients_;  // per node and input: where the gradient is added up, behind a temp
+  std::vector<std::vector<TensorView>> gradients_;  // per node and input: where the gradient is added up, behind a temp
   DeviceBuffer packed_;
   std::vector<size_t> packed_offset_;
   void* arena_ = nullptr;
   const Parameters* parameters_ = nullptr;
-  int64_t packed_version_ = 0;
+  int64_t packed_generation_ = 0;
   RunObserver* observer_ = nullptr;
 };
 

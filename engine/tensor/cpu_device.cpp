@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/tensor/device.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "engine/base/error.h"
 #include "engine/tensor/device.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {

@@ -1,7 +1,7 @@
 // What a build without CUDA says of CUDA.
 #include "engine/tensor/device.h"
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 

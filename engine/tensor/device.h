@@ -1,5 +1,5 @@
-// All that the engine asks of a device, behind one thin interface: the CPU, CUDA, and a simulated device that needs no
-// GPU and runs what was launched later, in any order that streams and events allow.
+// All that the engine asks of a device, behind one thin interface: the CPU and CUDA. Tests add a simulated device
+// (tests/support), which needs no GPU and runs what was launched later, in any order that streams and events allow.
 #pragma once
 
 #include <cstddef>
@@ -104,9 +104,5 @@ std::unique_ptr<Device> make_cpu_device(int threads = 0, Execution execution = E
 // A CUDA device. Throws DeviceError where there is none, or where the build has no CUDA.
 std::unique_ptr<Device> make_cuda_device(int index = 0);
 bool cuda_available();  // built with CUDA, a driver and at least one device
-
-// Runs work later than it was enqueued, in an order drawn from `seed` among those that streams and events allow. Its
-// memory is unreadable to host code but for copies and kernels.
-std::unique_ptr<Device> make_simulated_device(uint64_t seed, Execution execution = Execution::fast);
 
 }  // namespace regolith

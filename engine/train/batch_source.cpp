@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 
@@ -75,7 +75,7 @@ void BatchSource::set_order(const std::vector<int32_t>& order) {
   }
 }
 
-void BatchSource::bring(int64_t in_epoch) {
+void BatchSource::prefetch(int64_t in_epoch) {
   if (!host_) return;
   Staging& h = *host_;
   Staging::Slot& slot = h.slots[h.turn];
@@ -87,7 +87,7 @@ void BatchSource::bring(int64_t in_epoch) {
     const int64_t row = entry >> 1;
     std::memcpy(slot.memory + b * h.image, h.split.images + row * h.image, h.image);
     if (h.mask > 0) std::memcpy(slot.memory + h.masks_at + b * h.mask, h.split.masks + row * h.mask, h.mask);
-    order[b] = kernels::order_entry(b, (entry & 1) != 0);
+    order[b] = kernels::sample_index(b, (entry & 1) != 0);
   }
   device_.upload(images_.as(), slot.memory, images_.bytes(), stream_);
   if (h.mask > 0) device_.upload(masks_.as(), slot.memory + h.masks_at, masks_.bytes(), stream_);
@@ -95,7 +95,7 @@ void BatchSource::bring(int64_t in_epoch) {
   stream_.record(*slot.copied);
 }
 
-void BatchSource::name_in(kernels::SampleBatch& call, int64_t steps_per_epoch) const {
+void BatchSource::bind(kernels::SampleBatch& call, int64_t steps_per_epoch) const {
   call.images = in_place_ ? split_.images : images_.as<uint8_t>();
   call.masks = in_place_ ? split_.masks : masks_.as<uint8_t>();
   call.order = order_.as<int32_t>();
@@ -104,8 +104,8 @@ void BatchSource::name_in(kernels::SampleBatch& call, int64_t steps_per_epoch) c
   call.steps_per_epoch = host_ ? 1 : static_cast<int>(steps_per_epoch);
 }
 
-void BatchSource::name_in_at(kernels::SampleBatch& call, int64_t first) const {
-  name_in(call, 1);
+void BatchSource::bind_at(kernels::SampleBatch& call, int64_t first) const {
+  bind(call, 1);
   call.step = nullptr;
   if (host_) return;  // brought alone
   call.order += first;

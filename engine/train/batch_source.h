@@ -25,8 +25,8 @@ enum class Streaming { automatic, on, off };  // automatic: where the split woul
 
 class BatchSource {
  public:
-  // Batches of `batch` slots over orders of `entries` kernels::order_entry(). The split's host memory must live as long
-  // as this. Throws DeviceError where the memory does not suffice.
+  // Batches of `batch` slots over orders of `entries` kernels::sample_index(). The split's host memory must live as
+  // long as this. Throws DeviceError where the memory does not suffice.
   BatchSource(Device& device, DeviceStream& stream, const SplitView& split, int64_t entries, int batch,
               Streaming streaming);
   ~BatchSource();
@@ -36,11 +36,11 @@ class BatchSource {
   void set_order(const std::vector<int32_t>& order);
   // Enqueues what the batch of step `in_epoch` needs on the device; nothing where the split lives there. Its slots are
   // entries in_epoch * batch and on, from the first again where they pass the last.
-  void bring(int64_t in_epoch);
+  void prefetch(int64_t in_epoch);
   // Names the data in a call of the kernel, the rest of which is the caller's: for batches that the step on the device
   // numbers, or for the one whose first entry is `first`.
-  void name_in(kernels::SampleBatch& call, int64_t steps_per_epoch) const;
-  void name_in_at(kernels::SampleBatch& call, int64_t first) const;
+  void bind(kernels::SampleBatch& call, int64_t steps_per_epoch) const;
+  void bind_at(kernels::SampleBatch& call, int64_t first) const;
 
  private:
   struct Staging;

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

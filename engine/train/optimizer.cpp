@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/base/error.h"
 #include "kernels/adamw.h"
-#include "kernels/core/error.h"
 #include "kernels/gradient_norm.h"
 
 namespace regolith {

@@ -4,8 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "engine/base/error.h"
 #include "kernels/cast.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {
@@ -72,7 +72,7 @@ BatchSource& Trainer::evaluation_data(const SplitView& split) {
   const int batch = static_cast<int>(std::min<int64_t>(options_.batch, split.count));
   auto source = std::make_unique<BatchSource>(device_, *stream_, split, split.count, batch, options_.streaming);
   std::vector<int32_t> rows(split.count);
-  for (int64_t i = 0; i < split.count; ++i) rows[i] = kernels::order_entry(i, false);
+  for (int64_t i = 0; i < split.count; ++i) rows[i] = kernels::sample_index(i, false);
   source->set_order(rows);
   evaluation_.emplace_back(split.images, std::move(source));
   return *evaluation_.back().second;
@@ -91,7 +91,7 @@ void Trainer::set_training_data(const SplitView& split, int64_t entries_per_epoc
                      : options_.drop_last         ? std::max<int64_t>(whole, 1)
                                                   : whole + (rest > 0);
   training_ = std::make_unique<BatchSource>(device_, *stream_, split, entries_, options_.batch, options_.streaming);
-  slices_of(options_.batch, Mode::train);  // compiles
+  micro_batches_of(options_.batch, Mode::train);  // compiles
   drop_captures();
 }
 
@@ -108,20 +108,20 @@ void Trainer::drop_captures() {
   tail_graph_.reset();
 }
 
-std::vector<Trainer::Slice> Trainer::slices_of(int N, Mode mode) {
-  const int each = mode == Mode::eval || loss_.couples_images ? N : network_.slice_size(N);
-  std::vector<Slice> slices;
+std::vector<Trainer::MicroBatch> Trainer::micro_batches_of(int N, Mode mode) {
+  const int each = mode == Mode::eval || loss_.couples_images ? N : network_.micro_batch_size(N);
+  std::vector<MicroBatch> slices;
   const int64_t* step = &optimizer_.state()->step;
   reserve_batch(each);
   for (int first = 0; first < N; first += each) {
     const int count = std::min(each, N - first);
     slices.push_back({&network_.program(count, mode, step), first, count});
   }
-  for (Slice& s : slices) s.program = &network_.program(s.count, mode, step);
+  for (MicroBatch& s : slices) s.program = &network_.program(s.count, mode, step);
   return slices;
 }
 
-void Trainer::enqueue_losses(const Slice& slice, int64_t images, bool gradient, uint8_t* prediction) {
+void Trainer::enqueue_losses(const MicroBatch& slice, int64_t images, bool gradient, uint8_t* prediction) {
   const Graph& graph = slice.program->graph();
   for (size_t h = 0; h < graph.heads.size(); ++h) {
     const int node = graph.heads[h].node;
@@ -142,7 +142,7 @@ void Trainer::enqueue_losses(const Slice& slice, int64_t images, bool gradient, 
   }
 }
 
-void Trainer::enqueue_sample(kernels::SampleBatch call, const Slice& slice) {
+void Trainer::enqueue_sample(kernels::SampleBatch call, const MicroBatch& slice) {
   call.first = slice.first;
   call.seed = options_.seed;
   call.divisor = options_.divisor;
@@ -152,20 +152,20 @@ void Trainer::enqueue_sample(kernels::SampleBatch call, const Slice& slice) {
   kernels::sample_batch(*stream_, call);
 }
 
-void Trainer::enqueue_step(const std::vector<Slice>& slices) {
+void Trainer::enqueue_step(const std::vector<MicroBatch>& slices) {
   const int64_t images = slices.back().first + slices.back().count;
   kernels::SampleBatch sample{};
-  training_->name_in(sample, steps_per_epoch_);
+  training_->bind(sample, steps_per_epoch_);
   sample.step = &optimizer_.state()->step;
   sample.augment = options_.augment;
-  for (const Slice& s : slices) {
+  for (const MicroBatch& s : slices) {
     enqueue_sample(sample, s);
     s.program->forward(*stream_, s.first);
     enqueue_losses(s, images, true, nullptr);
     s.program->backward(*stream_, s.first > 0);
   }
   Parameters& p = network_.parameters();
-  optimizer_.update(*stream_, p.master(), p.grad(), p.low_type() == DType::f32 ? nullptr : p.low());
+  optimizer_.update(*stream_, p.master(), p.grad(), p.compute_type() == DType::f32 ? nullptr : p.compute_copy());
 }
 
 // Before the step of that number: a profiler's recording begins or ends here.
@@ -192,16 +192,16 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   const bool wraps = options_.steps_per_epoch > 0;
   const int64_t rest = entries_ % options_.batch;
   const bool has_tail = !wraps && rest > 0 && (!options_.drop_last || entries_ < options_.batch);
-  std::vector<Slice> full, tail;  // a program's growth may move the arena: all are made before any is captured
-  if (steps_per_epoch_ > 1 || !has_tail) full = slices_of(options_.batch, Mode::train);
-  if (has_tail) tail = slices_of(static_cast<int>(rest), Mode::train);
-  if (has_tail && !full.empty()) full = slices_of(options_.batch, Mode::train);
+  std::vector<MicroBatch> full, tail;  // a program's growth may move the arena: all are made before any is captured
+  if (steps_per_epoch_ > 1 || !has_tail) full = micro_batches_of(options_.batch, Mode::train);
+  if (has_tail) tail = micro_batches_of(static_cast<int>(rest), Mode::train);
+  if (has_tail && !full.empty()) full = micro_batches_of(options_.batch, Mode::train);
 
   if (captured_arena_ != network_.arena()) drop_captures();
   captured_arena_ = network_.arena();
   const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
-  const auto run = [&](const std::vector<Slice>& slices, std::unique_ptr<CapturedGraph>& graph) {
-    for (const Slice& s : slices) {
+  const auto run = [&](const std::vector<MicroBatch>& slices, std::unique_ptr<CapturedGraph>& graph) {
+    for (const MicroBatch& s : slices) {
       s.program->observe(observer_);
       s.program->pack(*stream_);
     }
@@ -211,7 +211,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
       if (graph == nullptr) graph = device_.capture(*stream_, [&] { enqueue_step(slices); });
       graph->replay(*stream_);
     }
-    network_.parameters().touch();
+    network_.parameters().mark_dirty();
   };
 
   StepReport r;
@@ -226,7 +226,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const bool last_is_tail = has_tail && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
-    training_->bring(i);
+    training_->prefetch(i);
     run(last_is_tail ? tail : full, last_is_tail ? tail_graph_ : full_graph_);
     const int slot = static_cast<int>(i % 2);
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
@@ -260,11 +260,11 @@ Evaluation Trainer::evaluate(const SplitView& split, bool predictions) {
   double loss = 0;
   for (int64_t first = 0; first < split.count; first += batch) {
     const int count = static_cast<int>(std::min<int64_t>(batch, split.count - first));
-    const Slice s = slices_of(count, Mode::eval)[0];
+    const MicroBatch s = micro_batches_of(count, Mode::eval)[0];
     s.program->pack(*stream_);
-    source.bring(first / batch);
+    source.prefetch(first / batch);
     kernels::SampleBatch sample{};
-    source.name_in_at(sample, first);
+    source.bind_at(sample, first);
     enqueue_sample(sample, s);
     s.program->forward(*stream_);
     enqueue_losses(s, split.count, false, prediction.as<uint8_t>());
@@ -282,12 +282,12 @@ Evaluation Trainer::evaluate(const SplitView& split, bool predictions) {
 Trainer::BatchResult Trainer::gradients(const std::vector<float>& images, const std::vector<uint8_t>& masks, int N,
                                         Mode mode) {
   BatchResult result;
-  const std::vector<Slice> slices = slices_of(N, mode);
+  const std::vector<MicroBatch> slices = micro_batches_of(N, mode);
   const Shape& image = network_.graph().nodes[network_.graph().input].shape();
   const int64_t pixels = static_cast<int64_t>(image.H) * image.W;
-  for (const Slice& s : slices) {
+  for (const MicroBatch& s : slices) {
     s.program->pack(*stream_);
-    const Map x = s.program->image(), y = s.program->value(s.program->graph().output);
+    const TensorView x = s.program->image(), y = s.program->value(s.program->graph().output);
     DeviceBuffer floats(device_, std::max(x.elements(), y.elements()) * sizeof(float));
     device_.upload(floats.as(), images.data() + s.first * pixels * image.C, x.elements() * sizeof(float), *stream_);
     kernels::cast(*stream_,
@@ -321,14 +321,14 @@ class FiniteSearch : public RunObserver {
     const int i = program_.graph().find(node.name);
     if (!backward) return look(program_.value(i), "the output of node " + node.name);
     for (int in : node.inputs) {
-      if (const Map g = program_.gradient(in))
+      if (const TensorView g = program_.gradient(in))
         look(g, "the gradient that node " + node.name + " gives to " + program_.graph().nodes[in].name);
     }
   }
   std::string found;
 
  private:
-  void look(const Map& m, const std::string& what) {
+  void look(const TensorView& m, const std::string& what) {
     if (!m.whole()) return;  // its parent is looked at
     std::vector<unsigned char> bytes(m.elements() * size_of(m.dtype));
     device_.download(bytes.data(), m.data, bytes.size(), stream_);
@@ -347,9 +347,9 @@ class FiniteSearch : public RunObserver {
 
 }  // namespace
 
-void Trainer::explain_divergence(const std::vector<Slice>& slices) {
+void Trainer::explain_divergence(const std::vector<MicroBatch>& slices) {
   std::string culprit = "the gradient of a parameter";
-  for (const Slice& s : slices) {
+  for (const MicroBatch& s : slices) {
     FiniteSearch search(device_, *stream_, *s.program);
     s.program->observe(&search);
     enqueue_step({s});

@@ -61,7 +61,7 @@ class Trainer {
   void set_training_data(const SplitView& split, int64_t entries_per_epoch);
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
 
-  // An epoch in the given order of kernels::order_entry(). Goes on from the step that the state is at, each at its own
+  // An epoch in the given order of kernels::sample_index(). Goes on from the step that the state is at, each at its own
   // learning rate; `report` hears of every step (one step late, the last at the end) and says whether to go on.
   // Returns false if stopped. Throws TrainError, naming a node, after a run of steps without finite gradients.
   bool run_epoch(const std::vector<int32_t>& order, const std::function<double(int64_t step)>& learning_rate,
@@ -94,20 +94,20 @@ class Trainer {
   size_t data_bytes() const;
 
  private:
-  struct Slice {
+  struct MicroBatch {
     Program* program;
     int first, count;
   };
-  std::vector<Slice> slices_of(int N, Mode mode);
+  std::vector<MicroBatch> micro_batches_of(int N, Mode mode);
   void reserve_batch(int N);
   void drop_captures();
   void mark_profile(int64_t step);
   BatchSource& evaluation_data(const SplitView& split);
-  void enqueue_sample(kernels::SampleBatch call, const Slice& slice);
-  void enqueue_step(const std::vector<Slice>& slices);
-  void enqueue_losses(const Slice& slice, int64_t images, bool gradient, uint8_t* prediction);
+  void enqueue_sample(kernels::SampleBatch call, const MicroBatch& slice);
+  void enqueue_step(const std::vector<MicroBatch>& slices);
+  void enqueue_losses(const MicroBatch& slice, int64_t images, bool gradient, uint8_t* prediction);
   void read_report(int slot, StepReport& report);
-  [[noreturn]] void explain_divergence(const std::vector<Slice>& slices);
+  [[noreturn]] void explain_divergence(const std::vector<MicroBatch>& slices);
 
   Network& network_;
   Device& device_;

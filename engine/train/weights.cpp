@@ -42,7 +42,7 @@ Checkpoint save_weights(Network& network, DeviceStream& stream) {
   Checkpoint c;
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i) {
-    const std::vector<float> values = network.parameters().read(static_cast<int>(i), 'w', stream);
+    const std::vector<float> values = network.parameters().read(static_cast<int>(i), ParamField::weight, stream);
     c.set(entries[i].name, entries[i].shape, std::span<const float>(values));
   }
   c.metadata["format"] = "regolith";
@@ -54,8 +54,8 @@ void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& 
   check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i)
-    network.parameters().write(static_cast<int>(i), 'w', floats(checkpoint, entries[i].name), stream);
-  network.parameters().refresh_low(stream);
+    network.parameters().write(static_cast<int>(i), ParamField::weight, floats(checkpoint, entries[i].name), stream);
+  network.parameters().refresh_compute_copy(stream);
 }
 
 Checkpoint save_training(Network& network, Trainer& trainer) {

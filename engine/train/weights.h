@@ -2,8 +2,8 @@
 // optimizer's moments stand under "optimizer/0/" and "optimizer/1/".
 #pragma once
 
+#include "engine/io/safetensors.h"
 #include "engine/run/network.h"
-#include "engine/train/checkpoint.h"
 #include "engine/train/trainer.h"
 
 namespace regolith {

@@ -6,7 +6,7 @@
 
 #include "kernels/core/collectives.h"
 #include "kernels/core/launch.h"
-#include "kernels/core/map.h"
+#include "kernels/core/tensor_view.h"
 #include "kernels/core/vec.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -24,17 +24,17 @@ inline Dim3 columns_block(int vectors) {
 struct Rows {
   int begin, end;
 };
-__device__ __forceinline__ Rows block_rows(const Map& map) {
+__device__ __forceinline__ Rows block_rows(const TensorView& map) {
   const int rows = map.N * map.H, each = (rows + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
   const int begin = each * static_cast<int>(blockIdx.x), end = begin + each;
   return {begin < rows ? begin : rows, end < rows ? end : rows};
 }
 template <class T>
-__device__ __forceinline__ T* row_of(const Map& map, int64_t row) {  // its first pixel
+__device__ __forceinline__ T* row_of(const TensorView& map, int64_t row) {  // its first pixel
   return map.as<T>() + row * map.W * map.pitch;
 }
 // What to launch for them.
-inline unsigned row_blocks(const Stream& stream, const Map& map) {
+inline unsigned row_blocks(const Stream& stream, const TensorView& map) {
   return blocks_for(stream, static_cast<int64_t>(map.N) * map.H, 1);
 }
 
@@ -63,7 +63,7 @@ constexpr size_t column_scratch(int N) { return kWarp > 1 ? static_cast<size_t>(
 
 // n numbers as with_lanes looks at them, every `stride` numbers such a row.
 template <class T>
-Map row_map(const T* p, int64_t n, int64_t stride = 0) {
+TensorView row_map(const T* p, int64_t n, int64_t stride = 0) {
   return {const_cast<T*>(p), 1, 1, 1, static_cast<int>(n), static_cast<int>(stride > 0 ? stride : n), DType::f32};
 }
 

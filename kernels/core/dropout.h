@@ -44,7 +44,7 @@ __device__ __forceinline__ PhiloxLanes philox_product(PhiloxLanes a, uint32_t b)
 }
 
 // The fast host draws for kBlock elements at a time and keeps the last kKept such blocks: elements that follow each
-// other are cheap, others are right as well. With 64 blocks, so are the columns of for_shares.
+// other are cheap, others are right as well. With 64 blocks, so are the columns of for_each_tile.
 template <int kKept = 1>
 class DropoutFactors {
  public:

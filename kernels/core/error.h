@@ -1,5 +1,5 @@
-// The errors of the project: one type per kind, all derived from Error. A message names the file, key, tensor or
-// kernel, says what was expected, and what to do.
+// The errors that a kernel or its launch can throw. A message names the kernel, what was expected, and what to do; all
+// other kinds stand in engine/base/error.h.
 #pragma once
 
 #include <stdexcept>
@@ -11,28 +11,10 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct ConfigError : Error {  // YAML or command line: the message starts with file:line:column
-  using Error::Error;
-};
-struct DataError : Error {  // images, masks, arrays: the message names the file and the array
-  using Error::Error;
-};
-struct GraphError : Error {  // a network that cannot be built: the message names the node
-  using Error::Error;
-};
 struct DeviceError : Error {  // allocation, launch, CUDA, simulated device
   using Error::Error;
 };
 struct KernelError : Error {  // a kernel called with arguments it does not take, or a fault the checked executor found
-  using Error::Error;
-};
-struct CheckpointError : Error {  // weights and training state on disk
-  using Error::Error;
-};
-struct IoError : Error {  // reading or writing any other file
-  using Error::Error;
-};
-struct TrainError : Error {  // training that cannot go on: non-finite gradients, a loss that excludes every class
   using Error::Error;
 };
 

@@ -4,19 +4,19 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "kernels/core/map.h"
+#include "kernels/core/tensor_view.h"
 
 namespace regolith::kernels {
 
 struct ImageSumLayout {
   int parts;     // of an image
   int64_t each;  // pixels of a part
-  explicit ImageSumLayout(const Map& x) {
+  explicit ImageSumLayout(const TensorView& x) {
     const int64_t pixels = static_cast<int64_t>(x.H) * x.W;
     parts = static_cast<int>(std::clamp<int64_t>(pixels * x.C / 16384, 1, 64));
     each = (pixels + parts - 1) / parts;
   }
-  size_t bytes(const Map& x) const { return static_cast<size_t>(parts) * x.N * x.C * sizeof(float); }
+  size_t bytes(const TensorView& x) const { return static_cast<size_t>(parts) * x.N * x.C * sizeof(float); }
 };
 
 }  // namespace regolith::kernels

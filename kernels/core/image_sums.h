@@ -3,8 +3,8 @@
 #pragma once
 
 #include "kernels/core/columns.h"
-#include "kernels/core/crew.h"
 #include "kernels/core/image_parts.h"
+#include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
@@ -34,7 +34,7 @@ __device__ __forceinline__ void sum_image_part(int64_t image_pixels, int C, int6
 // y (+)= scale * the sum of the parts. y: (N, 1, 1, C).
 template <class T, int L>
 __global__ void __launch_bounds__(256)
-    add_image_parts(const float* partials, int parts, float scale, Map y, bool accumulate) {
+    add_image_parts(const float* partials, int parts, float scale, TensorView y, bool accumulate) {
   using V = Vec<L>;
   const int vectors = y.C / L;
   const int64_t n = static_cast<int64_t>(y.N) * vectors;
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(256)
   }
 }
 template <class T, int L>
-void finish_image_sums(Stream& stream, const float* partials, int parts, float scale, const Map& y, bool accumulate) {
+void finish_image_sums(Stream& stream, const float* partials, int parts, float scale, const TensorView& y,
+                       bool accumulate) {
   launch(stream, "add_image_parts", {blocks_for(stream, static_cast<int64_t>(y.N) * y.C / L, 256)}, {256}, 0,
          add_image_parts<T, L>, partials, parts, scale, y, accumulate);
 }

@@ -1,6 +1,6 @@
 // How a kernel is offered to the engine: one line in its header,
 //
-//   struct MaxPoolForward { Map x, y; };                          // what it takes
+//   struct MaxPoolForward { TensorView x, y; };                          // what it takes
 //   REGOLITH_KERNEL(max_pool_forward, MaxPoolForward);            // void max_pool_forward(Stream&, const
 //   MaxPoolForward&)
 //
@@ -13,8 +13,8 @@
 
 #include "kernels/core/dtype.h"
 #include "kernels/core/error.h"
-#include "kernels/core/map.h"
 #include "kernels/core/stream.h"
+#include "kernels/core/tensor_view.h"
 
 #define REGOLITH_KERNEL(function, Args)                                                                          \
   namespace gpu {                                                                                                \

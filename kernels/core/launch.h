@@ -11,8 +11,8 @@
 #include "kernels/core/collectives.h"
 #include "kernels/core/error.h"
 #include "kernels/core/execution.h"
-#include "kernels/core/map.h"
 #include "kernels/core/stream.h"
+#include "kernels/core/tensor_view.h"
 #include "kernels/core/vec.h"
 
 #if defined(__CUDACC__)
@@ -111,10 +111,10 @@ void with_float_type(DType t, const char* kernel, F&& f) {
 // Calls f with the number of channels that a thread may own, as a compile-time constant: kLanes<T> where the channels,
 // pitches and addresses of all maps (null ones aside) allow whole vectors, else 1.
 template <class T, class F>
-void with_lanes(std::initializer_list<Map> maps, F&& f) {
+void with_lanes(std::initializer_list<TensorView> maps, F&& f) {
   constexpr int L = kLanes<T>;
   constexpr size_t align = std::min<size_t>(16, L * sizeof(T));
-  const bool whole = std::all_of(maps.begin(), maps.end(), [](const Map& m) {
+  const bool whole = std::all_of(maps.begin(), maps.end(), [](const TensorView& m) {
     return !m || (m.C % L == 0 && m.pitch % L == 0 && reinterpret_cast<uintptr_t>(m.data) % align == 0);
   });
   if (whole) return f(std::integral_constant<int, L>{});

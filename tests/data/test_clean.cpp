@@ -6,7 +6,7 @@
 #include "data/clean.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

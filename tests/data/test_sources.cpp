@@ -5,10 +5,10 @@
 #include <fstream>
 #include <numeric>
 
-#include "data/npy.h"
 #include "data/sources.h"
-#include "engine/report/image.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/image.h"
+#include "engine/io/npy.h"
 #include "places.h"
 
 namespace regolith {

@@ -7,7 +7,7 @@
 
 #include "data/split.h"
 #include "data/synthetic.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {
@@ -96,13 +96,13 @@ TEST(Oversample, RepeatsAreAugmentedTheFirstIsNot) {
   const Dataset d = made(12);  // 0 and 10 have two pixels of class 3
   const auto all = oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 2, .factor = 3});
   std::vector<std::pair<int64_t, bool>> flat;
-  for (const Occurrence& o : all) flat.emplace_back(o.index, o.augment);
+  for (const SampleIndex& o : all) flat.emplace_back(o.index, o.augment);
   using P = std::pair<int64_t, bool>;
   EXPECT_THAT(flat,
               ElementsAre(P{0, false}, P{0, true}, P{0, true}, P{1, false}, P{10, false}, P{10, true}, P{10, true}));
   EXPECT_EQ(oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 3, .factor = 3}).size(), 3u);
   const auto everything = oversample(d, {0, 1}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_all = true});
-  EXPECT_TRUE(std::all_of(everything.begin(), everything.end(), [](const Occurrence& o) { return o.augment; }));
+  EXPECT_TRUE(std::all_of(everything.begin(), everything.end(), [](const SampleIndex& o) { return o.augment; }));
   const auto plain = oversample(d, {0}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_repeats = false});
   EXPECT_FALSE(plain[1].augment);
   EXPECT_THROW(oversample(d, {0}, {.factor = 0}), DataError);

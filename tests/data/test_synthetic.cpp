@@ -5,7 +5,7 @@
 #include <map>
 
 #include "data/synthetic.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

@@ -1,6 +1,7 @@
 // ASPP by its kernel and by the providers of convolution, with dead taps and without them, against convolutions by
 // their definition in double precision.
 #include "engine/ops/aspp.h"
+#include "tests/support/simulated_device.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,9 +9,9 @@
 #include <cmath>
 #include <map>
 
+#include "engine/base/error.h"
 #include "engine/graph/graph.h"
 #include "engine/train/trainer.h"
-#include "kernels/core/error.h"
 #include "losses/loss.h"
 #include "models/reader.h"
 #include "tests/support/conv_oracle.h"
@@ -23,8 +24,8 @@ using testing::message;
 
 using testing::Buffer;
 using testing::ConvOracle;
+using testing::Fixture;
 using ::testing::HasSubstr;
-using testing::Lab;
 using testing::Layout;
 using testing::Random;
 using testing::round_to;
@@ -72,42 +73,42 @@ struct Tensors {
 // Runs the op by itself, forward and backward.
 Outcome run(Device& device, const Problem& s) {
   const Tensors t(s, 7);
-  Lab lab(device, s.type, 7);
+  Fixture fixture(device, s.type, 7);
   AsppOp op(s.aspp);
   const Inference inferred = op.infer({{s.N, s.H, s.W, s.C}});
   op.compile({.device = device, .type = s.type, .conv = {.provider = s.provider}, .needs_dx = {s.wants_dx}});
   const Layout of_x{s.N, s.H, s.W, s.C}, of_y{s.N, s.H, s.W, s.F};
-  Buffer &x = lab.input("x", of_x, t.x), &dy = lab.input("dy", of_y, t.dy), &y = lab.output("y", of_y);
-  Buffer& dx = s.accumulate ? lab.inout("dx", of_x, t.dx) : lab.output("dx", of_x);
+  Buffer &x = fixture.input("x", of_x, t.x), &dy = fixture.input("dy", of_y, t.dy), &y = fixture.output("y", of_y);
+  Buffer& dx = s.accumulate ? fixture.inout("dx", of_x, t.dx) : fixture.output("dx", of_x);
   OpRun r;
-  r.stream = &lab.stream();
+  r.stream = &fixture.stream();
   r.x = {x.map()};
   r.y = y.map();
   r.dy = dy.map();
-  r.dx = {s.wants_dx ? dx.map() : Map{}};
+  r.dx = {s.wants_dx ? dx.map() : TensorView{}};
   r.accumulate = {s.accumulate};
   r.accumulate_grads = s.accumulate;
-  r.saved = lab.workspace(op.saved_memory());
-  r.packed = lab.workspace(op.packed_weights());
+  r.saved = fixture.workspace(op.saved_memory());
+  r.packed = fixture.workspace(op.prepacked_bytes());
   std::map<std::string, Buffer*> grads;
   for (const ParamSpec& p : inferred.params) {
     const Layout l{1, 1, 1, static_cast<int>(p.elements())};
     ParamView v;
-    v.master = lab.input(p.name, l, t.weights.at(p.name), DType::f32).as<float>();
-    v.low = s.type == DType::f32 ? v.master : lab.input(p.name, l, t.weights.at(p.name)).as<void>();
-    grads[p.name] = s.accumulate ? &lab.inout("gradient of " + p.name, l, t.grads.at(p.name), DType::f32)
-                                 : &lab.output("gradient of " + p.name, l, DType::f32);
+    v.master = fixture.input(p.name, l, t.weights.at(p.name), DType::f32).as<float>();
+    v.compute = s.type == DType::f32 ? v.master : fixture.input(p.name, l, t.weights.at(p.name)).as<void>();
+    grads[p.name] = s.accumulate ? &fixture.inout("gradient of " + p.name, l, t.grads.at(p.name), DType::f32)
+                                 : &fixture.output("gradient of " + p.name, l, DType::f32);
     v.grad = grads[p.name]->as<float>();
     v.elements = p.elements();
     r.params.push_back(v);
   }
-  op.pack_weights(r);
-  r.workspace = lab.workspace(op.forward_workspace());
+  op.prepack_weights(r);
+  r.workspace = fixture.workspace(op.forward_workspace());
   op.forward(r);
-  r.workspace = lab.workspace(op.backward_workspace());
+  r.workspace = fixture.workspace(op.backward_workspace());
   op.backward(r);
-  lab.stream().synchronize();
-  lab.expect_untouched();
+  fixture.stream().synchronize();
+  fixture.expect_untouched();
   Outcome o{op.provider(), y.read(), {}, {}};
   if (s.wants_dx) o.dx = dx.read();
   for (const auto& [name, g] : grads) o.grads[name] = g->read();
@@ -344,7 +345,7 @@ TEST(Aspp, NoteAndMultiplicationsSayWhatIsSaved) {
     const Inference a = pruned.infer({{2, l.H, l.W, C}}), b = whole.infer({{2, l.H, l.W, C}});
     EXPECT_EQ(a.note, l.note);
     const int64_t rest = int64_t{2} * l.H * l.W * 4 * F * F + int64_t{2} * F * (C + F);  // projection, pooled branch
-    EXPECT_DOUBLE_EQ(static_cast<double>(b.multiplications - rest) / (a.multiplications - rest), l.factor);
+    EXPECT_DOUBLE_EQ(static_cast<double>(b.macs - rest) / (a.macs - rest), l.factor);
     int64_t parameters = 0;
     for (const ParamSpec& p : a.params) parameters += p.elements();
     EXPECT_EQ(parameters, 5114880);  // 131584 twice, 3 x 1180160, 1311232
@@ -381,12 +382,12 @@ Training train(Device& device, const NetworkOptions& options, int slices = 1) {
   const auto weights = [&](auto& to) {
     for (size_t i = 0; i < network.parameters().entries().size(); ++i)
       to[network.parameters().entries()[i].name] =
-          network.parameters().read(static_cast<int>(i), 'w', trainer.stream());
+          network.parameters().read(static_cast<int>(i), ParamField::weight, trainer.stream());
   };
   weights(t.before);
   trainer.set_training_data({images.data(), masks.data(), kCount, kH, kW, 1}, kCount);
   std::vector<int32_t> order(kCount);
-  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   for (int epoch = 0; epoch < 2; ++epoch)
     trainer.run_epoch(
         order, [](int64_t) { return 1e-2; },
@@ -424,7 +425,7 @@ TEST(Aspp, TrainsAlikeByEveryPath) {
   auto cpu = make_cpu_device(1);
   const Training expected = train(*cpu, {});
   NetworkOptions unpruned, loops;
-  unpruned.fuse.dead_taps = false;
+  unpruned.fuse.padding_taps = false;
   loops.conv.provider = "reference";
   expect_close(train(*cpu, unpruned), expected, 1e-4);
   expect_close(train(*cpu, loops), expected, 1e-4);
@@ -445,7 +446,7 @@ TEST(Aspp, ExplainPrintsTheNote) {
   Network network(model("filters: 16"), *cpu, {});
   EXPECT_THAT(explain(network, 2), HasSubstr("a: rate 6: 3 of 9 taps, rates 12, 18: centre only; 4.67x fewer"));
   NetworkOptions whole;
-  whole.fuse.dead_taps = false;
+  whole.fuse.padding_taps = false;
   Network other(model("filters: 16"), *cpu, whole);
   EXPECT_THAT(explain(other, 2), HasSubstr("prune: false"));
 }

@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/base/error.h"
 #include "engine/run/network.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "models/reader.h"
 #include "tests/support/message.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -47,7 +48,7 @@ TEST(AttentionGate, SaysWhatItTakes) {
                                              ::testing::Pair("a/phi/kernel", std::vector<int64_t>{24, 1, 1, 20}),
                                              ::testing::Pair("a/psi/kernel", std::vector<int64_t>{1, 1, 1, 24}),
                                              ::testing::Pair("a/psi/bias", std::vector<int64_t>{1})));
-  EXPECT_EQ(node.inferred.multiplications, 2 * kH * kW * (24 * (16 + 20) + 24 + 16));
+  EXPECT_EQ(node.inferred.macs, 2 * kH * kW * (24 * (16 + 20) + 24 + 16));
   EXPECT_EQ(g.params[node.params[0]].spec.init, Init::glorot_uniform);
   Graph he = gated("{op: attention_gate, in: [n, u], filters: 24, init: he_normal}");
   he.infer(1);
@@ -80,7 +81,7 @@ Outcome pass(Device& device, const NetworkOptions& options, int images = 4) {
   program.pack(*stream);
   Outcome o;
   for (int first = 0; first < 4; first += images) {
-    const auto fill = [&](const Map& map, int key) {
+    const auto fill = [&](const TensorView& map, int key) {
       std::vector<float> values(map.elements());
       std::vector<bf16> low(values.size());
       for (size_t i = 0; i < values.size(); ++i) {
@@ -94,7 +95,7 @@ Outcome pass(Device& device, const NetworkOptions& options, int images = 4) {
     };
     fill(program.image(), 1);
     program.forward(*stream, first);
-    const Map y = program.value(program.graph().output);
+    const TensorView y = program.value(program.graph().output);
     std::vector<unsigned char> raw(y.elements() * size_of(y.dtype));
     device.download(raw.data(), y.data, raw.size(), *stream);
     stream->synchronize();
@@ -105,7 +106,7 @@ Outcome pass(Device& device, const NetworkOptions& options, int images = 4) {
     program.backward(*stream, first > 0);
   }
   for (size_t i = 0; i < network.parameters().entries().size(); ++i)
-    o.gradients.push_back(network.parameters().read(static_cast<int>(i), 'g', *stream));
+    o.gradients.push_back(network.parameters().read(static_cast<int>(i), ParamField::gradient, *stream));
   return o;
 }
 

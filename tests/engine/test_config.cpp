@@ -7,8 +7,8 @@
 #include <sstream>
 #include <string>
 
+#include "engine/base/error.h"
 #include "engine/config/run_config.h"
-#include "kernels/core/error.h"
 #include "places.h"
 
 namespace regolith::config {

@@ -8,9 +8,10 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
+#include "tests/support/simulated_device.h"
 #if defined(REGOLITH_ONEDNN)
 #include "engine/conv/onednn.h"
 #endif
@@ -156,11 +157,11 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
   const Tensor bias(device, DType::f32, oracle.bias);
   Tensor y(device, request.type, oracle.y.size()), dx(device, request.type, oracle.x.size());
   Tensor dw(device, DType::f32, oracle.w.size()), db(device, DType::f32, oracle.db.size());
-  const auto map_x = [&](const Tensor& t) { return Map{t.memory.as(), s.N, s.H, s.W, s.C, s.C, t.type}; };
-  const auto map_y = [&](const Tensor& t) { return Map{t.memory.as(), s.N, s.P(), s.Q(), s.K, s.K, t.type}; };
+  const auto map_x = [&](const Tensor& t) { return TensorView{t.memory.as(), s.N, s.H, s.W, s.C, s.C, t.type}; };
+  const auto map_y = [&](const Tensor& t) { return TensorView{t.memory.as(), s.N, s.P(), s.Q(), s.K, s.K, t.type}; };
   const auto scratch = [&](size_t bytes) { return Tensor(device, DType::f32, bytes / 4 + 1); };
-  const Tensor packed = scratch(conv.packed_weights());
-  conv.pack_weights(*stream, w.memory.as(), packed.memory.as());
+  const Tensor packed = scratch(conv.prepacked_bytes());
+  conv.prepack_weights(*stream, w.memory.as(), packed.memory.as());
   const auto inputs_bias = request.bias ? bias.memory.as<float>() : nullptr;
   {
     const Tensor ws = scratch(conv.forward_workspace());
@@ -215,7 +216,7 @@ TEST_P(Providers, MatchPlainLoops) {
           auto made = provider->create(*device, request);
           auto* convolution = std::get_if<std::unique_ptr<Convolution>>(&made);
           if (convolution == nullptr) {
-            const std::string& reason = std::get<Refusal>(made).reason;
+            const std::string& reason = std::get<UnsupportedReason>(made).reason;
             EXPECT_FALSE(reason.empty());
             EXPECT_NE(GetParam(), "onednn") << to_string(shape) << " " << name_of(type) << ": " << reason;
             continue;
@@ -247,7 +248,8 @@ TEST(Onednn, WeightGradientsOfEitherKind) {
     for (const ConvShape& shape : shapes()) {
       const ConvRequest request{.shape = shape, .type = DType::bf16, .bias = true, .needs_dgrad = false};
       auto made = make_onednn_convolution(*device, request, who);
-      ASSERT_TRUE(std::holds_alternative<std::unique_ptr<Convolution>>(made)) << std::get<Refusal>(made).reason;
+      ASSERT_TRUE(std::holds_alternative<std::unique_ptr<Convolution>>(made))
+          << std::get<UnsupportedReason>(made).reason;
       Convolution& convolution = *std::get<std::unique_ptr<Convolution>>(made);
       SCOPED_TRACE(to_string(shape) + ": " + convolution.implementation());
       EXPECT_EQ(convolution.implementation().find("wgrad direct") != std::string::npos, who == WeightGradients::direct);
@@ -267,7 +269,7 @@ TEST(Winograd, AnyNumberOfThreads) {
       for (const DType type : {DType::f32, DType::bf16}) {
         const ConvRequest request{.shape = shape, .type = type, .bias = true};
         auto made = winograd_provider().create(*device, request);
-        if (std::holds_alternative<Refusal>(made)) continue;
+        if (std::holds_alternative<UnsupportedReason>(made)) continue;
         ++taken;
         SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads));
         check(*device, *std::get<std::unique_ptr<Convolution>>(made), request);
@@ -286,10 +288,10 @@ TEST(Winograd, KeepsNaN) {
     const auto conv = pick_convolution(*device, request, {.provider = "winograd"});
     Tensor x(*device, type, std::vector<double>(8 * 8 * 16, 1)), y(*device, type, 8 * 8 * 16);
     const Tensor w(*device, type, std::vector<double>(16 * 9 * 16, 1)), bias(*device, DType::f32, integers(16, 3, 5));
-    const Tensor packed(*device, DType::f32, conv->packed_weights() / 4 + 1);
+    const Tensor packed(*device, DType::f32, conv->prepacked_bytes() / 4 + 1);
     const Tensor workspace(*device, DType::f32, conv->forward_workspace() / 4 + 1);
     x.set((3 * 8 + 5) * 16 + 7, std::numeric_limits<float>::quiet_NaN());
-    conv->pack_weights(*stream, w.memory.as(), packed.memory.as());
+    conv->prepack_weights(*stream, w.memory.as(), packed.memory.as());
     conv->forward(*stream, {x.memory.as(), 1, 8, 8, 16, 16, type}, w.memory.as(), packed.memory.as(),
                   bias.memory.as<float>(), {y.memory.as(), 1, 8, 8, 16, 16, type}, workspace.memory.as());
     for (int k = 0; k < 16; ++k) EXPECT_TRUE(std::isnan(y.get((3 * 8 + 5) * 16 + k))) << k;
@@ -301,7 +303,7 @@ TEST(Picker, RefusesSlices) {
   const auto stream = device->make_stream();
   const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
   DeviceBuffer buffer(*device, 8 * 8 * 32 * 4);
-  const Map whole{buffer.as(), 1, 8, 8, 16, 16, DType::f32}, slice{buffer.as(), 1, 8, 8, 16, 32, DType::f32};
+  const TensorView whole{buffer.as(), 1, 8, 8, 16, 16, DType::f32}, slice{buffer.as(), 1, 8, 8, 16, 32, DType::f32};
   const auto message = [&](const auto& call) -> std::string {
     try {
       call();
@@ -358,15 +360,15 @@ TEST(Picker, Chooses) {
 
 TEST(Picker, TakesWinogradWhereItPays) {
   const auto cpu = make_cpu_device();
-  const auto pays = [&](const ConvShape& shape, DType type) {
-    return pick_convolution(*cpu, {.shape = shape, .type = type}, {.provider = "winograd"})->pays();
+  const auto is_profitable = [&](const ConvShape& shape, DType type) {
+    return pick_convolution(*cpu, {.shape = shape, .type = type}, {.provider = "winograd"})->is_profitable();
   };
   // 32 tiles of 2x2, and of 4x4, or one less.
-  EXPECT_FALSE(pays(same(1, 2, 62, 16, 16, 3, 3), DType::f32));
-  EXPECT_FALSE(pays(same(1, 4, 124, 16, 16, 3, 3), DType::bf16));
+  EXPECT_FALSE(is_profitable(same(1, 2, 62, 16, 16, 3, 3), DType::f32));
+  EXPECT_FALSE(is_profitable(same(1, 4, 124, 16, 16, 3, 3), DType::bf16));
 #if defined(__AVX512F__)
-  EXPECT_TRUE(pays(same(1, 2, 63, 16, 16, 3, 3), DType::f32));
-  EXPECT_EQ(pays(same(1, 4, 125, 16, 16, 3, 3), DType::bf16), !__builtin_cpu_supports("amx-bf16"));
+  EXPECT_TRUE(is_profitable(same(1, 2, 63, 16, 16, 3, 3), DType::f32));
+  EXPECT_EQ(is_profitable(same(1, 4, 125, 16, 16, 3, 3), DType::bf16), !__builtin_cpu_supports("amx-bf16"));
   EXPECT_EQ(pick_convolution(*cpu, {.shape = same(1, 16, 16, 16, 16, 3, 3)}, {})->provider(), "winograd");
 #endif
   // Somebody must take it all the same, where nobody else does.

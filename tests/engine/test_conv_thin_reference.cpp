@@ -2,9 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
-#include "kernels/core/error.h"
 #include "tests/support/conv_check.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith::testing {
 namespace {
@@ -14,7 +15,7 @@ using ::testing::HasSubstr;
 std::string reason(const ConvShape& shape) {
   const auto device = make_cpu_device(1);
   auto answer = thin_provider().create(*device, {.shape = shape});
-  const auto* refusal = std::get_if<Refusal>(&answer);
+  const auto* refusal = std::get_if<UnsupportedReason>(&answer);
   return refusal ? refusal->reason : "";
 }
 
@@ -55,16 +56,16 @@ TEST(ConvThin, SameBytesForEveryNumberOfThreads) {
   std::vector<std::vector<unsigned char>> first;
   for (const int threads : {1, 2, 3}) {
     const auto device = make_cpu_device(threads);
-    Lab lab(*device, DType::f32, 11);
+    Fixture fixture(*device, DType::f32, 11);
     const ConvOracle oracle{{4, 32, 48, 1, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}};
     const auto convolution = take(thin_provider(), *device, {.shape = oracle.shape});
-    Buffer &x = lab.input("x", oracle.x(), normal()), &dy = lab.input("dy", oracle.y(), normal());
-    Buffer &dw = lab.output("dw", oracle.w(), DType::f32), &db = lab.output("db", oracle.bias(), DType::f32);
-    convolution->wgrad(lab.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false,
-                       lab.workspace(convolution->wgrad_workspace()));
-    lab.stream().synchronize();
-    if (threads == 1) first = lab.written();
-    EXPECT_EQ(lab.written(), first) << threads << " threads";
+    Buffer &x = fixture.input("x", oracle.x(), normal()), &dy = fixture.input("dy", oracle.y(), normal());
+    Buffer &dw = fixture.output("dw", oracle.w(), DType::f32), &db = fixture.output("db", oracle.bias(), DType::f32);
+    convolution->wgrad(fixture.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false,
+                       fixture.workspace(convolution->wgrad_workspace()));
+    fixture.stream().synchronize();
+    if (threads == 1) first = fixture.written();
+    EXPECT_EQ(fixture.written(), first) << threads << " threads";
   }
 }
 

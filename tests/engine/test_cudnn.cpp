@@ -33,8 +33,8 @@ TEST(CudnnCuda, AllDirections) {
 TEST(Cudnn, OtherDevicesAreRefused) {
   const auto cpu = make_cpu_device(1);
   const auto answer = cudnn_provider().create(*cpu, {.shape = kShapes[0]});
-  ASSERT_TRUE(std::holds_alternative<Refusal>(answer));
-  EXPECT_THAT(std::get<Refusal>(answer).reason, ::testing::HasSubstr("CUDA device"));
+  ASSERT_TRUE(std::holds_alternative<UnsupportedReason>(answer));
+  EXPECT_THAT(std::get<UnsupportedReason>(answer).reason, ::testing::HasSubstr("CUDA device"));
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/conv/cudnn_graph.h"
-#include "kernels/core/error.h"
 #include "places.h"
 
 namespace regolith {

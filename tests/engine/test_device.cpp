@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/tensor/device.h"
 #include "kernels/add.h"
-#include "kernels/core/error.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -37,7 +38,7 @@ struct DeviceContract : testing::TestWithParam<Made> {
     if (device) device->release_host(host);
   }
   void add(const DeviceBuffer& x, const DeviceBuffer& y, const DeviceBuffer& to, DeviceStream& s) {
-    const auto map = [](const DeviceBuffer& m) { return Map{m.as(), 1, kCount / 16, 1, 16, 16, DType::f32}; };
+    const auto map = [](const DeviceBuffer& m) { return TensorView{m.as(), 1, kCount / 16, 1, 16, 16, DType::f32}; };
     kernels::add_forward(s, {map(x), map(y), map(to)});
   }
   std::vector<float> get(const DeviceBuffer& m, DeviceStream& s) {

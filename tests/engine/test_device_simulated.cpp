@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/tensor/device.h"
 #include "kernels/add.h"
-#include "kernels/core/error.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -21,7 +22,7 @@ using testing::ThrowsMessage;
 constexpr int kSeeds = 40;
 constexpr int kPixels = 64, kChannels = 16, kElements = kPixels * kChannels;
 
-Map map_of(void* data) { return {data, 1, kPixels, 1, kChannels, kChannels, DType::f32}; }
+TensorView map_of(void* data) { return {data, 1, kPixels, 1, kChannels, kChannels, DType::f32}; }
 
 // to = a + b
 void add(const DeviceBuffer& a, const DeviceBuffer& b, const DeviceBuffer& to, DeviceStream& stream) {

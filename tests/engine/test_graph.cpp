@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/base/error.h"
 #include "engine/graph/plan.h"
-#include "kernels/core/error.h"
 #include "models/reader.h"
 #include "places.h"
 #include "tests/support/message.h"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

@@ -1,5 +1,6 @@
 // The optimizer over several steps against plain loops in double, on the CPU and on the simulated device.
 #include "engine/train/optimizer.h"
+#include "tests/support/simulated_device.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

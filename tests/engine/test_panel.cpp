@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/base/error.h"
 #include "engine/report/panel.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {

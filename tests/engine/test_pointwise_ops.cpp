@@ -4,10 +4,11 @@
 
 #include <cmath>
 
+#include "engine/base/error.h"
 #include "engine/run/program.h"
-#include "kernels/core/error.h"
 #include "models/reader.h"
-#include "tests/support/lab.h"
+#include "tests/support/fixture.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -65,7 +66,7 @@ class Pass {
   }
 
   double loss() {
-    parameters_->touch();
+    parameters_->mark_dirty();
     program_->pack(*stream_);
     device_.upload(program_->image().data, image_.data(), image_.size() * sizeof(float), *stream_);
     program_->forward(*stream_);
@@ -82,23 +83,23 @@ class Pass {
     program_->backward(*stream_, false);
     std::vector<std::vector<float>> all;
     for (size_t i = 0; i < parameters_->entries().size(); ++i)
-      all.push_back(parameters_->read(static_cast<int>(i), 'g', *stream_));
+      all.push_back(parameters_->read(static_cast<int>(i), ParamField::gradient, *stream_));
     return all;
   }
   double loss_at(int param, size_t element, float moved) {
-    const std::vector<float> weights = parameters_->read(param, 'w', *stream_);
+    const std::vector<float> weights = parameters_->read(param, ParamField::weight, *stream_);
     std::vector<float> other = weights;
     other[element] += moved;
-    parameters_->write(param, 'w', other, *stream_);
+    parameters_->write(param, ParamField::weight, other, *stream_);
     const double result = loss();
-    parameters_->write(param, 'w', weights, *stream_);
+    parameters_->write(param, ParamField::weight, weights, *stream_);
     return result;
   }
   const Program& program() const { return *program_; }
   const Parameters& parameters() const { return *parameters_; }
 
  private:
-  Map output() const { return program_->value(program_->graph().output); }
+  TensorView output() const { return program_->value(program_->graph().output); }
   Device& device_;
   std::unique_ptr<DeviceStream> stream_;
   std::unique_ptr<Parameters> parameters_;

@@ -9,10 +9,10 @@
 #include <fstream>
 #include <sstream>
 
+#include "engine/base/error.h"
 #include "engine/report/history.h"
 #include "engine/report/progress.h"
 #include "engine/report/table.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {

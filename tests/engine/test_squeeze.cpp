@@ -1,18 +1,19 @@
-// Squeeze and excitation, dropout, and the side outputs that norms give them: the plan, the rewrites, and runs that
-// must be equal.
+// Squeeze and excitation, dropout, and the auxiliary outputs that norms give them: the plan, the rewrites, and runs
+// that must be equal.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 
+#include "engine/base/error.h"
 #include "engine/graph/plan.h"
 #include "engine/ops/basic.h"
 #include "engine/run/network.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "models/reader.h"
 #include "tests/support/message.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -71,11 +72,11 @@ Outcome run(Device& device, Graph graph, const Variant& setup) {
     if (network.parameters().entries()[i].init != Init::zeros) continue;
     std::vector<float> values(network.parameters().entries()[i].elements);
     for (size_t j = 0; j < values.size(); ++j) values[j] = 0.1f * static_cast<float>(j % 7) - 0.2f;
-    network.parameters().write(static_cast<int>(i), 'w', values, *stream);
+    network.parameters().write(static_cast<int>(i), ParamField::weight, values, *stream);
   }
   const DeviceBuffer step(device, sizeof(int64_t));
   device.upload(step.as(), &setup.step, sizeof setup.step, *stream);
-  const auto draw = [](const Map& m, int first, uint32_t what) {
+  const auto draw = [](const TensorView& m, int first, uint32_t what) {
     std::vector<float> v(m.elements());
     const int64_t each = m.elements() / m.N;
     for (size_t i = 0; i < v.size(); ++i) {
@@ -91,13 +92,13 @@ Outcome run(Device& device, Graph graph, const Variant& setup) {
     device.upload(p.image().data, image.data(), image.size() * sizeof(float), *stream);
     p.pack(*stream);
     p.forward(*stream, first);
-    const Map y = p.value(p.graph().output);
+    const TensorView y = p.value(p.graph().output);
     std::vector<float> logits(y.elements());
     device.download(logits.data(), y.data, logits.size() * sizeof(float), *stream);
     stream->synchronize();
     o.logits.insert(o.logits.end(), logits.begin(), logits.end());
     if (setup.mode == Mode::eval) continue;
-    const Map dy = p.gradient(p.graph().output);
+    const TensorView dy = p.gradient(p.graph().output);
     const std::vector<float> gradient = draw(dy, first, 1);
     device.upload(dy.data, gradient.data(), gradient.size() * sizeof(float), *stream);
     p.backward(*stream, first > 0);
@@ -105,7 +106,7 @@ Outcome run(Device& device, Graph graph, const Variant& setup) {
   }
   if (setup.mode == Mode::eval) return o;
   for (size_t i = 0; i < network.parameters().entries().size(); ++i)
-    o.gradients.push_back(network.parameters().read(static_cast<int>(i), 'g', *stream));
+    o.gradients.push_back(network.parameters().read(static_cast<int>(i), ParamField::gradient, *stream));
   return o;
 }
 
@@ -253,14 +254,15 @@ TEST(Dropout, BackwardHasTheMaskOfForward) {
     const Variant setup;
     Network network(std::move(g), *cpu, setup.network);
     auto stream = cpu->make_stream();
-    network.parameters().write(0, 'w', std::vector<float>(32, 0), *stream);
-    network.parameters().write(1, 'w', std::vector<float>(32, 1), *stream);
+    network.parameters().write(0, ParamField::weight, std::vector<float>(32, 0), *stream);
+    network.parameters().write(1, ParamField::weight, std::vector<float>(32, 1), *stream);
     const int64_t step = 2;
     Program& p = network.program(2, Mode::train, &step);
     std::memset(p.image().data, 0, p.image().elements() * sizeof(float));
     p.pack(*stream);
     p.forward(*stream, 6);
-    const Map y = p.value(p.graph().output), dy = p.gradient(p.graph().output), dx = p.gradient(p.graph().find("c"));
+    const TensorView y = p.value(p.graph().output), dy = p.gradient(p.graph().output),
+                     dx = p.gradient(p.graph().find("c"));
     ASSERT_EQ(dx.data, dy.data);
     const std::vector<float> values(y.as<float>(), y.as<float>() + y.elements());
     std::fill_n(dy.as<float>(), dy.elements(), 1.f);
@@ -282,7 +284,7 @@ TEST(Dropout, BackwardHasTheMaskOfForward) {
 
 // y = x, with sums that nobody computes; or reads those of its input.
 struct FakeOp : OpBase<FakeOp> {
-  FakeOp(size_t bytes, SideUse use) : bytes(bytes), use(use) {}
+  FakeOp(size_t bytes, AuxUse use) : bytes(bytes), use(use) {}
   std::string_view kind() const override { return "fake"; }
   Inference infer(const std::vector<Shape>& inputs) override {
     Inference r;
@@ -290,39 +292,39 @@ struct FakeOp : OpBase<FakeOp> {
     r.params.push_back({"w", {1}, Init::zeros, 1, 1, true});
     return r;
   }
-  size_t side_bytes() const override { return bytes; }
-  SideUse reads_side(size_t) const override { return use; }
+  size_t aux_bytes() const override { return bytes; }
+  AuxUse reads_aux(size_t) const override { return use; }
   void forward(const OpRun&) override {}
   size_t bytes;
-  SideUse use;
+  AuxUse use;
 };
 
 TEST(Plan, SideOutputsLiveUntilTheirLastReader) {
-  const auto graph_with = [](SideUse near, SideUse far) {
+  const auto graph_with = [](AuxUse near, AuxUse far) {
     Graph g;
     g.input = g.add("input", std::make_unique<InputOp>(4, 4, 1), {});
-    const int a = g.add("a", std::make_unique<FakeOp>(1000, SideUse::none), {g.input});
+    const int a = g.add("a", std::make_unique<FakeOp>(1000, AuxUse::none), {g.input});
     const int b = g.add("b", std::make_unique<FakeOp>(0, near), {a});
-    const int c = g.add("c", std::make_unique<FakeOp>(0, SideUse::none), {b});
+    const int c = g.add("c", std::make_unique<FakeOp>(0, AuxUse::none), {b});
     const int d = g.add("d", std::make_unique<FakeOp>(0, far), {a});
     g.output = g.add("e", std::make_unique<AddOp>(), {c, d});
     g.heads = {{g.output, 1}};
     g.infer(1);
     return g;
   };
-  const auto side = [&](SideUse near, SideUse far, bool training) -> std::pair<int, int> {
+  const auto side = [&](AuxUse near, AuxUse far, bool training) -> std::pair<int, int> {
     const Plan plan = make_plan(graph_with(near, far), {training, true, true}, DType::f32);
-    if (plan.nodes[1].side < 0) return {-1, -1};
-    const PlanBuffer& b = plan.buffers[plan.nodes[1].side];
+    if (plan.nodes[1].aux < 0) return {-1, -1};
+    const PlanBuffer& b = plan.buffers[plan.nodes[1].aux];
     EXPECT_EQ(b.bytes, 1000u);
     return {b.first, b.last};
   };
   using Steps = std::pair<int, int>;
-  EXPECT_EQ(side(SideUse::none, SideUse::none, true), Steps(-1, -1));
-  EXPECT_EQ(side(SideUse::forward, SideUse::none, true), Steps(1, 2));
-  EXPECT_EQ(side(SideUse::forward, SideUse::forward, true), Steps(1, 4));
-  EXPECT_EQ(side(SideUse::forward_and_backward, SideUse::forward, true), Steps(1, 12 - 2));
-  EXPECT_EQ(side(SideUse::forward_and_backward, SideUse::none, false), Steps(1, 2));
+  EXPECT_EQ(side(AuxUse::none, AuxUse::none, true), Steps(-1, -1));
+  EXPECT_EQ(side(AuxUse::forward, AuxUse::none, true), Steps(1, 2));
+  EXPECT_EQ(side(AuxUse::forward, AuxUse::forward, true), Steps(1, 4));
+  EXPECT_EQ(side(AuxUse::forward_and_backward, AuxUse::forward, true), Steps(1, 12 - 2));
+  EXPECT_EQ(side(AuxUse::forward_and_backward, AuxUse::none, false), Steps(1, 2));
 }
 
 TEST(Plan, DropoutOverwritesWhatNobodyElseReads) {

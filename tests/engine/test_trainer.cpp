@@ -6,12 +6,13 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/base/error.h"
 #include "engine/train/trainer.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "losses/loss.h"
 #include "models/reader.h"
 #include "places.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -98,7 +99,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   Outcome o;
   for (int e = 0; e < epochs; ++e) {
     std::vector<int32_t> order(kCount);
-    for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry((i * 3 + e) % kCount, i % 2 == 0);
+    for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index((i * 3 + e) % kCount, i % 2 == 0);
     trainer.run_epoch(
         order, [&](int64_t) { return setup.lr; },
         [&](const StepReport& r) {
@@ -110,7 +111,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   o.evaluation = evaluation.loss;
   o.confusion = evaluation.confusion;
   for (size_t i = 0; i < network.parameters().entries().size(); ++i)
-    o.weights.push_back(network.parameters().read(static_cast<int>(i), 'w', trainer.stream()));
+    o.weights.push_back(network.parameters().read(static_cast<int>(i), ParamField::weight, trainer.stream()));
   return o;
 }
 
@@ -228,7 +229,7 @@ TEST(Network, SlicesABatch) {
                              "  logits: {op: conv, in: n, filters: 5, kernel: 1}\n";
     NetworkOptions options;
     options.slices = slices;
-    return Network(read_model(Yaml::load_string(text, "wide.yaml")), device, options).slice_size(N);
+    return Network(read_model(Yaml::load_string(text, "wide.yaml")), device, options).micro_batch_size(N);
   };
   const auto cpu = make_cpu_device(1), simulated = make_simulated_device(1);
   // 3 MiB of fp32 an image, so four.
@@ -278,7 +279,7 @@ TEST(Trainer, StopsWhenItIsTold) {
   network.parameters().initialise(5, trainer.stream());
   trainer.set_training_data(data.view(), kCount);
   std::vector<int32_t> order(kCount);
-  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   const auto rate = [](int64_t) { return 1e-3; };
   EXPECT_FALSE(trainer.run_epoch(order, rate, [](const StepReport&) { return false; }));
   EXPECT_LT(trainer.state().step, 3);
@@ -325,7 +326,7 @@ TEST(Trainer, BracketsTheStepsThatAProfilerRecords) {
   std::vector<double> losses;
   device.losses = &losses;
   std::vector<int32_t> order(kCount);
-  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   for (int epoch = 0; epoch < 3; ++epoch) {
     trainer.run_epoch(
         order, [](int64_t) { return 1e-3; },
@@ -354,7 +355,7 @@ TEST(Views, ConcatOfTheUnetCopiesNothing) {
       if (n.op->kind() != "concat") continue;
       int channel = 0;
       for (int in : n.inputs) {
-        const Map whole = p.value(static_cast<int>(i)), part = p.value(in);
+        const TensorView whole = p.value(static_cast<int>(i)), part = p.value(in);
         EXPECT_EQ(part.data, whole.as<float>() + channel) << n.name;
         EXPECT_EQ(part.pitch, whole.C);
         if (mode == Mode::train) {

@@ -4,13 +4,14 @@
 
 #include <cmath>
 
+#include "engine/base/error.h"
 #include "engine/train/trainer.h"
-#include "kernels/core/error.h"
 #include "kernels/core/random.h"
 #include "losses/loss.h"
 #include "models/reader.h"
 #include "places.h"
 #include "tests/support/message.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -106,7 +107,7 @@ Outcome train(Device& device, const NetworkOptions& options) {
   network.parameters().initialise(5, trainer.stream());
   trainer.set_training_data({images.data(), masks.data(), kCount, kH, kW, 1}, kCount);
   std::vector<int32_t> order(kCount);
-  for (int i = 0; i < kCount; ++i) order[i] = kernels::order_entry(i, false);
+  for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   Outcome o;
   for (int e = 0; e < 4; ++e) {
     trainer.run_epoch(
@@ -117,7 +118,7 @@ Outcome train(Device& device, const NetworkOptions& options) {
         });
   }
   for (size_t i = 0; i < network.parameters().entries().size(); ++i)
-    o.weights.push_back(network.parameters().read(static_cast<int>(i), 'w', trainer.stream()));
+    o.weights.push_back(network.parameters().read(static_cast<int>(i), ParamField::weight, trainer.stream()));
   return o;
 }
 

@@ -6,8 +6,8 @@
 #include <functional>
 #include <string>
 
+#include "engine/base/error.h"
 #include "engine/config/yaml.h"
-#include "kernels/core/error.h"
 #include "places.h"
 
 namespace regolith {

@@ -10,27 +10,27 @@ struct Add {
   bool accumulate = false;
 };
 
-Case make_case(const Add& k) {
-  return {.name = std::string("add_") + k.name, .make = [k](Lab& lab) {
+TestCase make_case(const Add& k) {
+  return {.name = std::string("add_") + k.name, .make = [k](Fixture& fixture) {
             const Fill small = integers(-20, 20);  // sums are exact in every type
-            Buffer& a = lab.input("a", k.a, small);
-            Buffer* b = k.b.C > 0 ? &lab.input("b", k.b, small) : nullptr;
-            Buffer& y = k.accumulate ? lab.inout("y", k.y, small) : lab.output("y", k.y);
+            Buffer& a = fixture.input("a", k.a, small);
+            Buffer* b = k.b.C > 0 ? &fixture.input("b", k.b, small) : nullptr;
+            Buffer& y = k.accumulate ? fixture.inout("y", k.y, small) : fixture.output("y", k.y);
             Values sum = a.values();
             for (size_t i = 0; i < sum.size(); ++i) {
               sum[i] += (b ? b->values()[i] : 0) + (k.accumulate ? y.values()[i] : 0);
             }
             const int64_t maps = 2 + (b != nullptr) + k.accumulate;
-            const kernels::AddForward args{a.map(), b ? b->map() : Map{}, y.map(), k.accumulate};
-            return Instance{.run = [&lab, args] { kernels::add_forward(lab.stream(), args); },
-                            .check = [&y, sum] { y.expect(sum, kExact); },
-                            .bytes = maps * static_cast<int64_t>(k.y.size() * size_of(lab.dtype())),
-                            .flops = (maps - 2) * static_cast<int64_t>(k.y.size())};
+            const kernels::AddForward args{a.map(), b ? b->map() : TensorView{}, y.map(), k.accumulate};
+            return CaseRun{.run = [&fixture, args] { kernels::add_forward(fixture.stream(), args); },
+                           .check = [&y, sum] { y.expect(sum, kExact); },
+                           .bytes = maps * static_cast<int64_t>(k.y.size() * size_of(fixture.dtype())),
+                           .flops = (maps - 2) * static_cast<int64_t>(k.y.size())};
           }};
 }
 
 const Layout kNone{0, 0, 0, 0};
-Case large(Case c) {
+TestCase large(TestCase c) {
   c.large = true;
   return c;
 }

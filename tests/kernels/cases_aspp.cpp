@@ -27,9 +27,9 @@ struct Sum {
     return {{N, H, W, C, b.K, b.rows, b.columns, {1, 1}, {rate, rate}, {down, right}, {down, right}}};
   }
   ConvOracle projection(const Branch& b) const { return {{N, H, W, b.K, F, 1, 1}}; }
-  int64_t multiplications() const {
+  int64_t macs() const {
     int64_t n = 0;
-    for (const Branch& b : branches) n += conv(b).shape.multiplications() + projection(b).shape.multiplications();
+    for (const Branch& b : branches) n += conv(b).shape.macs() + projection(b).shape.macs();
     return n;
   }
 };
@@ -86,56 +86,57 @@ void check_gradients(const Sum& k, uint64_t seed) {
       "dx", [&](const Values& at) { return loss(at, w, p); }, x, dx, 1e-3, 1e-6, 16);
 }
 
-Case forward_case(const Sum& k) {
-  return {.name = std::string("aspp_forward_") + k.name,
-          .make =
-              [k](Lab& lab) {
-                Buffer& x = lab.input("x", k.map(k.C), kSmall);
-                Buffer& y = lab.output("y", k.map(k.F));
-                Buffer* bias = k.bias ? &lab.input("bias", {1, 1, 1, k.F}, kSmall, DType::f32) : nullptr;
-                Buffer* image = k.image ? &lab.input("image", k.pixel(k.F), kSmall) : nullptr;
-                kernels::AsppForward args;
-                args.x = x.map();
-                args.y = y.map();
-                Values sum(k.whole(k.F).size());
-                std::vector<std::pair<Buffer*, Values>> expected;
-                for (const Branch& b : k.branches) {
-                  const ConvOracle conv = k.conv(b), projection = k.projection(b);
-                  Buffer &w = lab.input("w", conv.w(), kSmall), &p = lab.input("project", projection.w(), kSmall);
-                  Buffer* branch_bias = k.bias ? &lab.input("branch bias", conv.bias(), kSmall, DType::f32) : nullptr;
-                  Buffer& z = lab.output("z", k.map(b.K));
-                  args.branches[args.count++] = {w.as<void>(), branch_bias ? branch_bias->as<float>() : nullptr,
-                                                 p.as<void>(), z.map(), b.taps()};
-                  const Values z_values =
-                      rounded_to(lab.dtype(),
-                                 conv.forward(x.values(), w.values(), branch_bias ? branch_bias->values() : Values{}));
-                  add(sum, projection.forward(z_values, p.values()));
-                  expected.emplace_back(&z, z_values);
-                }
-                if (bias) {
-                  args.bias = bias->as<float>();
-                  for (size_t i = 0; i < sum.size(); ++i) sum[i] += bias->values()[i % k.F];
-                }
-                if (image) {
-                  args.image = image->map();
-                  add_image(sum, k.whole(k.F), image->values(), 1);
-                }
-                expected.emplace_back(&y, rounded_to(lab.dtype(), sum));
-                return Instance{.run = [&lab, args] { kernels::aspp_forward(lab.stream(), args); },
-                                .check =
-                                    [expected] {
-                                      for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
-                                    },
-                                .bytes = static_cast<int64_t>((x.values().size() + sum.size()) * size_of(lab.dtype())),
-                                .flops = 2 * k.multiplications()};
-              },
-          .gradient = [k](uint64_t seed) { check_gradients(k, seed); }};
+TestCase forward_case(const Sum& k) {
+  return {
+      .name = std::string("aspp_forward_") + k.name,
+      .make =
+          [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.map(k.C), kSmall);
+            Buffer& y = fixture.output("y", k.map(k.F));
+            Buffer* bias = k.bias ? &fixture.input("bias", {1, 1, 1, k.F}, kSmall, DType::f32) : nullptr;
+            Buffer* image = k.image ? &fixture.input("image", k.pixel(k.F), kSmall) : nullptr;
+            kernels::AsppForward args;
+            args.x = x.map();
+            args.y = y.map();
+            Values sum(k.whole(k.F).size());
+            std::vector<std::pair<Buffer*, Values>> expected;
+            for (const Branch& b : k.branches) {
+              const ConvOracle conv = k.conv(b), projection = k.projection(b);
+              Buffer &w = fixture.input("w", conv.w(), kSmall), &p = fixture.input("project", projection.w(), kSmall);
+              Buffer* branch_bias = k.bias ? &fixture.input("branch bias", conv.bias(), kSmall, DType::f32) : nullptr;
+              Buffer& z = fixture.output("z", k.map(b.K));
+              args.branches[args.count++] = {w.as<void>(), branch_bias ? branch_bias->as<float>() : nullptr,
+                                             p.as<void>(), z.map(), b.taps()};
+              const Values z_values =
+                  rounded_to(fixture.dtype(),
+                             conv.forward(x.values(), w.values(), branch_bias ? branch_bias->values() : Values{}));
+              add(sum, projection.forward(z_values, p.values()));
+              expected.emplace_back(&z, z_values);
+            }
+            if (bias) {
+              args.bias = bias->as<float>();
+              for (size_t i = 0; i < sum.size(); ++i) sum[i] += bias->values()[i % k.F];
+            }
+            if (image) {
+              args.image = image->map();
+              add_image(sum, k.whole(k.F), image->values(), 1);
+            }
+            expected.emplace_back(&y, rounded_to(fixture.dtype(), sum));
+            return CaseRun{.run = [&fixture, args] { kernels::aspp_forward(fixture.stream(), args); },
+                           .check =
+                               [expected] {
+                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
+                               },
+                           .bytes = static_cast<int64_t>((x.values().size() + sum.size()) * size_of(fixture.dtype())),
+                           .flops = 2 * k.macs()};
+          },
+      .gradient = [k](uint64_t seed) { check_gradients(k, seed); }};
 }
 
-Case data_gradient_case(const Sum& k) {
-  return {.name = std::string("aspp_data_gradient_") + k.name, .make = [k](Lab& lab) {
-            Buffer& dx = k.accumulate ? lab.inout("dx", k.map(k.C), kSmall) : lab.output("dx", k.map(k.C));
-            Buffer* image = k.image ? &lab.input("image", k.pixel(k.C), kSmall) : nullptr;
+TestCase data_gradient_case(const Sum& k) {
+  return {.name = std::string("aspp_data_gradient_") + k.name, .make = [k](Fixture& fixture) {
+            Buffer& dx = k.accumulate ? fixture.inout("dx", k.map(k.C), kSmall) : fixture.output("dx", k.map(k.C));
+            Buffer* image = k.image ? &fixture.input("image", k.pixel(k.C), kSmall) : nullptr;
             kernels::AsppDataGradient args;
             args.image_scale = 0.25f;
             args.dx = dx.map();
@@ -144,90 +145,93 @@ Case data_gradient_case(const Sum& k) {
             int64_t flops = 0;
             for (const Branch& b : k.branches) {
               const ConvOracle conv = k.conv(b);
-              Buffer &w = lab.input("w", conv.w(), kSmall), &dz = lab.input("dz", k.map(b.K), kSmall);
+              Buffer &w = fixture.input("w", conv.w(), kSmall), &dz = fixture.input("dz", k.map(b.K), kSmall);
               args.branches[args.count++] = {w.as<void>(), dz.map(), b.taps()};
               add(sum, conv.dgrad(dz.values(), w.values()));
-              flops += 2 * conv.shape.multiplications();
+              flops += 2 * conv.shape.macs();
             }
             if (image) {
               args.image = image->map();
               add_image(sum, k.whole(k.C), image->values(), 0.25);
             }
             if (k.accumulate) add(sum, dx.values());
-            const Values expected = rounded_to(lab.dtype(), sum);
-            return Instance{.run = [&lab, args] { kernels::aspp_data_gradient(lab.stream(), args); },
-                            .check = [&dx, expected] { dx.expect(expected, kExact); },
-                            .bytes = static_cast<int64_t>(2 * sum.size() * size_of(lab.dtype())),
-                            .flops = flops};
+            const Values expected = rounded_to(fixture.dtype(), sum);
+            return CaseRun{.run = [&fixture, args] { kernels::aspp_data_gradient(fixture.stream(), args); },
+                           .check = [&dx, expected] { dx.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>(2 * sum.size() * size_of(fixture.dtype())),
+                           .flops = flops};
           }};
 }
 
 // Of the last branch.
-Case weight_gradient_case(const Sum& k) {
-  return {
-      .name = std::string("aspp_weight_gradient_") + k.name, .make = [k](Lab& lab) {
-        const Branch& b = k.branches.back();
-        const ConvOracle conv = k.conv(b);
-        Buffer &x = lab.input("x", k.map(k.C), kSmall), &dz = lab.input("dz", k.map(b.K), kSmall);
-        Buffer& dw =
-            k.accumulate ? lab.inout("dw", conv.w(), kSmall, DType::f32) : lab.output("dw", conv.w(), DType::f32);
-        Values expected = conv.wgrad(x.values(), dz.values());
-        if (k.accumulate) add(expected, dw.values());
-        const int64_t pixels = static_cast<int64_t>(k.N) * k.H * k.W;
-        const kernels::AsppWeightGradient args{
-            dz.map(),       x.map(),
-            dw.as<float>(), b.taps(),
-            k.accumulate,   lab.workspace(kernels::aspp_weight_gradient_workspace(pixels, b.K, k.C, b.taps().count()))};
-        return Instance{.run = [&lab, args] { kernels::aspp_weight_gradient(lab.stream(), args); },
-                        .check = [&dw, expected] { dw.expect(expected, kExact); },
-                        .bytes = static_cast<int64_t>((x.values().size() + dz.values().size()) * size_of(lab.dtype())),
-                        .flops = 2 * conv.shape.multiplications()};
-      }};
+TestCase weight_gradient_case(const Sum& k) {
+  return {.name = std::string("aspp_weight_gradient_") + k.name, .make = [k](Fixture& fixture) {
+            const Branch& b = k.branches.back();
+            const ConvOracle conv = k.conv(b);
+            Buffer &x = fixture.input("x", k.map(k.C), kSmall), &dz = fixture.input("dz", k.map(b.K), kSmall);
+            Buffer& dw = k.accumulate ? fixture.inout("dw", conv.w(), kSmall, DType::f32)
+                                      : fixture.output("dw", conv.w(), DType::f32);
+            Values expected = conv.wgrad(x.values(), dz.values());
+            if (k.accumulate) add(expected, dw.values());
+            const int64_t pixels = static_cast<int64_t>(k.N) * k.H * k.W;
+            const kernels::AsppWeightGradient args{
+                dz.map(),
+                x.map(),
+                dw.as<float>(),
+                b.taps(),
+                k.accumulate,
+                fixture.workspace(kernels::aspp_weight_gradient_workspace(pixels, b.K, k.C, b.taps().count()))};
+            return CaseRun{
+                .run = [&fixture, args] { kernels::aspp_weight_gradient(fixture.stream(), args); },
+                .check = [&dw, expected] { dw.expect(expected, kExact); },
+                .bytes = static_cast<int64_t>((x.values().size() + dz.values().size()) * size_of(fixture.dtype())),
+                .flops = 2 * conv.shape.macs()};
+          }};
 }
 
-Case image_sum_case(const char* name, Layout x_layout, int before) {
-  return {
-      .name = std::string("image_sum_") + name, .make = [=](Lab& lab) {
-        Buffer& x = lab.input("x", x_layout, kSmall);
-        const Layout result{x_layout.N, 1, 1, x_layout.C, before, before};
-        Buffer& sum = lab.output("sum", result);
-        Values expected(result.size());
-        const size_t per_image = static_cast<size_t>(x_layout.H) * x_layout.W * x_layout.C;
-        for (size_t i = 0; i < x.values().size(); ++i)
-          expected[i / per_image * x_layout.C + i % x_layout.C] += 0.5 * x.values()[i];
-        expected = rounded_to(lab.dtype(), expected);
-        const kernels::ImageSum args{x.map(), sum.map(), 0.5f, lab.workspace(kernels::image_sum_workspace(x.map()))};
-        return Instance{.run = [&lab, args] { kernels::image_sum(lab.stream(), args); },
-                        .check = [&sum, expected] { sum.expect(expected, kExact); },
-                        .bytes = static_cast<int64_t>(x.values().size() * size_of(lab.dtype())),
-                        .flops = static_cast<int64_t>(x.values().size())};
-      }};
+TestCase image_sum_case(const char* name, Layout x_layout, int before) {
+  return {.name = std::string("image_sum_") + name, .make = [=](Fixture& fixture) {
+            Buffer& x = fixture.input("x", x_layout, kSmall);
+            const Layout result{x_layout.N, 1, 1, x_layout.C, before, before};
+            Buffer& sum = fixture.output("sum", result);
+            Values expected(result.size());
+            const size_t per_image = static_cast<size_t>(x_layout.H) * x_layout.W * x_layout.C;
+            for (size_t i = 0; i < x.values().size(); ++i)
+              expected[i / per_image * x_layout.C + i % x_layout.C] += 0.5 * x.values()[i];
+            expected = rounded_to(fixture.dtype(), expected);
+            const kernels::ImageSum args{x.map(), sum.map(), 0.5f,
+                                         fixture.workspace(kernels::image_sum_workspace(x.map()))};
+            return CaseRun{.run = [&fixture, args] { kernels::image_sum(fixture.stream(), args); },
+                           .check = [&sum, expected] { sum.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>(x.values().size() * size_of(fixture.dtype())),
+                           .flops = static_cast<int64_t>(x.values().size())};
+          }};
 }
 
-Case add_images_case(const char* name, Layout y_layout, int parts, bool image, bool accumulate) {
-  return {.name = std::string("add_images_") + name, .make = [=](Lab& lab) {
+TestCase add_images_case(const char* name, Layout y_layout, int parts, bool image, bool accumulate) {
+  return {.name = std::string("add_images_") + name, .make = [=](Fixture& fixture) {
             kernels::AddImages args;
             args.count = parts;
             args.scale = 0.5f;
             args.accumulate = accumulate;
-            Buffer& y = accumulate ? lab.inout("y", y_layout, kSmall) : lab.output("y", y_layout);
+            Buffer& y = accumulate ? fixture.inout("y", y_layout, kSmall) : fixture.output("y", y_layout);
             args.y = y.map();
             Values expected = accumulate ? y.values() : Values(y_layout.size());
             for (int i = 0; i < parts; ++i) {
-              Buffer& part = lab.input("part", {y_layout.N, y_layout.H, y_layout.W, y_layout.C}, kSmall);
+              Buffer& part = fixture.input("part", {y_layout.N, y_layout.H, y_layout.W, y_layout.C}, kSmall);
               args.parts[i] = part.map();
               add(expected, part.values());
             }
             if (image) {
-              Buffer& one = lab.input("image", {y_layout.N, 1, 1, y_layout.C}, kSmall);
+              Buffer& one = fixture.input("image", {y_layout.N, 1, 1, y_layout.C}, kSmall);
               args.image = one.map();
               add_image(expected, y_layout, one.values(), 0.5);
             }
-            expected = rounded_to(lab.dtype(), expected);
-            return Instance{.run = [&lab, args] { kernels::add_images(lab.stream(), args); },
-                            .check = [&y, expected] { y.expect(expected, kExact); },
-                            .bytes = static_cast<int64_t>((parts + 1) * y_layout.size() * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(parts * y_layout.size())};
+            expected = rounded_to(fixture.dtype(), expected);
+            return CaseRun{.run = [&fixture, args] { kernels::add_images(fixture.stream(), args); },
+                           .check = [&y, expected] { y.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>((parts + 1) * y_layout.size() * size_of(fixture.dtype())),
+                           .flops = static_cast<int64_t>(parts * y_layout.size())};
           }};
 }
 
@@ -262,7 +266,7 @@ const Sum kSums[] = {
 const Sum kLarge{"large", 4, 4, 8, 256, 512, {{1536, 1, 1, 0}, {512, 1, 3, 6}}, true, true};
 
 const Register cases_of_aspp([] {
-  std::vector<Case> list;
+  std::vector<TestCase> list;
   for (const Sum& k : kSums) {
     list.push_back(forward_case(k));
     list.push_back(data_gradient_case(k));

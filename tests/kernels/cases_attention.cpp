@@ -108,39 +108,39 @@ Values draw_qkv(const Attention& k, Random& random) {
   return v;
 }
 
-Instance forward(const Attention& k, Lab& lab) {
-  Values values = draw_qkv(k, lab.random());
+CaseRun forward(const Attention& k, Fixture& fixture) {
+  Values values = draw_qkv(k, fixture.random());
   if (k.nan) values[5 * 3 * k.C() + 1] = std::numeric_limits<double>::quiet_NaN();
-  Buffer &qkv = lab.input("qkv", k.qkv(), values), &y = lab.output("y", k.out()),
-         &lse = lab.output("lse", k.statistics(), DType::f32);
+  Buffer &qkv = fixture.input("qkv", k.qkv(), values), &y = fixture.output("y", k.out()),
+         &lse = fixture.output("lse", k.statistics(), DType::f32);
   const kernels::AttentionForward args{qkv.map(), y.map(), lse.as<float>(), k.heads};
   const Oracle oracle(k, qkv.values());
-  return {.run = [&lab, args] { kernels::attention_forward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::attention_forward(fixture.stream(), args); },
           .check =
-              [=, &y, &lse, expected = oracle.y, sums = oracle.lse, t = lab.dtype()] {
+              [=, &y, &lse, expected = oracle.y, sums = oracle.lse, t = fixture.dtype()] {
                 y.expect(expected, within(k, t));
                 lse.expect(sums, tolerance(DType::f32, k.d, 4 * (1 + k.sigma * k.sigma)));
               },
-          .bytes = static_cast<int64_t>((k.qkv().size() + k.out().size()) * size_of(lab.dtype())),
+          .bytes = static_cast<int64_t>((k.qkv().size() + k.out().size()) * size_of(fixture.dtype())),
           .flops = 2 * k.products()};
 }
 
-Instance backward(const Attention& k, Lab& lab) {
-  Buffer& qkv = lab.input("qkv", k.qkv(), draw_qkv(k, lab.random()));
+CaseRun backward(const Attention& k, Fixture& fixture) {
+  Buffer& qkv = fixture.input("qkv", k.qkv(), draw_qkv(k, fixture.random()));
   const Oracle oracle(k, qkv.values());
-  Buffer &y = lab.input("y", k.out(), oracle.y), &dy = lab.input("dy", k.out(), normal()),
-         &lse = lab.input("lse", k.statistics(), oracle.lse, DType::f32), &dqkv = lab.output("dqkv", k.qkv());
+  Buffer &y = fixture.input("y", k.out(), oracle.y), &dy = fixture.input("dy", k.out(), normal()),
+         &lse = fixture.input("lse", k.statistics(), oracle.lse, DType::f32), &dqkv = fixture.output("dqkv", k.qkv());
   const kernels::AttentionBackward args{qkv.map(),
                                         y.map(),
                                         dy.map(),
                                         dqkv.map(),
                                         lse.as<float>(),
                                         k.heads,
-                                        lab.workspace(kernels::attention_workspace(k.N, k.heads, k.positions()))};
+                                        fixture.workspace(kernels::attention_workspace(k.N, k.heads, k.positions()))};
   const Values expected = oracle.backward(dy.values());
-  return {.run = [&lab, args] { kernels::attention_backward(lab.stream(), args); },
-          .check = [=, &dqkv, t = lab.dtype()] { dqkv.expect(expected, within(k, t, 4 * k.sigma * k.sigma)); },
-          .bytes = static_cast<int64_t>((2 * k.qkv().size() + 2 * k.out().size()) * size_of(lab.dtype())),
+  return {.run = [&fixture, args] { kernels::attention_backward(fixture.stream(), args); },
+          .check = [=, &dqkv, t = fixture.dtype()] { dqkv.expect(expected, within(k, t, 4 * k.sigma * k.sigma)); },
+          .bytes = static_cast<int64_t>((2 * k.qkv().size() + 2 * k.out().size()) * size_of(fixture.dtype())),
           .flops = 5 * k.products()};
 }
 
@@ -174,13 +174,15 @@ const Attention kCases[] = {
     {.name = "large_head", .N = 1, .H = 16, .W = 32, .heads = 1, .d = 128, .large = true},
 };
 const Register cases_of_attention([] {
-  std::vector<Case> all;
+  std::vector<TestCase> all;
   for (const Attention& k : kCases) {
-    all.push_back(
-        {.name = "attention_forward_" + k.name, .make = [k](Lab& lab) { return forward(k, lab); }, .large = k.large});
+    all.push_back({.name = "attention_forward_" + k.name,
+                   .make = [k](Fixture& fixture) { return forward(k, fixture); },
+                   .large = k.large});
     if (k.nan) continue;
-    Case c{
-        .name = "attention_backward_" + k.name, .make = [k](Lab& lab) { return backward(k, lab); }, .large = k.large};
+    TestCase c{.name = "attention_backward_" + k.name,
+               .make = [k](Fixture& fixture) { return backward(k, fixture); },
+               .large = k.large};
     if (!k.large && k.positions() < 100) c.gradient = [k](uint64_t seed) { check_oracle(k, seed); };
     all.push_back(c);
   }

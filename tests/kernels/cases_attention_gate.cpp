@@ -88,21 +88,21 @@ Fill weights_fill(int C) {  // multiples of a power of two near 1 / sqrt(C)
 struct Bench {
   Buffer &x, &g, &theta, &phi, &psi, &bias;
   void* packed;
-  Bench(const Gate& k, Lab& lab)
-      : x(lab.input("x", k.layout(k.Cx, 16, 0), integers(-3, 3))),
-        g(lab.input("g", k.layout(k.Cg, 0, 32), integers(-3, 3))),
-        theta(lab.input("theta", {1, 1, k.Ci, k.Cx}, weights_fill(k.Cx + k.Cg))),
-        phi(lab.input("phi", {1, 1, k.Ci, k.Cg}, weights_fill(k.Cx + k.Cg))),
-        psi(lab.input("psi", {1, 1, 1, k.Ci}, normal(1 / root(k.Ci)), DType::f32)),
-        bias(lab.input("bias", {1, 1, 1, 1}, normal(), DType::f32)),
-        packed(lab.workspace(kernels::attention_gate_packed(k.Cx, k.Cg, k.Ci))) {
-    kernels::attention_gate_pack(lab.stream(), {.theta = theta.as<void>(),
-                                                .phi = phi.as<void>(),
-                                                .dtype = lab.dtype(),
-                                                .Cx = k.Cx,
-                                                .Cg = k.Cg,
-                                                .Ci = k.Ci,
-                                                .packed = packed});
+  Bench(const Gate& k, Fixture& fixture)
+      : x(fixture.input("x", k.layout(k.Cx, 16, 0), integers(-3, 3))),
+        g(fixture.input("g", k.layout(k.Cg, 0, 32), integers(-3, 3))),
+        theta(fixture.input("theta", {1, 1, k.Ci, k.Cx}, weights_fill(k.Cx + k.Cg))),
+        phi(fixture.input("phi", {1, 1, k.Ci, k.Cg}, weights_fill(k.Cx + k.Cg))),
+        psi(fixture.input("psi", {1, 1, 1, k.Ci}, normal(1 / root(k.Ci)), DType::f32)),
+        bias(fixture.input("bias", {1, 1, 1, 1}, normal(), DType::f32)),
+        packed(fixture.workspace(kernels::attention_gate_packed(k.Cx, k.Cg, k.Ci))) {
+    kernels::attention_gate_pack(fixture.stream(), {.theta = theta.as<void>(),
+                                                    .phi = phi.as<void>(),
+                                                    .dtype = fixture.dtype(),
+                                                    .Cx = k.Cx,
+                                                    .Cg = k.Cg,
+                                                    .Ci = k.Ci,
+                                                    .packed = packed});
   }
   Inputs inputs() const { return {x.values(), g.values(), theta.values(), phi.values(), psi.values(), bias.values()}; }
   kernels::AttentionGateWeights weights(const Gate& k) const {
@@ -117,33 +117,33 @@ struct Bench {
 
 int64_t product_flops(const Gate& k) { return 2 * k.pixels() * k.Ci * (k.Cx + k.Cg); }
 
-Instance forward_instance(const Gate& k, Lab& lab) {
-  const Bench b(k, lab);
-  Buffer& y = lab.output("y", k.layout(k.Cx, 8, 16));
-  Buffer& a = lab.output("a", {k.N, k.H, k.W, 1}, DType::f32);
+CaseRun forward_instance(const Gate& k, Fixture& fixture) {
+  const Bench b(k, fixture);
+  Buffer& y = fixture.output("y", k.layout(k.Cx, 8, 16));
+  Buffer& a = fixture.output("a", {k.N, k.H, k.W, 1}, DType::f32);
   const kernels::AttentionGateForward args{
       .x = b.x.map(), .g = b.g.map(), .weights = b.weights(k), .y = y.map(), .a = a.as<float>()};
   const Inputs in = b.inputs();
-  return {.run = [&lab, args] { kernels::attention_gate_forward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::attention_gate_forward(fixture.stream(), args); },
           .check =
-              [&lab, &y, &a, k, in] {
+              [&fixture, &y, &a, k, in] {
                 const Forward f = forward(k, in);
                 a.expect(f.a, tolerance(DType::f32, k.Ci, 2));
-                y.expect(f.y, tolerance(lab.dtype(), k.Ci, 6));
+                y.expect(f.y, tolerance(fixture.dtype(), k.Ci, 6));
               },
-          .bytes = k.pixels() * (2 * k.Cx + k.Cg) * static_cast<int64_t>(size_of(lab.dtype())),
+          .bytes = k.pixels() * (2 * k.Cx + k.Cg) * static_cast<int64_t>(size_of(fixture.dtype())),
           .flops = product_flops(k)};
 }
 
-Instance backward_instance(const Gate& k, Lab& lab) {
-  const Bench b(k, lab);
+CaseRun backward_instance(const Gate& k, Fixture& fixture) {
+  const Bench b(k, fixture);
   const Inputs in = b.inputs();
   const Forward f = forward(k, in);
-  Buffer& a = lab.input("a", {k.N, k.H, k.W, 1}, f.a, DType::f32);
-  Buffer& dy =
-      k.in_place ? lab.inout("dy", k.layout(k.Cx, 8, 8), normal()) : lab.input("dy", k.layout(k.Cx, 8, 8), normal());
+  Buffer& a = fixture.input("a", {k.N, k.H, k.W, 1}, f.a, DType::f32);
+  Buffer& dy = k.in_place ? fixture.inout("dy", k.layout(k.Cx, 8, 8), normal())
+                          : fixture.input("dy", k.layout(k.Cx, 8, 8), normal());
   const auto gradient = [&](const char* name, Layout layout, std::optional<DType> t = {}) {
-    return k.accumulate ? &lab.inout(name, layout, normal(), t) : &lab.output(name, layout, t);
+    return k.accumulate ? &fixture.inout(name, layout, normal(), t) : &fixture.output(name, layout, t);
   };
   Buffer* dx = !k.wants_dx ? nullptr : k.in_place ? &dy : gradient("dx", k.layout(k.Cx, 16, 0));
   Buffer* dg = !k.wants_dg ? nullptr : gradient("dg", k.layout(k.Cg, 0, 16));
@@ -157,8 +157,8 @@ Instance backward_instance(const Gate& k, Lab& lab) {
                                             .weights = b.weights(k),
                                             .a = a.as<float>(),
                                             .dy = dy.map(),
-                                            .dx = dx != nullptr ? dx->map() : Map{},
-                                            .dg = dg != nullptr ? dg->map() : Map{},
+                                            .dx = dx != nullptr ? dx->map() : TensorView{},
+                                            .dg = dg != nullptr ? dg->map() : TensorView{},
                                             .accumulate_dx = k.accumulate,
                                             .accumulate_dg = k.accumulate,
                                             .dtheta = dtheta->as<float>(),
@@ -166,9 +166,9 @@ Instance backward_instance(const Gate& k, Lab& lab) {
                                             .dpsi = dpsi->as<float>(),
                                             .dbias = dbias->as<float>(),
                                             .accumulate_grads = k.accumulate,
-                                            .workspace = lab.workspace(layout.bytes)};
-  const auto check = [=, &lab, &dy] {
-    const DType t = lab.dtype();
+                                            .workspace = fixture.workspace(layout.bytes)};
+  const auto check = [=, &fixture, &dy] {
+    const DType t = fixture.dtype();
     const Gradients d = backward(k, in, f, dy.values(), t);
     const auto expect = [&](const Buffer* buffer, Values expected, Tolerance close) {
       if (buffer == nullptr) return;
@@ -190,9 +190,9 @@ Instance backward_instance(const Gate& k, Lab& lab) {
     expect(dpsi, d.dpsi, close(DType::f32, k.pixels(), 3 * dlogit * many, 3 * dlogit * many));
     expect(dbias, d.dbias, close(DType::f32, k.pixels(), dlogit * many, 0));
   };
-  return {.run = [&lab, args] { kernels::attention_gate_backward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::attention_gate_backward(fixture.stream(), args); },
           .check = check,
-          .bytes = k.pixels() * (3 * k.Cx + 2 * k.Cg) * static_cast<int64_t>(size_of(lab.dtype())),
+          .bytes = k.pixels() * (3 * k.Cx + 2 * k.Cg) * static_cast<int64_t>(size_of(fixture.dtype())),
           .flops = 3 * product_flops(k)};
 }
 
@@ -233,26 +233,26 @@ void check_oracle(const Gate& k, uint64_t seed) {
 }
 
 // That a map of another size is refused by name.
-Case refuses(const char* name, int H, int Ci, const char* expected) {
-  return {.name = std::string("attention_gate_refuses_") + name, .make = [=](Lab& lab) {
+TestCase refuses(const char* name, int H, int Ci, const char* expected) {
+  return {.name = std::string("attention_gate_refuses_") + name, .make = [=](Fixture& fixture) {
             const Gate k{.name = "", .N = 1, .H = 2, .W = 2, .Cx = 8, .Cg = 8, .Ci = 8};
-            const Bench b(k, lab);
-            Map g = b.g.map();
+            const Bench b(k, fixture);
+            TensorView g = b.g.map();
             g.H = H;
             kernels::AttentionGateWeights w = b.weights(k);
             w.Ci = Ci;
-            return Instance{.run =
-                                [=, &lab, x = b.x.map()] {
-                                  try {
-                                    kernels::attention_gate_forward(
-                                        lab.stream(), {.x = x, .g = g, .weights = w, .y = x, .a = nullptr});
-                                  } catch (const KernelError& e) {
-                                    if (std::string(e.what()).find(expected) != std::string::npos) return;
-                                    throw Mismatch(std::string("another error: ") + e.what());
-                                  }
-                                  throw Mismatch("no error");
-                                },
-                            .check = [] {}};
+            return CaseRun{.run =
+                               [=, &fixture, x = b.x.map()] {
+                                 try {
+                                   kernels::attention_gate_forward(
+                                       fixture.stream(), {.x = x, .g = g, .weights = w, .y = x, .a = nullptr});
+                                 } catch (const KernelError& e) {
+                                   if (std::string(e.what()).find(expected) != std::string::npos) return;
+                                   throw Mismatch(std::string("another error: ") + e.what());
+                                 }
+                                 throw Mismatch("no error");
+                               },
+                           .check = [] {}};
           }};
 }
 
@@ -273,18 +273,18 @@ const Register cases_of_attention_gate([] {
       {.name = "large_64", .N = 2, .H = 32, .W = 64, .Cx = 64, .Cg = 64, .Ci = 64, .large = true},
       {.name = "large_128", .N = 2, .H = 16, .W = 32, .Cx = 128, .Cg = 128, .Ci = 128, .large = true},
   };
-  std::vector<Case> all{refuses("sizes", 3, 8, "x of 1x2x2 pixels and g of 1x3x2"),
-                        refuses("many_channels", 2, 257, "257 intermediate channels")};
+  std::vector<TestCase> all{refuses("sizes", 3, 8, "x of 1x2x2 pixels and g of 1x3x2"),
+                            refuses("many_channels", 2, 257, "257 intermediate channels")};
   for (const Gate& k : gates) {
     if (!k.accumulate && !k.in_place && k.wants_dx && k.wants_dg)
       all.push_back({.name = "attention_gate_forward_" + k.name,
-                     .make = [k](Lab& lab) { return forward_instance(k, lab); },
+                     .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
                      .gradient = {},
                      .large = k.large});
-    Case c{.name = "attention_gate_backward_" + k.name,
-           .make = [k](Lab& lab) { return backward_instance(k, lab); },
-           .gradient = {},
-           .large = k.large};
+    TestCase c{.name = "attention_gate_backward_" + k.name,
+               .make = [k](Fixture& fixture) { return backward_instance(k, fixture); },
+               .gradient = {},
+               .large = k.large};
     if (!k.large) c.gradient = [k](uint64_t seed) { check_oracle(k, seed); };
     all.push_back(c);
   }

@@ -16,8 +16,8 @@ struct Conv {
   Layout y() const { return slices ? ConvOracle{shape}.y(0, 16) : ConvOracle{shape}.y(); }
 };
 
-int64_t bytes_of(const Conv& k, const Lab& lab) {
-  return static_cast<int64_t>((k.x().size() + k.y().size()) * size_of(lab.dtype()));
+int64_t bytes_of(const Conv& k, const Fixture& fixture) {
+  return static_cast<int64_t>((k.x().size() + k.y().size()) * size_of(fixture.dtype()));
 }
 Values plus(Values a, const Values& b) {
   for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
@@ -35,112 +35,119 @@ kernels::ThinWindow thin_window(const ConvShape& o, bool taps_first = false) {
 
 // Both kinds of forward take the same maps.
 template <class Launch>
-Case forward_case(const std::string& kernel, const Conv& k, Launch launch) {
-  return {
-      .name = kernel + "_" + k.name,
-      .make =
-          [=](Lab& lab) {
-            const ConvOracle oracle{k.shape};
-            Buffer& x = lab.input("x", k.x(), kSmall);
-            Buffer& w = lab.input("w", oracle.w(), kSmall);
-            Buffer* b = k.bias ? &lab.input("bias", oracle.bias(), integers(-9, 9), DType::f32) : nullptr;
-            Buffer& y = lab.output("y", k.y());
-            const Values expected =
-                rounded_to(lab.dtype(), oracle.forward(x.values(), w.values(), b ? b->values() : Values{}, k.relu));
-            return Instance{
-                .run = [&, launch, b] { launch(lab, x.map(), w.as<void>(), b ? b->as<float>() : nullptr, y.map()); },
-                .check = [&y, expected] { y.expect(expected, kExact); },
-                .bytes = bytes_of(k, lab),
-                .flops = 2 * k.shape.multiplications()};
-          },
-      .gradient = [k](uint64_t seed) { ConvOracle{k.shape}.check(seed); }};
+TestCase forward_case(const std::string& kernel, const Conv& k, Launch launch) {
+  return {.name = kernel + "_" + k.name,
+          .make =
+              [=](Fixture& fixture) {
+                const ConvOracle oracle{k.shape};
+                Buffer& x = fixture.input("x", k.x(), kSmall);
+                Buffer& w = fixture.input("w", oracle.w(), kSmall);
+                Buffer* b = k.bias ? &fixture.input("bias", oracle.bias(), integers(-9, 9), DType::f32) : nullptr;
+                Buffer& y = fixture.output("y", k.y());
+                const Values expected = rounded_to(
+                    fixture.dtype(), oracle.forward(x.values(), w.values(), b ? b->values() : Values{}, k.relu));
+                return CaseRun{
+                    .run = [&, launch,
+                            b] { launch(fixture, x.map(), w.as<void>(), b ? b->as<float>() : nullptr, y.map()); },
+                    .check = [&y, expected] { y.expect(expected, kExact); },
+                    .bytes = bytes_of(k, fixture),
+                    .flops = 2 * k.shape.macs()};
+              },
+          .gradient = [k](uint64_t seed) { ConvOracle{k.shape}.check(seed); }};
 }
 
 template <class Launch>
-Case dgrad_case(const std::string& kernel, const Conv& k, Launch launch) {
-  return {.name = kernel + "_" + k.name, .make = [=](Lab& lab) {
+TestCase dgrad_case(const std::string& kernel, const Conv& k, Launch launch) {
+  return {.name = kernel + "_" + k.name, .make = [=](Fixture& fixture) {
             const ConvOracle oracle{k.shape};
-            Buffer& dy = lab.input("dy", k.y(), kSmall);
-            Buffer& w = lab.input("w", oracle.w(), kSmall);
-            Buffer& dx = k.accumulate ? lab.inout("dx", k.x(), kSmall) : lab.output("dx", k.x());
+            Buffer& dy = fixture.input("dy", k.y(), kSmall);
+            Buffer& w = fixture.input("w", oracle.w(), kSmall);
+            Buffer& dx = k.accumulate ? fixture.inout("dx", k.x(), kSmall) : fixture.output("dx", k.x());
             Values expected = oracle.dgrad(dy.values(), w.values());
             if (k.accumulate) expected = plus(expected, dx.values());
-            expected = rounded_to(lab.dtype(), expected);
-            return Instance{.run = [&, launch] { launch(lab, dy.map(), w.as<void>(), dx.map()); },
-                            .check = [&dx, expected] { dx.expect(expected, kExact); },
-                            .bytes = bytes_of(k, lab),
-                            .flops = 2 * k.shape.multiplications()};
+            expected = rounded_to(fixture.dtype(), expected);
+            return CaseRun{.run = [&, launch] { launch(fixture, dy.map(), w.as<void>(), dx.map()); },
+                           .check = [&dx, expected] { dx.expect(expected, kExact); },
+                           .bytes = bytes_of(k, fixture),
+                           .flops = 2 * k.shape.macs()};
           }};
 }
 
 template <class Launch>
-Case wgrad_case(const std::string& kernel, const Conv& k, Launch launch) {
-  return {.name = kernel + "_" + k.name, .make = [=](Lab& lab) {
+TestCase wgrad_case(const std::string& kernel, const Conv& k, Launch launch) {
+  return {.name = kernel + "_" + k.name, .make = [=](Fixture& fixture) {
             const ConvOracle oracle{k.shape};
-            Buffer& x = lab.input("x", k.x(), kSmall);
-            Buffer& dy = lab.input("dy", k.y(), kSmall);
+            Buffer& x = fixture.input("x", k.x(), kSmall);
+            Buffer& dy = fixture.input("dy", k.y(), kSmall);
             const auto result = [&](const char* name, const Layout& l) -> Buffer& {
-              return k.accumulate ? lab.inout(name, l, kSmall, DType::f32) : lab.output(name, l, DType::f32);
+              return k.accumulate ? fixture.inout(name, l, kSmall, DType::f32) : fixture.output(name, l, DType::f32);
             };
             Buffer& dw = result("dw", oracle.w());
             Buffer* db = k.bias ? &result("db", oracle.bias()) : nullptr;
             Values w_expected = oracle.wgrad(x.values(), dy.values()), b_expected = oracle.db(dy.values());
             if (k.accumulate) w_expected = plus(w_expected, dw.values());
             if (k.accumulate && db) b_expected = plus(b_expected, db->values());
-            return Instance{.run = launch(lab, x.map(), dy.map(), dw.as<float>(), db ? db->as<float>() : nullptr),
-                            .check =
-                                [&dw, db, w_expected, b_expected] {
-                                  dw.expect(w_expected, kExact);
-                                  if (db) db->expect(b_expected, kExact);
-                                },
-                            .bytes = bytes_of(k, lab),
-                            .flops = 2 * k.shape.multiplications()};
+            return CaseRun{.run = launch(fixture, x.map(), dy.map(), dw.as<float>(), db ? db->as<float>() : nullptr),
+                           .check =
+                               [&dw, db, w_expected, b_expected] {
+                                 dw.expect(w_expected, kExact);
+                                 if (db) db->expect(b_expected, kExact);
+                               },
+                           .bytes = bytes_of(k, fixture),
+                           .flops = 2 * k.shape.macs()};
           }};
 }
 
-void add_direct(std::vector<Case>& list, const Conv& k) {
+void add_direct(std::vector<TestCase>& list, const Conv& k) {
   const auto o = window(k.shape);
-  list.push_back(forward_case("conv_direct_forward", k, [=](Lab& lab, Map x, void* w, float* bias, Map y) {
-    kernels::conv_direct_forward(lab.stream(), {x, w, bias, y, o, k.relu});
-  }));
-  list.push_back(dgrad_case("conv_direct_dgrad", k, [=](Lab& lab, Map dy, void* w, Map dx) {
-    kernels::conv_direct_dgrad(lab.stream(), {dy, w, dx, o, k.accumulate});
+  list.push_back(
+      forward_case("conv_direct_forward", k, [=](Fixture& fixture, TensorView x, void* w, float* bias, TensorView y) {
+        kernels::conv_direct_forward(fixture.stream(), {x, w, bias, y, o, k.relu});
+      }));
+  list.push_back(dgrad_case("conv_direct_dgrad", k, [=](Fixture& fixture, TensorView dy, void* w, TensorView dx) {
+    kernels::conv_direct_dgrad(fixture.stream(), {dy, w, dx, o, k.accumulate});
   }));
   Conv without_bias = k;  // which is channel_sum's part
   without_bias.bias = false;
-  list.push_back(wgrad_case("conv_direct_wgrad", without_bias, [=](Lab& lab, Map x, Map dy, float* dw, float*) {
-    return [=, &lab] { kernels::conv_direct_wgrad(lab.stream(), {x, dy, dw, o, k.accumulate}); };
-  }));
+  list.push_back(wgrad_case(
+      "conv_direct_wgrad", without_bias, [=](Fixture& fixture, TensorView x, TensorView dy, float* dw, float*) {
+        return [=, &fixture] { kernels::conv_direct_wgrad(fixture.stream(), {x, dy, dw, o, k.accumulate}); };
+      }));
 }
 
 // Few channels in: forward and wgrad.
-void add_thin_in(std::vector<Case>& list, const Conv& k) {
+void add_thin_in(std::vector<TestCase>& list, const Conv& k) {
   const auto o = thin_window(k.shape);
-  list.push_back(forward_case("thin_spread", k, [=](Lab& lab, Map x, void* w, float* bias, Map y) {
-    kernels::thin_spread(lab.stream(), {x, w, bias, y, o, k.relu});
-  }));
-  list.push_back(wgrad_case("thin_gather", k, [=](Lab& lab, Map x, Map dy, float* dw, float* db) {
-    void* workspace = lab.workspace(kernels::thin_gather_workspace(dy, k.shape.R * k.shape.S * k.shape.C));
-    return [=, &lab] { kernels::thin_gather(lab.stream(), {x, dy, dw, db, o, k.accumulate, workspace}); };
+  list.push_back(
+      forward_case("thin_spread", k, [=](Fixture& fixture, TensorView x, void* w, float* bias, TensorView y) {
+        kernels::thin_spread(fixture.stream(), {x, w, bias, y, o, k.relu});
+      }));
+  list.push_back(wgrad_case("thin_gather", k, [=](Fixture& fixture, TensorView x, TensorView dy, float* dw, float* db) {
+    void* workspace = fixture.workspace(kernels::thin_gather_workspace(dy, k.shape.R * k.shape.S * k.shape.C));
+    return [=, &fixture] { kernels::thin_gather(fixture.stream(), {x, dy, dw, db, o, k.accumulate, workspace}); };
   }));
 }
 
 // 1x1 to few channels: forward, and the other two with the parts of x and y exchanged.
-void add_thin_out(std::vector<Case>& list, const Conv& k) {
+void add_thin_out(std::vector<TestCase>& list, const Conv& k) {
   const auto o = thin_window(k.shape, true);
-  list.push_back(forward_case("thin_dot", k, [=](Lab& lab, Map x, void* w, float* bias, Map y) {
-    kernels::thin_dot(lab.stream(), {x, w, bias, y, k.relu});
+  list.push_back(forward_case("thin_dot", k, [=](Fixture& fixture, TensorView x, void* w, float* bias, TensorView y) {
+    kernels::thin_dot(fixture.stream(), {x, w, bias, y, k.relu});
   }));
   Conv plain = k;
   plain.bias = false;
-  list.push_back(wgrad_case("thin_gather_transposed", plain, [=](Lab& lab, Map x, Map dy, float* dw, float*) {
-    void* workspace = lab.workspace(kernels::thin_gather_workspace(x, dy.C));
-    return [=, &lab] { kernels::thin_gather(lab.stream(), {dy, x, dw, nullptr, o, k.accumulate, workspace}); };
-  }));
+  list.push_back(wgrad_case(
+      "thin_gather_transposed", plain, [=](Fixture& fixture, TensorView x, TensorView dy, float* dw, float*) {
+        void* workspace = fixture.workspace(kernels::thin_gather_workspace(x, dy.C));
+        return [=, &fixture] {
+          kernels::thin_gather(fixture.stream(), {dy, x, dw, nullptr, o, k.accumulate, workspace});
+        };
+      }));
   plain.accumulate = false;  // a spread only writes
-  list.push_back(dgrad_case("thin_spread_transposed", plain, [=](Lab& lab, Map dy, void* w, Map dx) {
-    kernels::thin_spread(lab.stream(), {dy, w, nullptr, dx, o});
-  }));
+  list.push_back(
+      dgrad_case("thin_spread_transposed", plain, [=](Fixture& fixture, TensorView dy, void* w, TensorView dx) {
+        kernels::thin_spread(fixture.stream(), {dy, w, nullptr, dx, o});
+      }));
 }
 
 const Conv kDirect[] = {
@@ -172,7 +179,7 @@ const Conv kThinOut[] = {
 };
 
 const Register cases_of_conv([] {
-  std::vector<Case> list;
+  std::vector<TestCase> list;
   for (const Conv& k : kDirect) add_direct(list, k);
   for (const Conv& k : kThinIn) add_thin_in(list, k);
   for (const Conv& k : kThinOut) add_thin_out(list, k);

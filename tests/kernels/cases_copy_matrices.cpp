@@ -10,10 +10,10 @@ struct Copies {
   bool accumulate = false;
 };
 
-Case make_case(const Copies& k) {
-  return {.name = std::string("copy_matrices_") + k.name, .make = [k](Lab& lab) {
+TestCase make_case(const Copies& k) {
+  return {.name = std::string("copy_matrices_") + k.name, .make = [k](Fixture& fixture) {
             kernels::CopyMatrices args;
-            args.type = lab.dtype();
+            args.type = fixture.dtype();
             args.accumulate = k.accumulate;
             std::vector<std::pair<Buffer*, Values>> expected;
             int64_t elements = 0;
@@ -21,11 +21,12 @@ Case make_case(const Copies& k) {
               const int rows = k.rows + i % 3;
               const bool zeros = i % 4 == 1;
               const Layout to_layout{1, 1, rows, k.columns, k.to_gap, 0};
-              Buffer& to = k.accumulate ? lab.inout("to", to_layout, integers(-9, 9)) : lab.output("to", to_layout);
+              Buffer& to =
+                  k.accumulate ? fixture.inout("to", to_layout, integers(-9, 9)) : fixture.output("to", to_layout);
               Values sum = k.accumulate ? to.values() : Values(to_layout.size());
               kernels::MatrixCopy copy{nullptr, to.as<void>(), rows, k.columns, 0, k.columns + k.to_gap};
               if (!zeros) {
-                Buffer& from = lab.input("from", {1, 1, rows, k.columns, 0, k.from_gap}, integers(-9, 9));
+                Buffer& from = fixture.input("from", {1, 1, rows, k.columns, 0, k.from_gap}, integers(-9, 9));
                 copy.from = from.as<void>();
                 copy.from_pitch = k.columns + k.from_gap;
                 for (size_t j = 0; j < sum.size(); ++j) sum[j] += from.values()[j];
@@ -34,18 +35,18 @@ Case make_case(const Copies& k) {
               expected.emplace_back(&to, sum);
               elements += static_cast<int64_t>(rows) * k.columns;
             }
-            return Instance{.run = [&lab, args] { kernels::copy_matrices(lab.stream(), args); },
-                            .check =
-                                [expected] {
-                                  for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
-                                },
-                            .bytes = 2 * elements * static_cast<int64_t>(size_of(lab.dtype())),
-                            .flops = 0};
+            return CaseRun{.run = [&fixture, args] { kernels::copy_matrices(fixture.stream(), args); },
+                           .check =
+                               [expected] {
+                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
+                               },
+                           .bytes = 2 * elements * static_cast<int64_t>(size_of(fixture.dtype())),
+                           .flops = 0};
           }};
 }
 
 const Register cases_of_copy_matrices([] {
-  std::vector<Case> list{
+  std::vector<TestCase> list{
       make_case({"gathers", 5, 7, 32, 64, 0}),
       make_case({"scatters_and_adds", 6, 9, 16, 0, 128, true}),
       make_case({"odd_columns", 3, 4, 5, 2, 3}),

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "kernels/dropout.h"
 #include "tests/support/dropout_oracle.h"
 
@@ -17,25 +17,29 @@ struct Drop {
   bool large = false;
 };
 
-Case dropout_case(const Drop& k) {
-  return {
-      .name = std::string("dropout_") + k.name,
-      .make =
-          [k](Lab& lab) {
-            // Small integers times 1 / (1 - rate): one rounding.
-            Buffer& x = k.in_place ? lab.inout("x", k.x, integers(-9, 9)) : lab.input("x", k.x, integers(-9, 9));
-            Buffer& y = k.in_place ? x : k.accumulate ? lab.inout("y", k.y, integers(-9, 9)) : lab.output("y", k.y);
-            const DropoutDraws draws{k.rate, k.spatial, 0x1234567890abcdefull, step_in(lab, k.step), k.first_sample};
-            Values expected = x.values();
-            const Values factors = dropout_factors(k.x, draws, k.step);
-            for (size_t i = 0; i < expected.size(); ++i)
-              expected[i] = expected[i] * factors[i] + (k.accumulate ? y.values()[i] : 0);
-            const kernels::Dropout args{x.map(), y.map(), draws, k.accumulate};
-            return Instance{.run = [&lab, args] { kernels::dropout(lab.stream(), args); },
-                            .check = [&y, expected, t = tolerance(lab.dtype(), 1, 16)] { y.expect(expected, t); },
-                            .bytes = (2 + k.accumulate) * static_cast<int64_t>(k.x.size() * size_of(lab.dtype()))};
-          },
-      .large = k.large};
+TestCase dropout_case(const Drop& k) {
+  return {.name = std::string("dropout_") + k.name,
+          .make =
+              [k](Fixture& fixture) {
+                // Small integers times 1 / (1 - rate): one rounding.
+                Buffer& x =
+                    k.in_place ? fixture.inout("x", k.x, integers(-9, 9)) : fixture.input("x", k.x, integers(-9, 9));
+                Buffer& y = k.in_place     ? x
+                            : k.accumulate ? fixture.inout("y", k.y, integers(-9, 9))
+                                           : fixture.output("y", k.y);
+                const DropoutDraws draws{k.rate, k.spatial, 0x1234567890abcdefull, step_in(fixture, k.step),
+                                         k.first_sample};
+                Values expected = x.values();
+                const Values factors = dropout_factors(k.x, draws, k.step);
+                for (size_t i = 0; i < expected.size(); ++i)
+                  expected[i] = expected[i] * factors[i] + (k.accumulate ? y.values()[i] : 0);
+                const kernels::Dropout args{x.map(), y.map(), draws, k.accumulate};
+                return CaseRun{
+                    .run = [&fixture, args] { kernels::dropout(fixture.stream(), args); },
+                    .check = [&y, expected, t = tolerance(fixture.dtype(), 1, 16)] { y.expect(expected, t); },
+                    .bytes = (2 + k.accumulate) * static_cast<int64_t>(k.x.size() * size_of(fixture.dtype()))};
+              },
+          .large = k.large};
 }
 
 // The share that is dropped, of the oracle's draws, which the kernels' equal.
@@ -70,7 +74,7 @@ const Drop kDrops[] = {
     {"spatial_large", {8, 64, 128, 64}, {8, 64, 128, 64}, 0.2f, true, false, false, 1, 0, true},
 };
 const Register cases_of_dropout([] {
-  std::vector<Case> all;
+  std::vector<TestCase> all;
   for (const Drop& k : kDrops) all.push_back(dropout_case(k));
   all.push_back({.name = "dropout_rate", .gradient = expect_rate});
   return all;

@@ -65,46 +65,49 @@ Tolerance within(const Norm& k, DType stored, double magnitude = 4) {
   return tolerance(stored, 64, magnitude * (1 + std::abs(k.offset) / 16));
 }
 
-Instance forward(const Norm& k, Lab& lab) {
+CaseRun forward(const Norm& k, Fixture& fixture) {
   const Fill fill = normal(1.5, k.offset);
-  Buffer& x = k.in_place ? lab.inout("x", k.layout(16, 8), fill) : lab.input("x", k.layout(16, 8), fill);
-  Buffer& y = k.in_place ? x : lab.output("y", k.layout(8, 0));
-  Buffer &gamma = lab.input("gamma", k.row(), uniform(.5, 1.5), DType::f32),
-         &beta = lab.input("beta", k.row(), normal(.5), DType::f32);
-  Buffer &mean = lab.output("mean", k.statistics(), DType::f32), &rstd = lab.output("rstd", k.statistics(), DType::f32);
+  Buffer& x = k.in_place ? fixture.inout("x", k.layout(16, 8), fill) : fixture.input("x", k.layout(16, 8), fill);
+  Buffer& y = k.in_place ? x : fixture.output("y", k.layout(8, 0));
+  Buffer &gamma = fixture.input("gamma", k.row(), uniform(.5, 1.5), DType::f32),
+         &beta = fixture.input("beta", k.row(), normal(.5), DType::f32);
+  Buffer &mean = fixture.output("mean", k.statistics(), DType::f32),
+         &rstd = fixture.output("rstd", k.statistics(), DType::f32);
   const kernels::LayerNormForward args{x.map(),          y.map(),          gamma.as<float>(), beta.as<float>(),
                                        mean.as<float>(), rstd.as<float>(), kEpsilon};
   const Oracle oracle(k, x.values());
   const Values expected = oracle.forward(x.values(), gamma.values(), beta.values());
-  return {.run = [&lab, args] { kernels::layer_norm_forward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::layer_norm_forward(fixture.stream(), args); },
           .check =
-              [=, &y, &mean, &rstd, mean_expected = oracle.mean, rstd_expected = oracle.rstd, t = lab.dtype()] {
+              [=, &y, &mean, &rstd, mean_expected = oracle.mean, rstd_expected = oracle.rstd, t = fixture.dtype()] {
                 y.expect(expected, within(k, t));
                 mean.expect(mean_expected, within(k, DType::f32));
                 rstd.expect(rstd_expected, {1e-6, 1e-5 * (1 + std::abs(k.offset) / 16)});
               },
-          .bytes = 2 * static_cast<int64_t>(k.size() * size_of(lab.dtype())),
+          .bytes = 2 * static_cast<int64_t>(k.size() * size_of(fixture.dtype())),
           .flops = 8 * static_cast<int64_t>(k.size())};
 }
 
-Instance backward(const Norm& k, Lab& lab) {
-  Buffer& x = lab.input("x", k.layout(0, 8), normal(1.5, k.offset));
-  Buffer& dy = k.in_place ? lab.inout("dy", k.layout(8, 8), normal()) : lab.input("dy", k.layout(8, 8), normal());
+CaseRun backward(const Norm& k, Fixture& fixture) {
+  Buffer& x = fixture.input("x", k.layout(0, 8), normal(1.5, k.offset));
+  Buffer& dy =
+      k.in_place ? fixture.inout("dy", k.layout(8, 8), normal()) : fixture.input("dy", k.layout(8, 8), normal());
   Buffer* dx = k.no_dx        ? nullptr
                : k.in_place   ? &dy
-               : k.accumulate ? &lab.inout("dx", k.layout(16, 0), normal())
-                              : &lab.output("dx", k.layout(16, 0));
-  Buffer& gamma = lab.input("gamma", k.row(), uniform(.5, 1.5), DType::f32);
+               : k.accumulate ? &fixture.inout("dx", k.layout(16, 0), normal())
+                              : &fixture.output("dx", k.layout(16, 0));
+  Buffer& gamma = fixture.input("gamma", k.row(), uniform(.5, 1.5), DType::f32);
   const auto parameter = [&](const char* name) -> Buffer& {
-    return k.accumulate ? lab.inout(name, k.row(), normal(), DType::f32) : lab.output(name, k.row(), DType::f32);
+    return k.accumulate ? fixture.inout(name, k.row(), normal(), DType::f32)
+                        : fixture.output(name, k.row(), DType::f32);
   };
   Buffer &dgamma = parameter("dgamma"), &dbeta = parameter("dbeta");
   const Oracle oracle(k, x.values());
-  Buffer &mean = lab.input("mean", k.statistics(), oracle.mean, DType::f32),
-         &rstd = lab.input("rstd", k.statistics(), oracle.rstd, DType::f32);
+  Buffer &mean = fixture.input("mean", k.statistics(), oracle.mean, DType::f32),
+         &rstd = fixture.input("rstd", k.statistics(), oracle.rstd, DType::f32);
   const kernels::LayerNormBackward args{x.map(),
                                         dy.map(),
-                                        dx ? dx->map() : Map{},
+                                        dx ? dx->map() : TensorView{},
                                         gamma.as<float>(),
                                         mean.as<float>(),
                                         rstd.as<float>(),
@@ -112,11 +115,11 @@ Instance backward(const Norm& k, Lab& lab) {
                                         dbeta.as<float>(),
                                         k.accumulate,
                                         k.accumulate,
-                                        lab.workspace(kernels::layer_norm_workspace(x.map()))};
+                                        fixture.workspace(kernels::layer_norm_workspace(x.map()))};
   const auto d = oracle.backward(x.values(), gamma.values(), dy.values());
-  return {.run = [&lab, args] { kernels::layer_norm_backward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::layer_norm_backward(fixture.stream(), args); },
           .check =
-              [=, &dgamma, &dbeta, t = lab.dtype()] {
+              [=, &dgamma, &dbeta, t = fixture.dtype()] {
                 const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
                   for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
                   b.expect(expected, tolerance);
@@ -126,7 +129,7 @@ Instance backward(const Norm& k, Lab& lab) {
                 expect(dgamma, d.dgamma, within(k, DType::f32, 4 * root));
                 expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
               },
-          .bytes = 3 * static_cast<int64_t>(k.size() * size_of(lab.dtype())),
+          .bytes = 3 * static_cast<int64_t>(k.size() * size_of(fixture.dtype())),
           .flops = 16 * static_cast<int64_t>(k.size())};
 }
 
@@ -169,14 +172,15 @@ const Norm kCases[] = {
     {.name = "large", .N = 4, .H = 64, .W = 128, .C = 32, .large = true},
 };
 const Register cases_of_layer_norm([] {
-  std::vector<Case> all;
+  std::vector<TestCase> all;
   for (const Norm& k : kCases) {
     if (!k.accumulate && !k.no_dx)
       all.push_back({.name = "layer_norm_forward_" + k.name,
-                     .make = [k](Lab& lab) { return forward(k, lab); },
+                     .make = [k](Fixture& fixture) { return forward(k, fixture); },
                      .large = k.large});
-    Case c{
-        .name = "layer_norm_backward_" + k.name, .make = [k](Lab& lab) { return backward(k, lab); }, .large = k.large};
+    TestCase c{.name = "layer_norm_backward_" + k.name,
+               .make = [k](Fixture& fixture) { return backward(k, fixture); },
+               .large = k.large};
     if (!k.large) c.gradient = [k](uint64_t seed) { check_oracle(k, seed); };
     all.push_back(c);
   }

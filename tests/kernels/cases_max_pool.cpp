@@ -44,30 +44,30 @@ Values backward(const Pool& k, const Values& x, const Values& dy) {
   return dx;
 }
 
-Case forward_case(const Pool& k) {
-  return {.name = std::string("max_pool_forward_") + k.name, .make = [k](Lab& lab) {
-            Buffer& x = lab.input("x", k.x, integers(-3, 3));  // with many equal maxima
-            Buffer& y = lab.output("y", k.y);
+TestCase forward_case(const Pool& k) {
+  return {.name = std::string("max_pool_forward_") + k.name, .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.x, integers(-3, 3));  // with many equal maxima
+            Buffer& y = fixture.output("y", k.y);
             const kernels::MaxPoolForward args{x.map(), y.map(), k.kernel, k.stride};
-            return Instance{.run = [&lab, args] { kernels::max_pool_forward(lab.stream(), args); },
-                            .check = [&y, expected = forward(k, x.values())] { y.expect(expected, kExact); },
-                            .bytes = static_cast<int64_t>((k.x.size() + k.y.size()) * size_of(lab.dtype()))};
+            return CaseRun{.run = [&fixture, args] { kernels::max_pool_forward(fixture.stream(), args); },
+                           .check = [&y, expected = forward(k, x.values())] { y.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>((k.x.size() + k.y.size()) * size_of(fixture.dtype()))};
           }};
 }
 
-Case backward_case(const Pool& k) {
+TestCase backward_case(const Pool& k) {
   return {.name = std::string("max_pool_backward_") + k.name,
           .make =
-              [k](Lab& lab) {
-                Buffer& x = lab.input("x", k.x, integers(-3, 3));
-                Buffer& dy = lab.input("dy", k.y, integers(-9, 9));
-                Buffer& dx = k.accumulate ? lab.inout("dx", k.x, integers(-9, 9)) : lab.output("dx", k.x);
+              [k](Fixture& fixture) {
+                Buffer& x = fixture.input("x", k.x, integers(-3, 3));
+                Buffer& dy = fixture.input("dy", k.y, integers(-9, 9));
+                Buffer& dx = k.accumulate ? fixture.inout("dx", k.x, integers(-9, 9)) : fixture.output("dx", k.x);
                 Values expected = backward(k, x.values(), dy.values());
                 for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
                 const kernels::MaxPoolBackward args{x.map(), dy.map(), dx.map(), k.kernel, k.stride, k.accumulate};
-                return Instance{.run = [&lab, args] { kernels::max_pool_backward(lab.stream(), args); },
-                                .check = [&dx, expected] { dx.expect(expected, kExact); },
-                                .bytes = static_cast<int64_t>((2 * k.x.size() + k.y.size()) * size_of(lab.dtype()))};
+                return CaseRun{.run = [&fixture, args] { kernels::max_pool_backward(fixture.stream(), args); },
+                               .check = [&dx, expected] { dx.expect(expected, kExact); },
+                               .bytes = static_cast<int64_t>((2 * k.x.size() + k.y.size()) * size_of(fixture.dtype()))};
               },
           .gradient =
               [k](uint64_t seed) {
@@ -86,16 +86,16 @@ Case backward_case(const Pool& k) {
 }
 
 // NaN anywhere in a window is what the window gives.
-Case nan_case() {
+TestCase nan_case() {
   const Pool k{"nan", {1, 4, 8, 16}, {1, 2, 4, 16}};
-  return {.name = "max_pool_forward_nan", .make = [k](Lab& lab) {
-            Values values = lab.draw(k.x.size(), normal(), lab.dtype());
+  return {.name = "max_pool_forward_nan", .make = [k](Fixture& fixture) {
+            Values values = fixture.draw(k.x.size(), normal(), fixture.dtype());
             for (size_t i = 0; i < values.size(); i += 7) values[i] = std::numeric_limits<double>::quiet_NaN();
-            Buffer& x = lab.input("x", k.x, values);
-            Buffer& y = lab.output("y", k.y);
+            Buffer& x = fixture.input("x", k.x, values);
+            Buffer& y = fixture.output("y", k.y);
             const kernels::MaxPoolForward args{x.map(), y.map()};
-            return Instance{.run = [&lab, args] { kernels::max_pool_forward(lab.stream(), args); },
-                            .check = [&y, expected = forward(k, x.values())] { y.expect(expected, kExact); }};
+            return CaseRun{.run = [&fixture, args] { kernels::max_pool_forward(fixture.stream(), args); },
+                           .check = [&y, expected = forward(k, x.values())] { y.expect(expected, kExact); }};
           }};
 }
 
@@ -112,13 +112,13 @@ const Pool kPools[] = {
 };
 
 const Register cases_of_max_pool([] {
-  std::vector<Case> list{nan_case()};
+  std::vector<TestCase> list{nan_case()};
   for (const Pool& k : kPools) {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
   const Pool large{"large", {4, 64, 128, 32}, {4, 32, 64, 32}};
-  for (Case c : {forward_case(large), backward_case(large)}) {
+  for (TestCase c : {forward_case(large), backward_case(large)}) {
     c.large = true;
     c.gradient = nullptr;
     list.push_back(c);

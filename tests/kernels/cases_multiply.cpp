@@ -40,29 +40,28 @@ std::pair<Values, Values> backward(const Product& k, const Values& a, const Valu
   return {da, db};
 }
 
-Case forward_case(const Product& k) {
-  return {.name = std::string("multiply_forward_") + k.name, .make = [k](Lab& lab) {
-            Buffer &a = lab.input("a", k.a, integers(-9, 9)), &b = lab.input("b", k.b, integers(-9, 9));
-            Buffer& y = lab.output("y", k.y());
+TestCase forward_case(const Product& k) {
+  return {.name = std::string("multiply_forward_") + k.name, .make = [k](Fixture& fixture) {
+            Buffer &a = fixture.input("a", k.a, integers(-9, 9)), &b = fixture.input("b", k.b, integers(-9, 9));
+            Buffer& y = fixture.output("y", k.y());
             const kernels::MultiplyForward args{a.map(), b.map(), y.map()};
-            return Instance{
-                .run = [&lab, args] { kernels::multiply_forward(lab.stream(), args); },
-                .check = [&y, expected = forward(k, a.values(), b.values())] { y.expect(expected, kExact); },
-                .bytes = static_cast<int64_t>((2 * k.a.size() + k.b.size()) * size_of(lab.dtype())),
-                .flops = static_cast<int64_t>(k.a.size())};
+            return CaseRun{.run = [&fixture, args] { kernels::multiply_forward(fixture.stream(), args); },
+                           .check = [&y, expected = forward(k, a.values(), b.values())] { y.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>((2 * k.a.size() + k.b.size()) * size_of(fixture.dtype())),
+                           .flops = static_cast<int64_t>(k.a.size())};
           }};
 }
 
-Case backward_case(const Product& k) {
+TestCase backward_case(const Product& k) {
   return {.name = std::string("multiply_backward_") + k.name,
           .make =
-              [k](Lab& lab) {
+              [k](Fixture& fixture) {
                 // What is not wanted is not given, and what only it would need is not either.
-                Buffer* a = k.wants_b ? &lab.input("a", k.a, normal()) : nullptr;
-                Buffer* b = k.wants_a ? &lab.input("b", k.b, normal()) : nullptr;
-                Buffer& dy = lab.input("dy", k.y(), normal());
+                Buffer* a = k.wants_b ? &fixture.input("a", k.a, normal()) : nullptr;
+                Buffer* b = k.wants_a ? &fixture.input("b", k.b, normal()) : nullptr;
+                Buffer& dy = fixture.input("dy", k.y(), normal());
                 const auto make = [&](bool wanted, bool accumulate, const char* name, Layout l) {
-                  return !wanted ? nullptr : accumulate ? &lab.inout(name, l, normal()) : &lab.output(name, l);
+                  return !wanted ? nullptr : accumulate ? &fixture.inout(name, l, normal()) : &fixture.output(name, l);
                 };
                 Buffer* da = make(k.wants_a, k.accumulate_a, "da", k.y());
                 Buffer* db = make(k.wants_b, k.accumulate_b, "db", k.db());
@@ -72,20 +71,21 @@ Case backward_case(const Product& k) {
                   first[i] += da->values()[i];
                 for (size_t i = 0; k.accumulate_b && db != nullptr && i < second.size(); ++i)
                   second[i] += db->values()[i];
-                const auto map = [](const Buffer* m) { return m == nullptr ? Map{} : m->map(); };
+                const auto map = [](const Buffer* m) { return m == nullptr ? TensorView{} : m->map(); };
                 const size_t workspace = db == nullptr ? 0 : kernels::multiply_workspace(dy.map(), db->map());
-                const kernels::MultiplyBackward args{map(a),  map(b),         dy.map(),       map(da),
-                                                     map(db), k.accumulate_a, k.accumulate_b, lab.workspace(workspace)};
+                const kernels::MultiplyBackward args{
+                    map(a),  map(b),         dy.map(),       map(da),
+                    map(db), k.accumulate_a, k.accumulate_b, fixture.workspace(workspace)};
                 const int64_t moved = dy.values().size() + (k.wants_b ? k.a.size() + k.b.size() : 0) +
                                       (k.wants_a ? k.a.size() + k.b.size() : 0);
-                return Instance{.run = [&lab, args] { kernels::multiply_backward(lab.stream(), args); },
-                                .check =
-                                    [=, first = std::move(first), second = std::move(second)] {
-                                      if (da != nullptr) da->expect(first, tolerance(da->dtype(), 1, 4));
-                                      if (db != nullptr) db->expect(second, tolerance(db->dtype(), k.repeats(), 4));
-                                    },
-                                .bytes = moved * static_cast<int64_t>(size_of(lab.dtype())),
-                                .flops = static_cast<int64_t>((k.wants_a + 2 * k.wants_b) * k.a.size())};
+                return CaseRun{.run = [&fixture, args] { kernels::multiply_backward(fixture.stream(), args); },
+                               .check =
+                                   [=, first = std::move(first), second = std::move(second)] {
+                                     if (da != nullptr) da->expect(first, tolerance(da->dtype(), 1, 4));
+                                     if (db != nullptr) db->expect(second, tolerance(db->dtype(), k.repeats(), 4));
+                                   },
+                               .bytes = moved * static_cast<int64_t>(size_of(fixture.dtype())),
+                               .flops = static_cast<int64_t>((k.wants_a + 2 * k.wants_b) * k.a.size())};
               },
           .gradient =
               [k](uint64_t seed) {
@@ -108,25 +108,25 @@ Case backward_case(const Product& k) {
 }
 
 // da is dy's memory; or a * a, whose two gradients are one map.
-Case shared_case(const char* name, Layout b_layout, bool square) {
+TestCase shared_case(const char* name, Layout b_layout, bool square) {
   const Product k{name, {2, 3, 5, 16}, b_layout};
-  return {.name = std::string("multiply_backward_") + name, .make = [=](Lab& lab) {
-            Buffer& a = lab.input("a", k.a, integers(-9, 9));
-            Buffer& b = square ? a : lab.input("b", k.b, integers(-9, 9));
-            Buffer& dy = lab.inout("dy", k.a, integers(-3, 3));
-            Buffer* db = square ? &dy : &lab.output("db", k.b);
+  return {.name = std::string("multiply_backward_") + name, .make = [=](Fixture& fixture) {
+            Buffer& a = fixture.input("a", k.a, integers(-9, 9));
+            Buffer& b = square ? a : fixture.input("b", k.b, integers(-9, 9));
+            Buffer& dy = fixture.inout("dy", k.a, integers(-3, 3));
+            Buffer* db = square ? &dy : &fixture.output("db", k.b);
             auto [first, second] = backward(k, a.values(), b.values(), dy.values());
             if (square)
               for (size_t i = 0; i < first.size(); ++i) first[i] += second[i];
             const kernels::MultiplyBackward args{
                 a.map(),   b.map(), dy.map(), dy.map(),
-                db->map(), false,   square,   lab.workspace(kernels::multiply_workspace(dy.map(), db->map()))};
-            return Instance{.run = [&lab, args] { kernels::multiply_backward(lab.stream(), args); },
-                            .check =
-                                [=, &dy, first = std::move(first), second = std::move(second)] {
-                                  dy.expect(first, kExact);
-                                  if (!square) db->expect(second, tolerance(db->dtype(), 1, 16));
-                                }};
+                db->map(), false,   square,   fixture.workspace(kernels::multiply_workspace(dy.map(), db->map()))};
+            return CaseRun{.run = [&fixture, args] { kernels::multiply_backward(fixture.stream(), args); },
+                           .check =
+                               [=, &dy, first = std::move(first), second = std::move(second)] {
+                                 dy.expect(first, kExact);
+                                 if (!square) db->expect(second, tolerance(db->dtype(), 1, 16));
+                               }};
           }};
 }
 
@@ -154,14 +154,14 @@ const Product kProducts[] = {
 };
 
 const Register cases_of_multiply([] {
-  std::vector<Case> list{
+  std::vector<TestCase> list{
       shared_case("in_place", {2, 3, 5, 16}, false), shared_case("channels_in_place", {2, 3, 5, 1}, false),
       shared_case("pixels_in_place", {2, 1, 1, 16}, false), shared_case("square", {2, 3, 5, 16}, true)};
   for (const Product& k : kProducts) {
     if (!k.accumulate_a && !k.accumulate_b && k.wants_a && k.wants_b) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
-  std::vector<Case> large;
+  std::vector<TestCase> large;
   for (const Product& k :
        {Product{"large", {4, 64, 128, 32}, {4, 64, 128, 32}},
         Product{"channels_large", {4, 64, 128, 32}, {4, 64, 128, 1}},
@@ -170,7 +170,7 @@ const Register cases_of_multiply([] {
     if (k.wants_b) large.push_back(forward_case(k));
     large.push_back(backward_case(k));
   }
-  for (Case& c : large) {
+  for (TestCase& c : large) {
     c.large = true;
     c.gradient = nullptr;
     list.push_back(c);

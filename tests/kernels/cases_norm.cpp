@@ -92,15 +92,15 @@ struct Inputs {
   Values x, residual, gamma, beta, running_mean, running_variance, h;
   Statistics used;
 };
-Inputs draw(const Norm& k, Lab& lab) {
+Inputs draw(const Norm& k, Fixture& fixture) {
   Inputs in;
   const Fill fill = normal(1.5, k.offset);
-  in.x = lab.draw(k.size(), fill, lab.dtype());
-  if (k.residual) in.residual = lab.draw(k.size(), normal(), lab.dtype());
-  in.gamma = lab.draw(k.C, uniform(0.5, 1.5), DType::f32);
-  in.beta = lab.draw(k.C, normal(0.5), DType::f32);
-  in.running_mean = lab.draw(k.parts(), normal(1, k.offset), DType::f32);
-  in.running_variance = lab.draw(k.parts(), uniform(0.5, 2), DType::f32);
+  in.x = fixture.draw(k.size(), fill, fixture.dtype());
+  if (k.residual) in.residual = fixture.draw(k.size(), normal(), fixture.dtype());
+  in.gamma = fixture.draw(k.C, uniform(0.5, 1.5), DType::f32);
+  in.beta = fixture.draw(k.C, normal(0.5), DType::f32);
+  in.running_mean = fixture.draw(k.parts(), normal(1, k.offset), DType::f32);
+  in.running_variance = fixture.draw(k.parts(), uniform(0.5, 2), DType::f32);
   in.used = k.training ? statistics(k, in.x) : running(in.running_mean, in.running_variance);
   in.h = preactivation(k, in.used, in.x, in.gamma, in.beta, in.residual);
   return in;
@@ -112,20 +112,20 @@ Tolerance within(const Norm& k, DType stored, double magnitude = 4) {
 }
 int64_t map_bytes(const Norm& k, DType t) { return static_cast<int64_t>(k.size() * size_of(t)); }
 
-Instance forward_instance(const Norm& k, Lab& lab) {
-  const Inputs in = draw(k, lab);
+CaseRun forward_instance(const Norm& k, Fixture& fixture) {
+  const Inputs in = draw(k, fixture);
   const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()}, per_group{1, 1, 1, k.parts()};
-  Buffer& x = k.in_place ? lab.inout("x", k.layout(16, 8), in.x) : lab.input("x", k.layout(16, 8), in.x);
-  Buffer* residual = k.residual ? &lab.input("residual", k.layout(0, 32), in.residual) : nullptr;
-  Buffer& y = k.in_place ? x : lab.output("y", k.layout(8, 0));
-  Buffer &gamma = lab.input("gamma", per_channel, in.gamma, DType::f32),
-         &beta = lab.input("beta", per_channel, in.beta, DType::f32);
-  Buffer &mean = lab.output("mean", per_part, DType::f32), &rstd = lab.output("rstd", per_part, DType::f32);
-  Buffer& sums = lab.output("sums", {1, 1, k.N, k.C}, DType::f32);
-  Buffer &running_mean = lab.inout("running_mean", per_group, in.running_mean, DType::f32),
-         &running_variance = lab.inout("running_variance", per_group, in.running_variance, DType::f32);
-  Instance instance;
-  const Map r = residual ? residual->map() : Map{};
+  Buffer& x = k.in_place ? fixture.inout("x", k.layout(16, 8), in.x) : fixture.input("x", k.layout(16, 8), in.x);
+  Buffer* residual = k.residual ? &fixture.input("residual", k.layout(0, 32), in.residual) : nullptr;
+  Buffer& y = k.in_place ? x : fixture.output("y", k.layout(8, 0));
+  Buffer &gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32),
+         &beta = fixture.input("beta", per_channel, in.beta, DType::f32);
+  Buffer &mean = fixture.output("mean", per_part, DType::f32), &rstd = fixture.output("rstd", per_part, DType::f32);
+  Buffer& sums = fixture.output("sums", {1, 1, k.N, k.C}, DType::f32);
+  Buffer &running_mean = fixture.inout("running_mean", per_group, in.running_mean, DType::f32),
+         &running_variance = fixture.inout("running_variance", per_group, in.running_variance, DType::f32);
+  CaseRun instance;
+  const TensorView r = residual ? residual->map() : TensorView{};
   if (k.groups > 0) {
     const kernels::GroupNormForward args{.x = x.map(),
                                          .residual = r,
@@ -138,8 +138,8 @@ Instance forward_instance(const Norm& k, Lab& lab) {
                                          .groups = k.groups,
                                          .epsilon = kEpsilon,
                                          .relu = k.relu,
-                                         .workspace = lab.workspace(kernels::group_norm_workspace(k.N, k.C))};
-    instance.run = [&lab, args] { kernels::group_norm_forward(lab.stream(), args); };
+                                         .workspace = fixture.workspace(kernels::group_norm_workspace(k.N, k.C))};
+    instance.run = [&fixture, args] { kernels::group_norm_forward(fixture.stream(), args); };
   } else {
     const kernels::BatchNormForward args{.x = x.map(),
                                          .residual = r,
@@ -152,13 +152,13 @@ Instance forward_instance(const Norm& k, Lab& lab) {
                                          .rstd = rstd.as<float>(),
                                          .momentum = kMomentum,
                                          .epsilon = kEpsilon,
-                                         .step = k.step < 0 ? nullptr : step_in(lab, k.step),
+                                         .step = k.step < 0 ? nullptr : step_in(fixture, k.step),
                                          .relu = k.relu,
                                          .training = k.training,
-                                         .workspace = lab.workspace(kernels::batch_norm_workspace(k.C))};
-    instance.run = [&lab, args] { kernels::batch_norm_forward(lab.stream(), args); };
+                                         .workspace = fixture.workspace(kernels::batch_norm_workspace(k.C))};
+    instance.run = [&fixture, args] { kernels::batch_norm_forward(fixture.stream(), args); };
   }
-  instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = lab.dtype()] {
+  instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = fixture.dtype()] {
     Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
     for (size_t i = 0; i < expected.size(); ++i) {
       if (k.relu) expected[i] = std::max(0.0, expected[i]);
@@ -178,39 +178,41 @@ Instance forward_instance(const Norm& k, Lab& lab) {
     running_mean.expect(new_mean, within(k, DType::f32));
     running_variance.expect(new_variance, within(k, DType::f32));
   };
-  instance.bytes = (2 + k.residual) * map_bytes(k, lab.dtype());
+  instance.bytes = (2 + k.residual) * map_bytes(k, fixture.dtype());
   instance.flops = 8 * static_cast<int64_t>(k.size());
   return instance;
 }
 
-Instance backward_instance(const Norm& k, Lab& lab) {
-  const Inputs in = draw(k, lab);
+CaseRun backward_instance(const Norm& k, Fixture& fixture) {
+  const Inputs in = draw(k, fixture);
   const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()};
-  Values gradient = lab.draw(k.size(), normal(), lab.dtype()), gradient2 = lab.draw(k.size(), normal(), lab.dtype());
+  Values gradient = fixture.draw(k.size(), normal(), fixture.dtype()),
+         gradient2 = fixture.draw(k.size(), normal(), fixture.dtype());
   Values total(k.size()), activated = in.h;
   for (size_t i = 0; i < total.size(); ++i) {
     activated[i] = std::max(0.0, activated[i]);
     if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = gradient2[i] = 0;
     total[i] = gradient[i] + (k.dy2 ? gradient2[i] : 0);
   }
-  Buffer& x = lab.input("x", k.layout(16, 8), in.x);
-  Buffer* y = k.residual && k.relu ? &lab.input("y", k.layout(0, 16), activated) : nullptr;
-  Buffer& dy = k.in_place ? lab.inout("dy", k.layout(8, 8), gradient) : lab.input("dy", k.layout(8, 8), gradient);
+  Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
+  Buffer* y = k.residual && k.relu ? &fixture.input("y", k.layout(0, 16), activated) : nullptr;
+  Buffer& dy =
+      k.in_place ? fixture.inout("dy", k.layout(8, 8), gradient) : fixture.input("dy", k.layout(8, 8), gradient);
   Buffer* dy2 = !k.dy2       ? nullptr
-                : k.in_place ? &lab.inout("dy2", k.layout(32, 0), gradient2)
-                             : &lab.input("dy2", k.layout(32, 0), gradient2);
+                : k.in_place ? &fixture.inout("dy2", k.layout(32, 0), gradient2)
+                             : &fixture.input("dy2", k.layout(32, 0), gradient2);
   const auto result = [&](const char* name, Layout l, std::optional<DType> t) -> Buffer& {
-    return k.accumulate ? lab.inout(name, l, normal(), t) : lab.output(name, l, t);
+    return k.accumulate ? fixture.inout(name, l, normal(), t) : fixture.output(name, l, t);
   };
   Buffer& dx = k.in_place ? dy : result("dx", k.layout(0, 8), {});
   Buffer* dresidual = !k.residual ? nullptr : k.in_place && k.dy2 ? dy2 : &result("dresidual", k.layout(24, 8), {});
   Buffer &dgamma = result("dgamma", per_channel, DType::f32), &dbeta = result("dbeta", per_channel, DType::f32);
-  Buffer &gamma = lab.input("gamma", per_channel, in.gamma, DType::f32),
-         &beta = lab.input("beta", per_channel, in.beta, DType::f32);
-  Buffer &mean = lab.input("mean", per_part, in.used.mean, DType::f32),
-         &rstd = lab.input("rstd", per_part, in.used.rstd, DType::f32);
-  const auto map = [](Buffer* b) { return b ? b->map() : Map{}; };
-  Instance instance;
+  Buffer &gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32),
+         &beta = fixture.input("beta", per_channel, in.beta, DType::f32);
+  Buffer &mean = fixture.input("mean", per_part, in.used.mean, DType::f32),
+         &rstd = fixture.input("rstd", per_part, in.used.rstd, DType::f32);
+  const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
+  CaseRun instance;
   if (k.groups > 0) {
     const kernels::GroupNormBackward args{.x = x.map(),
                                           .y = map(y),
@@ -229,8 +231,8 @@ Instance backward_instance(const Norm& k, Lab& lab) {
                                           .accumulate_dx = k.accumulate,
                                           .accumulate_dresidual = k.accumulate,
                                           .accumulate_parameters = k.accumulate,
-                                          .workspace = lab.workspace(kernels::group_norm_workspace(k.N, k.C))};
-    instance.run = [&lab, args] { kernels::group_norm_backward(lab.stream(), args); };
+                                          .workspace = fixture.workspace(kernels::group_norm_workspace(k.N, k.C))};
+    instance.run = [&fixture, args] { kernels::group_norm_backward(fixture.stream(), args); };
   } else {
     const kernels::BatchNormBackward args{.x = x.map(),
                                           .y = map(y),
@@ -249,10 +251,10 @@ Instance backward_instance(const Norm& k, Lab& lab) {
                                           .accumulate_dx = k.accumulate,
                                           .accumulate_dresidual = k.accumulate,
                                           .accumulate_parameters = k.accumulate,
-                                          .workspace = lab.workspace(kernels::batch_norm_workspace(k.C))};
-    instance.run = [&lab, args] { kernels::batch_norm_backward(lab.stream(), args); };
+                                          .workspace = fixture.workspace(kernels::batch_norm_workspace(k.C))};
+    instance.run = [&fixture, args] { kernels::batch_norm_backward(fixture.stream(), args); };
   }
-  instance.check = [=, &dx, &dgamma, &dbeta, t = lab.dtype()] {
+  instance.check = [=, &dx, &dgamma, &dbeta, t = fixture.dtype()] {
     const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
       for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
       b.expect(expected, tolerance);
@@ -265,7 +267,7 @@ Instance backward_instance(const Norm& k, Lab& lab) {
     expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
   };
   const int maps = 3 + (y != nullptr) + k.dy2 + k.residual + (k.accumulate ? 1 + k.residual : 0);
-  instance.bytes = maps * map_bytes(k, lab.dtype());
+  instance.bytes = maps * map_bytes(k, fixture.dtype());
   instance.flops = 16 * static_cast<int64_t>(k.size());
   return instance;
 }
@@ -302,19 +304,19 @@ void check_oracle(const Norm& k, uint64_t seed) {
   }
 }
 
-std::vector<Case> describe(const std::vector<Norm>& norms) {
-  std::vector<Case> all;
+std::vector<TestCase> describe(const std::vector<Norm>& norms) {
+  std::vector<TestCase> all;
   for (const Norm& k : norms) {
     const std::string kind = k.groups > 0 ? "group_norm_" : "batch_norm_";
     all.push_back({.name = kind + "forward_" + k.name,
-                   .make = [k](Lab& lab) { return forward_instance(k, lab); },
+                   .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
                    .gradient = {},
                    .large = k.large});
     if (!k.sums) {
-      Case c{.name = kind + "backward_" + k.name,
-             .make = [k](Lab& lab) { return backward_instance(k, lab); },
-             .gradient = {},
-             .large = k.large};
+      TestCase c{.name = kind + "backward_" + k.name,
+                 .make = [k](Fixture& fixture) { return backward_instance(k, fixture); },
+                 .gradient = {},
+                 .large = k.large};
       if (!k.large) c.gradient = [k](uint64_t seed) { check_oracle(k, seed); };
       all.push_back(c);
     }

@@ -25,28 +25,28 @@ StepState state_in(const Buffer& buffer) {
 }
 const Layout kState{1, 1, 1, sizeof(StepState)};
 
-// The copy of the weights is of the lab's type; none in fp32.
-Case adamw_case(const char* name, int count) {
-  return {.name = std::string("adamw_") + name, .make = [=](Lab& lab) {
+// The copy of the weights is of the fixture's type; none in fp32.
+TestCase adamw_case(const char* name, int count) {
+  return {.name = std::string("adamw_") + name, .make = [=](Fixture& fixture) {
             StepState state;
             state.learning_rate = 1e-2f;
             state.gradient_scale = 0.5f;
             state.bias_correction[0] = 0.19;
             state.bias_correction[1] = 0.002;
             const Layout flat{1, 1, 1, count};
-            Buffer& where = lab.input("state", kState, bytes_of(state), DType::u8);
-            Buffer& w = lab.inout("weights", flat, normal(), DType::f32);
-            Buffer& g = lab.input("gradient", flat, normal(), DType::f32);
-            Buffer& m = lab.inout("m", flat, normal(), DType::f32);
-            Buffer& v = lab.inout("v", flat, uniform(0.1, 2), DType::f32);
-            Buffer* copy = lab.dtype() == DType::f32 ? nullptr : &lab.output("copy", flat);
+            Buffer& where = fixture.input("state", kState, bytes_of(state), DType::u8);
+            Buffer& w = fixture.inout("weights", flat, normal(), DType::f32);
+            Buffer& g = fixture.input("gradient", flat, normal(), DType::f32);
+            Buffer& m = fixture.inout("m", flat, normal(), DType::f32);
+            Buffer& v = fixture.inout("v", flat, uniform(0.1, 2), DType::f32);
+            Buffer* copy = fixture.dtype() == DType::f32 ? nullptr : &fixture.output("copy", flat);
             const kernels::AdamW args{.state = where.as<StepState>(),
                                       .weights = w.as<float>(),
                                       .gradient = g.as<float>(),
                                       .m = m.as<float>(),
                                       .v = v.as<float>(),
                                       .copy = copy == nullptr ? nullptr : copy->as<void>(),
-                                      .copy_type = lab.dtype(),
+                                      .copy_type = fixture.dtype(),
                                       .count = count};
             const auto check = [=, &w, &g, &m, &v] {
               Values new_w(count), new_m(count), new_v(count);
@@ -62,25 +62,25 @@ Case adamw_case(const char* name, int count) {
               w.expect(new_w, tolerance(DType::f32, 1, 2));
               if (copy != nullptr) copy->expect(new_w, tolerance(copy->dtype(), 1, 2));
             };
-            const int64_t low = copy == nullptr ? 0 : static_cast<int64_t>(size_of(lab.dtype()));
-            return Instance{.run = [&lab, args] { kernels::adamw(lab.stream(), args); },
-                            .check = check,
-                            .bytes = count * (7 * static_cast<int64_t>(sizeof(float)) + low),
-                            .flops = int64_t{15} * count};
+            const int64_t low = copy == nullptr ? 0 : static_cast<int64_t>(size_of(fixture.dtype()));
+            return CaseRun{.run = [&fixture, args] { kernels::adamw(fixture.stream(), args); },
+                           .check = check,
+                           .bytes = count * (7 * static_cast<int64_t>(sizeof(float)) + low),
+                           .flops = int64_t{15} * count};
           }};
 }
 
 // Clipped to 1, the loss scale of 8 taken out.
-Case norm_case(const char* name, int count) {
+TestCase norm_case(const char* name, int count) {
   return {.name = std::string("begin_update_") + name,
           .make =
-              [=](Lab& lab) {
+              [=](Fixture& fixture) {
                 StepState state;
                 state.loss_scale = 8;
                 state.updates = 1;
-                Buffer& where = lab.inout("state", kState, bytes_of(state), DType::u8);
-                Buffer& g = lab.input("gradient", {1, 1, 1, count}, normal(), DType::f32);
-                void* const workspace = lab.workspace(kernels::gradient_norm_partials(count) * sizeof(double));
+                Buffer& where = fixture.inout("state", kState, bytes_of(state), DType::u8);
+                Buffer& g = fixture.input("gradient", {1, 1, 1, count}, normal(), DType::f32);
+                void* const workspace = fixture.workspace(kernels::gradient_norm_partials(count) * sizeof(double));
                 const kernels::BeginUpdate args{.state = where.as<StepState>(),
                                                 .gradient = g.as<float>(),
                                                 .count = count,
@@ -98,18 +98,18 @@ Case norm_case(const char* name, int count) {
                                 static_cast<double>(now.finite)},
                                {norm, 0.01 / std::max(norm, 0.01) / 8, 1 - 0.9 * 0.9, 1 - 0.99 * 0.99, 1}, {0, 1e-5});
                 };
-                return Instance{.run = [&lab, args] { kernels::begin_update(lab.stream(), args); },
-                                .check = check,
-                                .bytes = count * static_cast<int64_t>(sizeof(float)),
-                                .flops = int64_t{2} * count};
+                return CaseRun{.run = [&fixture, args] { kernels::begin_update(fixture.stream(), args); },
+                               .check = check,
+                               .bytes = count * static_cast<int64_t>(sizeof(float)),
+                               .flops = int64_t{2} * count};
               },
           .dtypes = {DType::f32}};
 }
 
 const Register cases_of_optimizer([] {
-  std::vector<Case> list{adamw_case("vectors", 1024), adamw_case("odd", 771), norm_case("one_block", 1000),
-                         norm_case("three_blocks", 40001)};
-  for (Case c : {adamw_case("large", 1 << 20), norm_case("large", 1 << 20)}) {
+  std::vector<TestCase> list{adamw_case("vectors", 1024), adamw_case("odd", 771), norm_case("one_block", 1000),
+                             norm_case("three_blocks", 40001)};
+  for (TestCase c : {adamw_case("large", 1 << 20), norm_case("large", 1 << 20)}) {
     c.large = true;
     list.push_back(c);
   }

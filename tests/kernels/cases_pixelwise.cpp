@@ -11,85 +11,87 @@ namespace {
 
 constexpr DType kFloats[] = {DType::f32, DType::bf16, DType::f16};
 
-// From the lab's type to `to`. n: elements of the array.
-Case cast_case(DType to, int n, bool accumulate) {
+// From the fixture's type to `to`. n: elements of the array.
+TestCase cast_case(DType to, int n, bool accumulate) {
   const std::string name =
       std::string("cast_") + (accumulate ? "accumulates_" : "") + std::to_string(n) + "_to_" + std::string(name_of(to));
-  return {.name = name, .make = [=](Lab& lab) {
-            const Fill fill = accumulate ? integers(-50, 50) : normal(100);
-            Buffer& from = lab.input("from", {1, 1, 1, n}, fill);
-            Buffer& y = accumulate ? lab.inout("to", {1, 1, 1, n}, fill, to) : lab.output("to", {1, 1, 1, n}, to);
-            Values expected = from.values();
-            for (size_t i = 0; i < expected.size(); ++i)
-              expected[i] = round_to(to, expected[i] + (accumulate ? y.values()[i] : 0));
-            const kernels::Cast args{from.as<void>(), lab.dtype(), y.as<void>(), to, n, accumulate};
-            return Instance{.run = [&lab, args] { kernels::cast(lab.stream(), args); },
-                            .check = [&y, expected] { y.expect(expected, kExact); },
-                            .bytes = n * static_cast<int64_t>(size_of(lab.dtype()) + size_of(to))};
-          }};
+  return {
+      .name = name, .make = [=](Fixture& fixture) {
+        const Fill fill = accumulate ? integers(-50, 50) : normal(100);
+        Buffer& from = fixture.input("from", {1, 1, 1, n}, fill);
+        Buffer& y = accumulate ? fixture.inout("to", {1, 1, 1, n}, fill, to) : fixture.output("to", {1, 1, 1, n}, to);
+        Values expected = from.values();
+        for (size_t i = 0; i < expected.size(); ++i)
+          expected[i] = round_to(to, expected[i] + (accumulate ? y.values()[i] : 0));
+        const kernels::Cast args{from.as<void>(), fixture.dtype(), y.as<void>(), to, n, accumulate};
+        return CaseRun{.run = [&fixture, args] { kernels::cast(fixture.stream(), args); },
+                       .check = [&y, expected] { y.expect(expected, kExact); },
+                       .bytes = n * static_cast<int64_t>(size_of(fixture.dtype()) + size_of(to))};
+      }};
 }
 
-Case cast_map_case(const char* name, DType to, Layout x, Layout y_layout, bool accumulate) {
-  return {.name = std::string("cast_map_") + name + "_to_" + std::string(name_of(to)), .make = [=](Lab& lab) {
-            Buffer& from = lab.input("x", x, integers(-50, 50));
-            Buffer& y = accumulate ? lab.inout("y", y_layout, integers(-50, 50), to) : lab.output("y", y_layout, to);
+TestCase cast_map_case(const char* name, DType to, Layout x, Layout y_layout, bool accumulate) {
+  return {.name = std::string("cast_map_") + name + "_to_" + std::string(name_of(to)), .make = [=](Fixture& fixture) {
+            Buffer& from = fixture.input("x", x, integers(-50, 50));
+            Buffer& y =
+                accumulate ? fixture.inout("y", y_layout, integers(-50, 50), to) : fixture.output("y", y_layout, to);
             Values expected = from.values();
             for (size_t i = 0; accumulate && i < expected.size(); ++i) expected[i] += y.values()[i];
             const kernels::CastMap args{from.map(), y.map(), accumulate};
-            return Instance{.run = [&lab, args] { kernels::cast_map(lab.stream(), args); },
-                            .check = [&y, expected] { y.expect(expected, kExact); },
-                            .bytes = static_cast<int64_t>(x.size() * (size_of(lab.dtype()) + size_of(to)))};
+            return CaseRun{.run = [&fixture, args] { kernels::cast_map(fixture.stream(), args); },
+                           .check = [&y, expected] { y.expect(expected, kExact); },
+                           .bytes = static_cast<int64_t>(x.size() * (size_of(fixture.dtype()) + size_of(to)))};
           }};
 }
 
-Case bias_case(const char* name, Layout x_layout, Layout y_layout, bool relu) {
-  return {.name = std::string("bias_forward_") + name, .make = [=](Lab& lab) {
-            Buffer& x = lab.input("x", x_layout, integers(-20, 20));
-            Buffer& bias = lab.input("bias", {1, 1, 1, x_layout.C}, integers(-5, 5), DType::f32);
-            Buffer& y = lab.output("y", y_layout);
+TestCase bias_case(const char* name, Layout x_layout, Layout y_layout, bool relu) {
+  return {.name = std::string("bias_forward_") + name, .make = [=](Fixture& fixture) {
+            Buffer& x = fixture.input("x", x_layout, integers(-20, 20));
+            Buffer& bias = fixture.input("bias", {1, 1, 1, x_layout.C}, integers(-5, 5), DType::f32);
+            Buffer& y = fixture.output("y", y_layout);
             Values expected = x.values();
             for (size_t i = 0; i < expected.size(); ++i) {
               expected[i] += bias.values()[i % x_layout.C];
               if (relu) expected[i] = std::max(expected[i], 0.0);
             }
             const kernels::BiasForward args{x.map(), bias.as<float>(), y.map(), relu};
-            return Instance{.run = [&lab, args] { kernels::bias_forward(lab.stream(), args); },
-                            .check = [&y, expected] { y.expect(expected, kExact); },
-                            .bytes = 2 * static_cast<int64_t>(x_layout.size() * size_of(lab.dtype()))};
+            return CaseRun{.run = [&fixture, args] { kernels::bias_forward(fixture.stream(), args); },
+                           .check = [&y, expected] { y.expect(expected, kExact); },
+                           .bytes = 2 * static_cast<int64_t>(x_layout.size() * size_of(fixture.dtype()))};
           }};
 }
 
-Case bias_in_place_case() {
-  return {.name = "bias_forward_in_place", .make = [](Lab& lab) {
-            Buffer& x = lab.inout("x", {2, 3, 5, 16}, integers(-20, 20));
-            Buffer& bias = lab.input("bias", {1, 1, 1, 16}, integers(-5, 5), DType::f32);
+TestCase bias_in_place_case() {
+  return {.name = "bias_forward_in_place", .make = [](Fixture& fixture) {
+            Buffer& x = fixture.inout("x", {2, 3, 5, 16}, integers(-20, 20));
+            Buffer& bias = fixture.input("bias", {1, 1, 1, 16}, integers(-5, 5), DType::f32);
             Values expected = x.values();
             for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias.values()[i % 16];
             const kernels::BiasForward args{x.map(), bias.as<float>(), x.map()};
-            return Instance{.run = [&lab, args] { kernels::bias_forward(lab.stream(), args); },
-                            .check = [&x, expected] { x.expect(expected, kExact); }};
+            return CaseRun{.run = [&fixture, args] { kernels::bias_forward(fixture.stream(), args); },
+                           .check = [&x, expected] { x.expect(expected, kExact); }};
           }};
 }
 
-Case sum_case(const char* name, Layout layout, bool accumulate, bool exact = true) {
-  return {.name = std::string("channel_sum_") + name, .make = [=](Lab& lab) {
-            Buffer& x = lab.input("x", layout, exact ? integers(-9, 9) : normal(1, 0.5));
+TestCase sum_case(const char* name, Layout layout, bool accumulate, bool exact = true) {
+  return {.name = std::string("channel_sum_") + name, .make = [=](Fixture& fixture) {
+            Buffer& x = fixture.input("x", layout, exact ? integers(-9, 9) : normal(1, 0.5));
             const Layout row{1, 1, 1, layout.C};
-            Buffer& sum =
-                accumulate ? lab.inout("sum", row, integers(-9, 9), DType::f32) : lab.output("sum", row, DType::f32);
+            Buffer& sum = accumulate ? fixture.inout("sum", row, integers(-9, 9), DType::f32)
+                                     : fixture.output("sum", row, DType::f32);
             Values expected = accumulate ? sum.values() : Values(layout.C);
             for (size_t i = 0; i < x.values().size(); ++i) expected[i % layout.C] += x.values()[i];
             const Tolerance close = exact ? kExact : tolerance(DType::f32, layout.size() / layout.C, 2);
             const kernels::ChannelSum args{x.map(), sum.as<float>(), accumulate,
-                                           lab.workspace(kernels::channel_sum_workspace(x.map()))};
-            return Instance{.run = [&lab, args] { kernels::channel_sum(lab.stream(), args); },
-                            .check = [&sum, close, expected] { sum.expect(expected, close); },
-                            .bytes = static_cast<int64_t>(layout.size() * size_of(lab.dtype()))};
+                                           fixture.workspace(kernels::channel_sum_workspace(x.map()))};
+            return CaseRun{.run = [&fixture, args] { kernels::channel_sum(fixture.stream(), args); },
+                           .check = [&sum, close, expected] { sum.expect(expected, close); },
+                           .bytes = static_cast<int64_t>(layout.size() * size_of(fixture.dtype()))};
           }};
 }
 
 const Register pixelwise_cases([] {
-  std::vector<Case> list{
+  std::vector<TestCase> list{
       bias_case("whole", {2, 3, 5, 32}, {2, 3, 5, 32}, false),
       bias_case("relu_of_slices", {2, 3, 5, 16, 16, 0}, {2, 3, 5, 16, 0, 32}, true),
       bias_case("odd_channels", {1, 3, 4, 5, 1, 0}, {1, 3, 4, 5}, true),
@@ -112,10 +114,10 @@ const Register pixelwise_cases([] {
     list.push_back(cast_map_case("slices", to, {2, 3, 5, 16, 16, 0}, {2, 3, 5, 16, 0, 16}, false));
     list.push_back(cast_map_case("odd_slices_accumulate", to, {2, 3, 5, 3, 1, 0}, {2, 3, 5, 3, 0, 2}, true));
   }
-  Case large[] = {bias_case("large", {4, 64, 128, 32}, {4, 64, 128, 32}, true),
-                  sum_case("large", {4, 64, 128, 32}, false), sum_case("large_five_channels", {4, 64, 128, 5}, false),
-                  cast_case(DType::bf16, 1 << 20, false)};
-  for (Case& c : large) {
+  TestCase large[] = {bias_case("large", {4, 64, 128, 32}, {4, 64, 128, 32}, true),
+                      sum_case("large", {4, 64, 128, 32}, false),
+                      sum_case("large_five_channels", {4, 64, 128, 5}, false), cast_case(DType::bf16, 1 << 20, false)};
+  for (TestCase& c : large) {
     c.large = true;
     list.push_back(c);
   }

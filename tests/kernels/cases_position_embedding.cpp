@@ -12,42 +12,43 @@ struct Embedding {
 };
 
 // Small integers: sums are exact in every type.
-Case forward(const Embedding& k) {
+TestCase forward(const Embedding& k) {
   return {.name = std::string("position_embedding_forward_") + k.name,
           .make =
-              [k](Lab& lab) {
+              [k](Fixture& fixture) {
                 const Fill small = integers(-9, 9);
-                Buffer& x = k.in_place ? lab.inout("x", k.x, small) : lab.input("x", k.x, small);
-                Buffer& embedding = lab.input("embedding", k.row(), small, DType::f32);
-                Buffer& y = k.in_place ? x : lab.output("y", k.y);
+                Buffer& x = k.in_place ? fixture.inout("x", k.x, small) : fixture.input("x", k.x, small);
+                Buffer& embedding = fixture.input("embedding", k.row(), small, DType::f32);
+                Buffer& y = k.in_place ? x : fixture.output("y", k.y);
                 Values expected = x.values();
                 for (size_t i = 0; i < expected.size(); ++i) expected[i] += embedding.values()[i % k.row().size()];
                 const kernels::PositionEmbeddingForward args{x.map(), embedding.as<float>(), y.map()};
-                return Instance{.run = [&lab, args] { kernels::position_embedding_forward(lab.stream(), args); },
-                                .check = [&y, expected] { y.expect(expected, kExact); },
-                                .bytes = 2 * static_cast<int64_t>(k.x.size() * size_of(lab.dtype())),
-                                .flops = static_cast<int64_t>(k.x.size())};
+                return CaseRun{.run = [&fixture, args] { kernels::position_embedding_forward(fixture.stream(), args); },
+                               .check = [&y, expected] { y.expect(expected, kExact); },
+                               .bytes = 2 * static_cast<int64_t>(k.x.size() * size_of(fixture.dtype())),
+                               .flops = static_cast<int64_t>(k.x.size())};
               },
           .large = k.large};
 }
 
-Case backward(const Embedding& k) {
-  Case c{.name = std::string("position_embedding_backward_") + k.name,
-         .make =
-             [k](Lab& lab) {
-               const Fill small = integers(-9, 9);
-               Buffer& dy = lab.input("dy", k.x, small);
-               Buffer& sum = k.accumulate ? lab.inout("dembedding", k.row(), small, DType::f32)
-                                          : lab.output("dembedding", k.row(), DType::f32);
-               Values expected = k.accumulate ? sum.values() : Values(k.row().size());
-               for (size_t i = 0; i < k.x.size(); ++i) expected[i % expected.size()] += dy.values()[i];
-               const kernels::PositionEmbeddingBackward args{dy.map(), sum.as<float>(), k.accumulate};
-               return Instance{.run = [&lab, args] { kernels::position_embedding_backward(lab.stream(), args); },
-                               .check = [&sum, expected] { sum.expect(expected, kExact); },
-                               .bytes = static_cast<int64_t>(k.x.size() * size_of(lab.dtype())),
-                               .flops = static_cast<int64_t>(k.x.size())};
-             },
-         .large = k.large};
+TestCase backward(const Embedding& k) {
+  TestCase c{.name = std::string("position_embedding_backward_") + k.name,
+             .make =
+                 [k](Fixture& fixture) {
+                   const Fill small = integers(-9, 9);
+                   Buffer& dy = fixture.input("dy", k.x, small);
+                   Buffer& sum = k.accumulate ? fixture.inout("dembedding", k.row(), small, DType::f32)
+                                              : fixture.output("dembedding", k.row(), DType::f32);
+                   Values expected = k.accumulate ? sum.values() : Values(k.row().size());
+                   for (size_t i = 0; i < k.x.size(); ++i) expected[i % expected.size()] += dy.values()[i];
+                   const kernels::PositionEmbeddingBackward args{dy.map(), sum.as<float>(), k.accumulate};
+                   return CaseRun{
+                       .run = [&fixture, args] { kernels::position_embedding_backward(fixture.stream(), args); },
+                       .check = [&sum, expected] { sum.expect(expected, kExact); },
+                       .bytes = static_cast<int64_t>(k.x.size() * size_of(fixture.dtype())),
+                       .flops = static_cast<int64_t>(k.x.size())};
+                 },
+             .large = k.large};
   return c;
 }
 
@@ -61,7 +62,7 @@ const Embedding kCases[] = {
     {"large", {16, 16, 32, 128}, {16, 16, 32, 128}, false, false, true},
 };
 const Register cases_of_position_embedding([] {
-  std::vector<Case> all;
+  std::vector<TestCase> all;
   for (const Embedding& k : kCases) {
     all.push_back(forward(k));
     all.push_back(backward(k));

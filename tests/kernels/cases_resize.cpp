@@ -55,34 +55,34 @@ int64_t terms(const Resize& k) {  // of a pixel of dx, at most
   return 4LL * (k.height / k.x.H + 1) * (k.width / k.x.W + 1);
 }
 
-Case forward_case(const Resize& k) {
-  return {.name = std::string("resize_forward_") + k.name, .make = [k](Lab& lab) {
-            Buffer& x = lab.input("x", k.x, normal());
-            Buffer& y = lab.output("y", k.y());
+TestCase forward_case(const Resize& k) {
+  return {.name = std::string("resize_forward_") + k.name, .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.x, normal());
+            Buffer& y = fixture.output("y", k.y());
             const kernels::ResizeForward args{x.map(), y.map(), k.bilinear};
-            const Tolerance close = k.bilinear ? tolerance(lab.dtype(), 4, 4) : kExact;
-            return Instance{.run = [&lab, args] { kernels::resize_forward(lab.stream(), args); },
-                            .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
-                            .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(k.bilinear ? 6 * k.y().size() : 0)};
+            const Tolerance close = k.bilinear ? tolerance(fixture.dtype(), 4, 4) : kExact;
+            return CaseRun{.run = [&fixture, args] { kernels::resize_forward(fixture.stream(), args); },
+                           .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
+                           .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(fixture.dtype())),
+                           .flops = static_cast<int64_t>(k.bilinear ? 6 * k.y().size() : 0)};
           }};
 }
 
-Case backward_case(const Resize& k) {
+TestCase backward_case(const Resize& k) {
   return {.name = std::string("resize_backward_") + k.name,
           .make =
-              [k](Lab& lab) {
+              [k](Fixture& fixture) {
                 const Fill fill = k.bilinear ? normal() : integers(-3, 3);
-                Buffer& dy = lab.input("dy", k.y(), fill);
-                Buffer& dx = k.accumulate ? lab.inout("dx", k.x, fill) : lab.output("dx", k.x);
+                Buffer& dy = fixture.input("dy", k.y(), fill);
+                Buffer& dx = k.accumulate ? fixture.inout("dx", k.x, fill) : fixture.output("dx", k.x);
                 Values expected = backward(k, dy.values());
                 for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
-                const Tolerance close = k.bilinear ? tolerance(lab.dtype(), terms(k), 4) : kExact;
+                const Tolerance close = k.bilinear ? tolerance(fixture.dtype(), terms(k), 4) : kExact;
                 const kernels::ResizeBackward args{dy.map(), dx.map(), k.bilinear, k.accumulate};
-                return Instance{.run = [&lab, args] { kernels::resize_backward(lab.stream(), args); },
-                                .check = [&dx, close, expected] { dx.expect(expected, close); },
-                                .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(lab.dtype())),
-                                .flops = static_cast<int64_t>((k.bilinear ? 8 : 1) * k.y().size())};
+                return CaseRun{.run = [&fixture, args] { kernels::resize_backward(fixture.stream(), args); },
+                               .check = [&dx, close, expected] { dx.expect(expected, close); },
+                               .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(fixture.dtype())),
+                               .flops = static_cast<int64_t>((k.bilinear ? 8 : 1) * k.y().size())};
               },
           .gradient =
               [k](uint64_t seed) {
@@ -102,14 +102,14 @@ Case backward_case(const Resize& k) {
 
 // Row by row what PyTorch's interpolate(x, size, mode='bilinear', align_corners=False) and mode='nearest-exact' give
 // for [0, 1, 2, 3, 4] resized to 3 and to 8.
-Case known_case(const char* name, bool bilinear, Values expected) {
-  return {.name = std::string("resize_forward_known_numbers_") + name, .make = [=](Lab& lab) {
-            Buffer& x = lab.input("x", {1, 1, 5, 1}, Values{0, 1, 2, 3, 4});
-            Buffer& y = lab.output("y", {1, 1, static_cast<int>(expected.size()), 1});
+TestCase known_case(const char* name, bool bilinear, Values expected) {
+  return {.name = std::string("resize_forward_known_numbers_") + name, .make = [=](Fixture& fixture) {
+            Buffer& x = fixture.input("x", {1, 1, 5, 1}, Values{0, 1, 2, 3, 4});
+            Buffer& y = fixture.output("y", {1, 1, static_cast<int>(expected.size()), 1});
             const kernels::ResizeForward args{x.map(), y.map(), bilinear};
-            return Instance{
-                .run = [&lab, args] { kernels::resize_forward(lab.stream(), args); },
-                .check = [&y, expected, close = tolerance(lab.dtype(), 2, 4)] { y.expect(expected, close); }};
+            return CaseRun{
+                .run = [&fixture, args] { kernels::resize_forward(fixture.stream(), args); },
+                .check = [&y, expected, close = tolerance(fixture.dtype(), 2, 4)] { y.expect(expected, close); }};
           }};
 }
 
@@ -134,7 +134,7 @@ const Resize kResizes[] = {
 };
 
 const Register cases_of_resize([] {
-  std::vector<Case> list{
+  std::vector<TestCase> list{
       known_case("down", true, {1.0 / 3, 2, 11.0 / 3}),
       known_case("up", true, {0, 0.4375, 1.0625, 1.6875, 2.3125, 2.9375, 3.5625, 4}),
       known_case("nearest_down", false, {0, 2, 4}),
@@ -147,7 +147,7 @@ const Register cases_of_resize([] {
   for (const Resize& k :
        {Resize{"nearest_large", {4, 48, 96, 32}, 64, 128}, Resize{"bilinear_large", {4, 48, 96, 32}, 64, 128, true},
         Resize{"bilinear_down_large", {4, 64, 128, 32}, 24, 48, true}}) {
-    for (Case c : {forward_case(k), backward_case(k)}) {
+    for (TestCase c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;
       list.push_back(c);

@@ -46,19 +46,19 @@ Place input_place(const AugmentDraw& d, double x, double y, int H, int W) {
   return {d.flip_x ? W - 1 - zoomed_x : zoomed_x, d.flip_y ? H - 1 - zoomed_y : zoomed_y};
 }
 
-Case make_case(const Sample& k) {
+TestCase make_case(const Sample& k) {
   return {
       .name = std::string("sample_") + k.name,
       .make =
-          [k](Lab& lab) {
+          [k](Fixture& fixture) {
             const int batch = k.batch > 0 ? k.batch : k.N, entries = static_cast<int>(k.order.size());
             const int steps = (entries + batch - 1) / batch;
-            Buffer& images = lab.input("images", {kRows, k.H, k.W, k.C}, integers(0, 255), DType::u8);
-            Buffer& masks = lab.input("masks", {kRows, k.H, k.W, 1}, integers(0, 4), DType::u8);
-            Buffer& order = lab.input("order", {1, 1, entries, 1}, k.order, DType::i32);
-            Buffer& step = lab.input("step", {}, Values{static_cast<double>(k.step)}, DType::i64);
-            Buffer& x = lab.output("x", {k.N, k.H, k.W, k.C});
-            Buffer& labels = lab.output("labels", {k.N, k.H, k.W, 1}, DType::u8);
+            Buffer& images = fixture.input("images", {kRows, k.H, k.W, k.C}, integers(0, 255), DType::u8);
+            Buffer& masks = fixture.input("masks", {kRows, k.H, k.W, 1}, integers(0, 4), DType::u8);
+            Buffer& order = fixture.input("order", {1, 1, entries, 1}, k.order, DType::i32);
+            Buffer& step = fixture.input("step", {}, Values{static_cast<double>(k.step)}, DType::i64);
+            Buffer& x = fixture.output("x", {k.N, k.H, k.W, k.C});
+            Buffer& labels = fixture.output("labels", {k.N, k.H, k.W, 1}, DType::u8);
             const kernels::SampleBatch args{.images = images.as<uint8_t>(),
                                             .masks = k.masks ? masks.as<uint8_t>() : nullptr,
                                             .order = order.as<int32_t>(),
@@ -74,7 +74,7 @@ Case make_case(const Sample& k) {
                                             .offset = k.offset,
                                             .x = x.map(),
                                             .labels = labels.as<uint8_t>()};
-            const auto check = [=, &images, &masks, &x, &labels, &lab] {
+            const auto check = [=, &images, &masks, &x, &labels, &fixture] {
               Values want_x(x.map().elements(), 0), want_labels(labels.map().elements(), kernels::kAbsentClass);
               Values got_labels = labels.read();
               for (int n = 0; n < k.N; ++n) {
@@ -99,7 +99,7 @@ Case make_case(const Sample& k) {
                         sum += weight * (out ? k.augment.fill_value
                                              : images.values()[((int64_t{row} * k.H + sy) * k.W + sx) * k.C + c]);
                       }
-                      want_x[pixel * k.C + c] = round_to(lab.dtype(), (sum - k.offset) / k.divisor);
+                      want_x[pixel * k.C + c] = round_to(fixture.dtype(), (sum - k.offset) / k.divisor);
                     }
                     if (!k.masks) continue;
                     const auto tie = [](double v) { return std::abs(v - std::floor(v) - 0.5) < 1e-3; };
@@ -116,15 +116,17 @@ Case make_case(const Sample& k) {
               // Coordinates of up to a few hundred in fp32, times the largest step between neighbours.
               const double coordinates =
                   255 / k.divisor * 4e-5 * (k.augment.rotation_high + k.augment.zoom_high + k.augment.shift_x > 0);
-              const double rounding = lab.dtype() == DType::f32 ? 2e-7 : lab.dtype() == DType::bf16 ? 8e-3 : 1e-3;
+              const double rounding = fixture.dtype() == DType::f32    ? 2e-7
+                                      : fixture.dtype() == DType::bf16 ? 8e-3
+                                                                       : 1e-3;
               x.expect(want_x, {coordinates + (coordinates > 0 ? rounding : 0), coordinates > 0 ? rounding : 0});
               labels.expect(want_labels, kExact);
             };
             const int64_t pixels = int64_t{k.N} * k.H * k.W;
-            return Instance{.run = [&lab, args] { kernels::sample_batch(lab.stream(), args); },
-                            .check = check,
-                            .bytes = pixels * (k.C + 2 + k.C * static_cast<int64_t>(size_of(lab.dtype()))),
-                            .flops = 4 * pixels * k.C};
+            return CaseRun{.run = [&fixture, args] { kernels::sample_batch(fixture.stream(), args); },
+                           .check = check,
+                           .bytes = pixels * (k.C + 2 + k.C * static_cast<int64_t>(size_of(fixture.dtype()))),
+                           .flops = 4 * pixels * k.C};
           },
       .gradient = nullptr};
 }
@@ -143,7 +145,7 @@ Augment filled(Augment a, kernels::Fill fill, kernels::Fill mask_fill) {
   return a;
 }
 
-Case large(Case c) {
+TestCase large(TestCase c) {
   c.large = true;
   return c;
 }

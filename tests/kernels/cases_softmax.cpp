@@ -52,46 +52,46 @@ Values backward(const Squash& k, const Values& y, const Values& dy) {
   return dx;
 }
 
-Case forward_case(const Squash& k) {
-  return {.name = k.title("forward"), .make = [k](Lab& lab) {
-            Buffer& x = lab.input("x", k.x, normal(k.sigma));
-            Buffer& y = lab.output("y", k.y());
-            const auto run = [&lab, from = x.map(), to = y.map(), k] {
+TestCase forward_case(const Squash& k) {
+  return {.name = k.title("forward"), .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.x, normal(k.sigma));
+            Buffer& y = fixture.output("y", k.y());
+            const auto run = [&fixture, from = x.map(), to = y.map(), k] {
               if (k.softmax)
-                kernels::softmax_forward(lab.stream(), {from, to});
+                kernels::softmax_forward(fixture.stream(), {from, to});
               else
-                kernels::sigmoid_forward(lab.stream(), {from, to});
+                kernels::sigmoid_forward(fixture.stream(), {from, to});
             };
             // exp of a number whose rounding is relative to its size
-            const Tolerance close = tolerance(lab.dtype(), k.x.C, 0.1 * k.sigma);
-            return Instance{.run = run,
-                            .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
-                            .bytes = static_cast<int64_t>(2 * k.x.size() * size_of(lab.dtype())),
-                            .flops = static_cast<int64_t>(4 * k.x.size())};
+            const Tolerance close = tolerance(fixture.dtype(), k.x.C, 0.1 * k.sigma);
+            return CaseRun{.run = run,
+                           .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
+                           .bytes = static_cast<int64_t>(2 * k.x.size() * size_of(fixture.dtype())),
+                           .flops = static_cast<int64_t>(4 * k.x.size())};
           }};
 }
 
-Case backward_case(const Squash& k) {
+TestCase backward_case(const Squash& k) {
   return {.name = k.title("backward"),
           .make =
-              [k](Lab& lab) {
-                Values x = lab.draw(k.x.size(), normal(k.sigma), DType::f32);
-                Buffer& y = lab.input("y", k.x, forward(k, x));
-                Buffer& dy = lab.input("dy", k.x, normal());
-                Buffer& dx = k.accumulate ? lab.inout("dx", k.y(), normal()) : lab.output("dx", k.y());
+              [k](Fixture& fixture) {
+                Values x = fixture.draw(k.x.size(), normal(k.sigma), DType::f32);
+                Buffer& y = fixture.input("y", k.x, forward(k, x));
+                Buffer& dy = fixture.input("dy", k.x, normal());
+                Buffer& dx = k.accumulate ? fixture.inout("dx", k.y(), normal()) : fixture.output("dx", k.y());
                 Values expected = backward(k, y.values(), dy.values());
                 for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
-                const auto run = [&lab, s = y.map(), g = dy.map(), to = dx.map(), k] {
+                const auto run = [&fixture, s = y.map(), g = dy.map(), to = dx.map(), k] {
                   if (k.softmax)
-                    kernels::softmax_backward(lab.stream(), {s, g, to, k.accumulate});
+                    kernels::softmax_backward(fixture.stream(), {s, g, to, k.accumulate});
                   else
-                    kernels::sigmoid_backward(lab.stream(), {s, g, to, k.accumulate});
+                    kernels::sigmoid_backward(fixture.stream(), {s, g, to, k.accumulate});
                 };
-                const Tolerance close = tolerance(lab.dtype(), k.softmax ? k.x.C : 1, 2);
-                return Instance{.run = run,
-                                .check = [&dx, close, expected] { dx.expect(expected, close); },
-                                .bytes = static_cast<int64_t>(3 * k.x.size() * size_of(lab.dtype())),
-                                .flops = static_cast<int64_t>(4 * k.x.size())};
+                const Tolerance close = tolerance(fixture.dtype(), k.softmax ? k.x.C : 1, 2);
+                return CaseRun{.run = run,
+                               .check = [&dx, close, expected] { dx.expect(expected, close); },
+                               .bytes = static_cast<int64_t>(3 * k.x.size() * size_of(fixture.dtype())),
+                               .flops = static_cast<int64_t>(4 * k.x.size())};
               },
           .gradient =
               [k](uint64_t seed) {
@@ -110,22 +110,22 @@ Case backward_case(const Squash& k) {
 }
 
 // x may be y, and dx may be dy.
-Case in_place_case(bool softmax) {
+TestCase in_place_case(bool softmax) {
   const Squash k{"in_place", softmax, {2, 5, 7, 5}};
-  return {.name = k.title("both"), .make = [k](Lab& lab) {
-            Buffer& x = lab.inout("x", k.x, normal());
-            Buffer& y = lab.input("y", k.x, forward(k, x.values()));
-            Buffer& dy = lab.inout("dy", k.x, normal());
-            const Tolerance close = tolerance(lab.dtype(), 5, 2);
-            return Instance{
+  return {.name = k.title("both"), .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.inout("x", k.x, normal());
+            Buffer& y = fixture.input("y", k.x, forward(k, x.values()));
+            Buffer& dy = fixture.inout("dy", k.x, normal());
+            const Tolerance close = tolerance(fixture.dtype(), 5, 2);
+            return CaseRun{
                 .run =
-                    [&lab, k, m = x.map(), s = y.map(), g = dy.map()] {
+                    [&fixture, k, m = x.map(), s = y.map(), g = dy.map()] {
                       if (k.softmax) {
-                        kernels::softmax_forward(lab.stream(), {m, m});
-                        kernels::softmax_backward(lab.stream(), {s, g, g});
+                        kernels::softmax_forward(fixture.stream(), {m, m});
+                        kernels::softmax_backward(fixture.stream(), {s, g, g});
                       } else {
-                        kernels::sigmoid_forward(lab.stream(), {m, m});
-                        kernels::sigmoid_backward(lab.stream(), {s, g, g});
+                        kernels::sigmoid_forward(fixture.stream(), {m, m});
+                        kernels::sigmoid_backward(fixture.stream(), {s, g, g});
                       }
                     },
                 .check =
@@ -137,21 +137,21 @@ Case in_place_case(bool softmax) {
 }
 
 // Far from zero nothing overflows: equal logits of any size share the pixel, and the logistic function ends at 0 and 1.
-Case extremes_case() {
-  return {.name = "softmax_forward_extremes", .make = [](Lab& lab) {
-            Buffer& x = lab.input("x", {1, 1, 3, 2}, Values{60000, 60000, -60000, -60000, 60000, -60000});
-            Buffer& y = lab.output("y", {1, 1, 3, 2});
-            Buffer& s = lab.output("sigmoid", {1, 1, 3, 2});
-            return Instance{.run =
-                                [&lab, m = x.map(), to = y.map(), too = s.map()] {
-                                  kernels::softmax_forward(lab.stream(), {m, to});
-                                  kernels::sigmoid_forward(lab.stream(), {m, too});
-                                },
-                            .check =
-                                [&y, &s] {
-                                  y.expect({.5, .5, .5, .5, 1, 0}, kExact);
-                                  s.expect({1, 1, 0, 0, 1, 0}, kExact);
-                                }};
+TestCase extremes_case() {
+  return {.name = "softmax_forward_extremes", .make = [](Fixture& fixture) {
+            Buffer& x = fixture.input("x", {1, 1, 3, 2}, Values{60000, 60000, -60000, -60000, 60000, -60000});
+            Buffer& y = fixture.output("y", {1, 1, 3, 2});
+            Buffer& s = fixture.output("sigmoid", {1, 1, 3, 2});
+            return CaseRun{.run =
+                               [&fixture, m = x.map(), to = y.map(), too = s.map()] {
+                                 kernels::softmax_forward(fixture.stream(), {m, to});
+                                 kernels::sigmoid_forward(fixture.stream(), {m, too});
+                               },
+                           .check =
+                               [&y, &s] {
+                                 y.expect({.5, .5, .5, .5, 1, 0}, kExact);
+                                 s.expect({1, 1, 0, 0, 1, 0}, kExact);
+                               }};
           }};
 }
 
@@ -171,7 +171,7 @@ const Squash kSquashes[] = {
 };
 
 const Register cases_of_softmax([] {
-  std::vector<Case> list{in_place_case(true), in_place_case(false), extremes_case()};
+  std::vector<TestCase> list{in_place_case(true), in_place_case(false), extremes_case()};
   for (const Squash& k : kSquashes) {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
@@ -181,7 +181,7 @@ const Register cases_of_softmax([] {
                           {"large", false, {4, 64, 128, 32}},
                           {"large_one_channel", false, {8, 64, 128, 1}}};
   for (const Squash& k : large) {
-    for (Case c : {forward_case(k), backward_case(k)}) {
+    for (TestCase c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;
       list.push_back(c);

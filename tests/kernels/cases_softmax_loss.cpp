@@ -54,36 +54,37 @@ Values draw_mask(Random& r, const Config& k) {
   return mask;
 }
 
-Instance make(Lab& lab, const Config& k) {
+CaseRun make(Fixture& fixture, const Config& k) {
   const int K = k.x.C;
   const Layout pixels{k.x.N, k.x.H, k.x.W, 1};
-  Buffer& x = lab.input("logits", k.x, logit);
-  const Values truth = k.mask ? draw_mask(lab.random(), k) : Values(pixels.size(), K);
-  Buffer* mask = k.mask ? &lab.input("mask", pixels, truth, DType::u8) : nullptr;
+  Buffer& x = fixture.input("logits", k.x, logit);
+  const Values truth = k.mask ? draw_mask(fixture.random(), k) : Values(pixels.size(), K);
+  Buffer* mask = k.mask ? &fixture.input("mask", pixels, truth, DType::u8) : nullptr;
   Buffer* dx = nullptr;
-  if (k.gradient) dx = k.accumulate ? &lab.inout("dlogits", k.x, normal()) : &lab.output("dlogits", k.x);
-  Buffer& loss = k.accumulate ? lab.inout("loss", {}, constant(3), DType::f64) : lab.output("loss", {}, DType::f64);
-  Buffer& confusion = lab.inout("confusion", {1, 1, K, K}, integers(0, 5), DType::i64);
-  Buffer& prediction = lab.output("prediction", pixels, DType::u8);
-  Buffer* scale = k.loss_scale > 0 ? &lab.input("loss_scale", {}, constant(k.loss_scale), DType::f32) : nullptr;
+  if (k.gradient) dx = k.accumulate ? &fixture.inout("dlogits", k.x, normal()) : &fixture.output("dlogits", k.x);
+  Buffer& loss =
+      k.accumulate ? fixture.inout("loss", {}, constant(3), DType::f64) : fixture.output("loss", {}, DType::f64);
+  Buffer& confusion = fixture.inout("confusion", {1, 1, K, K}, integers(0, 5), DType::i64);
+  Buffer& prediction = fixture.output("prediction", pixels, DType::u8);
+  Buffer* scale = k.loss_scale > 0 ? &fixture.input("loss_scale", {}, constant(k.loss_scale), DType::f32) : nullptr;
   const kernels::SoftmaxLoss args{
       .logits = x.map(),
       .mask = mask ? mask->as<uint8_t>() : nullptr,
       .terms = k.terms,
-      .dlogits = dx ? dx->map() : Map{},
+      .dlogits = dx ? dx->map() : TensorView{},
       .accumulate_gradient = k.accumulate,
       .loss_scale = scale ? scale->as<float>() : nullptr,
       .loss = loss.as<double>(),
       .accumulate_loss = k.accumulate,
       .confusion = confusion.as<int64_t>(),
       .prediction = prediction.as<uint8_t>(),
-      .workspace = lab.workspace(kernels::softmax_loss_workspace(k.x.N, k.x.H, k.x.W, K, k.terms)),
+      .workspace = fixture.workspace(kernels::softmax_loss_workspace(k.x.N, k.x.H, k.x.W, K, k.terms)),
   };
-  const int64_t elements = static_cast<int64_t>(k.x.size()), element = static_cast<int64_t>(size_of(lab.dtype()));
+  const int64_t elements = static_cast<int64_t>(k.x.size()), element = static_cast<int64_t>(size_of(fixture.dtype()));
   const int64_t passes = 1 + k.gradient + (k.terms.dice_terms > 0);
-  return {.run = [&lab, args] { kernels::softmax_loss(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::softmax_loss(fixture.stream(), args); },
           .check =
-              [=, t = lab.dtype(), &x, &loss, &confusion, &prediction] {
+              [=, t = fixture.dtype(), &x, &loss, &confusion, &prediction] {
                 LossOracle o = loss_oracle(x.values(), truth, k.x.N, k.x.H * k.x.W, K, k.terms);
                 prediction.expect(o.prediction, kExact);
                 for (size_t i = 0; i < o.confusion.size(); ++i) o.confusion[i] += confusion.values()[i];
@@ -111,10 +112,10 @@ void check_gradient(const Config& k, uint64_t seed) {
       "dlogits", [&](const Values& point) { return of(point).loss; }, x, of(x).gradient, 1e-5, 1e-6);
 }
 
-Case make_case(const Config& k) {
-  Case c;
+TestCase make_case(const Config& k) {
+  TestCase c;
   c.name = std::string("softmax_loss_") + k.name;
-  c.make = [k](Lab& lab) { return make(lab, k); };
+  c.make = [k](Fixture& fixture) { return make(fixture, k); };
   if (k.gradient && !k.large) c.gradient = [k](uint64_t seed) { check_gradient(k, seed); };
   c.large = k.large;
   return c;

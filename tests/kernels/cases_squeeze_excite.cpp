@@ -118,76 +118,77 @@ Gradients backward(const Squeeze& k, const Values& x, const Weights& w, const Ex
   return d;
 }
 
-Weights draw_weights(const Squeeze& k, Lab& lab) {
-  return draw_weights(k, [&](size_t n, double sigma) { return lab.draw(n, normal(sigma), DType::f32); });
+Weights draw_weights(const Squeeze& k, Fixture& fixture) {
+  return draw_weights(k, [&](size_t n, double sigma) { return fixture.draw(n, normal(sigma), DType::f32); });
 }
 Values rounded(Values v) {
   for (double& x : v) x = round_to(DType::f32, x);
   return v;
 }
-kernels::SqueezeExcite shared_arguments(const Squeeze& k, Lab& lab, const Weights& w) {
+kernels::SqueezeExcite shared_arguments(const Squeeze& k, Fixture& fixture, const Weights& w) {
   kernels::SqueezeExcite op{};
   op.hidden = k.hidden;
-  op.reduce = lab.input("reduce", {1, 1, k.hidden, k.C}, w.reduce, DType::f32).as<float>();
-  op.reduce_bias = lab.input("reduce_bias", {1, 1, 1, k.hidden}, w.reduce_bias, DType::f32).as<float>();
-  op.expand = lab.input("expand", {1, 1, k.C, k.hidden}, w.expand, DType::f32).as<float>();
-  op.expand_bias = lab.input("expand_bias", {1, 1, 1, k.C}, w.expand_bias, DType::f32).as<float>();
+  op.reduce = fixture.input("reduce", {1, 1, k.hidden, k.C}, w.reduce, DType::f32).as<float>();
+  op.reduce_bias = fixture.input("reduce_bias", {1, 1, 1, k.hidden}, w.reduce_bias, DType::f32).as<float>();
+  op.expand = fixture.input("expand", {1, 1, k.C, k.hidden}, w.expand, DType::f32).as<float>();
+  op.expand_bias = fixture.input("expand_bias", {1, 1, 1, k.C}, w.expand_bias, DType::f32).as<float>();
   op.pool = k.pool;
-  op.dropout = k.draws(step_in(lab, Squeeze::kStep));
-  op.workspace = lab.workspace(kernels::squeeze_excite_workspace(k.N, k.C, k.hidden));
+  op.dropout = k.draws(step_in(fixture, Squeeze::kStep));
+  op.workspace = fixture.workspace(kernels::squeeze_excite_workspace(k.N, k.C, k.hidden));
   return op;
 }
 
-Instance forward_instance(const Squeeze& k, Lab& lab) {
-  const Weights w = draw_weights(k, lab);
-  const Values values = lab.draw(k.x().size(), normal(1, 0.5), lab.dtype());
+CaseRun forward_instance(const Squeeze& k, Fixture& fixture) {
+  const Weights w = draw_weights(k, fixture);
+  const Values values = fixture.draw(k.x().size(), normal(1, 0.5), fixture.dtype());
   const Excited e = forward(k, values, w);
-  Buffer& x = k.in_place ? lab.inout("x", k.x(16, 8), values) : lab.input("x", k.x(16, 8), values);
-  Buffer& y = k.in_place ? x : lab.output("y", k.y(0, 32));
+  Buffer& x = k.in_place ? fixture.inout("x", k.x(16, 8), values) : fixture.input("x", k.x(16, 8), values);
+  Buffer& y = k.in_place ? x : fixture.output("y", k.y(0, 32));
   const Layout gates{1, 1, k.N, k.C}, units{1, 1, k.N, k.hidden};
-  Buffer &mean = lab.output("mean", gates, DType::f32), &activation = lab.output("activation", units, DType::f32),
-         &scale = lab.output("scale", gates, DType::f32);
-  kernels::SqueezeExciteForward args{.op = shared_arguments(k, lab, w), .y = y.map()};
+  Buffer &mean = fixture.output("mean", gates, DType::f32),
+         &activation = fixture.output("activation", units, DType::f32),
+         &scale = fixture.output("scale", gates, DType::f32);
+  kernels::SqueezeExciteForward args{.op = shared_arguments(k, fixture, w), .y = y.map()};
   args.op.x = x.map();
   args.op.mean = mean.as<float>();
   args.op.activation = activation.as<float>();
   args.op.scale = scale.as<float>();
-  if (k.sums) args.sums = lab.input("sums", gates, rounded(e.sums), DType::f32).as<float>();
+  if (k.sums) args.sums = fixture.input("sums", gates, rounded(e.sums), DType::f32).as<float>();
   const int64_t maps = static_cast<int64_t>(k.x().size()) * (k.sums ? 1 : 2) + static_cast<int64_t>(k.y().size());
-  return {.run = [&lab, args] { kernels::squeeze_excite_forward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::squeeze_excite_forward(fixture.stream(), args); },
           .check =
               [&, e] {
                 const Tolerance within = tolerance(DType::f32, 256, 4);
                 mean.expect(e.mean, within);
                 activation.expect(e.activation, within);
                 scale.expect(e.scale, within);
-                y.expect(e.y, tolerance(lab.dtype(), 64, 4));
+                y.expect(e.y, tolerance(fixture.dtype(), 64, 4));
               },
-          .bytes = maps * static_cast<int64_t>(size_of(lab.dtype()))};
+          .bytes = maps * static_cast<int64_t>(size_of(fixture.dtype()))};
 }
 
-Instance backward_instance(const Squeeze& k, Lab& lab) {
-  const Weights w = draw_weights(k, lab);
-  const Values values = lab.draw(k.x().size(), normal(1, 0.5), lab.dtype());
-  const Values dy_values = lab.draw(k.y().size(), normal(), lab.dtype());
+CaseRun backward_instance(const Squeeze& k, Fixture& fixture) {
+  const Weights w = draw_weights(k, fixture);
+  const Values values = fixture.draw(k.x().size(), normal(1, 0.5), fixture.dtype());
+  const Values dy_values = fixture.draw(k.y().size(), normal(), fixture.dtype());
   const Excited e = forward(k, values, w);
   Gradients d = backward(k, values, w, e, dy_values);
-  Buffer& x = lab.input("x", k.x(16, 8), values);
-  Buffer& dy = k.in_place ? lab.inout("dy", k.y(0, 16), dy_values) : lab.input("dy", k.y(0, 16), dy_values);
+  Buffer& x = fixture.input("x", k.x(16, 8), values);
+  Buffer& dy = k.in_place ? fixture.inout("dy", k.y(0, 16), dy_values) : fixture.input("dy", k.y(0, 16), dy_values);
   const auto gradient = [&](const char* name, const Layout& layout, Values& expected,
                             std::optional<DType> t) -> Buffer& {
-    if (!k.accumulate) return lab.output(name, layout, t);
-    Buffer& b = lab.inout(name, layout, normal(), t);
+    if (!k.accumulate) return fixture.output(name, layout, t);
+    Buffer& b = fixture.inout(name, layout, normal(), t);
     for (size_t i = 0; i < expected.size(); ++i) expected[i] += b.values()[i];
     return b;
   };
-  Buffer& dx = k.in_place ? dy : gradient("dx", k.x(8, 8), d.dx, lab.dtype());
+  Buffer& dx = k.in_place ? dy : gradient("dx", k.x(8, 8), d.dx, fixture.dtype());
   Buffer& reduce = gradient("dreduce", {1, 1, k.hidden, k.C}, d.w.reduce, DType::f32);
   Buffer& reduce_bias = gradient("dreduce_bias", {1, 1, 1, k.hidden}, d.w.reduce_bias, DType::f32);
   Buffer& expand = gradient("dexpand", {1, 1, k.C, k.hidden}, d.w.expand, DType::f32);
   Buffer& expand_bias = gradient("dexpand_bias", {1, 1, 1, k.C}, d.w.expand_bias, DType::f32);
   const Layout gates{1, 1, k.N, k.C}, units{1, 1, k.N, k.hidden};
-  kernels::SqueezeExciteBackward args{.op = shared_arguments(k, lab, w),
+  kernels::SqueezeExciteBackward args{.op = shared_arguments(k, fixture, w),
                                       .dy = dy.map(),
                                       .dx = dx.map(),
                                       .dreduce = reduce.as<float>(),
@@ -197,12 +198,12 @@ Instance backward_instance(const Squeeze& k, Lab& lab) {
                                       .accumulate_dx = k.accumulate,
                                       .accumulate_parameters = k.accumulate};
   args.op.x = x.map();
-  args.op.mean = lab.input("mean", gates, rounded(e.mean), DType::f32).as<float>();
-  args.op.activation = lab.input("activation", units, rounded(e.activation), DType::f32).as<float>();
-  args.op.scale = lab.input("scale", gates, rounded(e.scale), DType::f32).as<float>();
+  args.op.mean = fixture.input("mean", gates, rounded(e.mean), DType::f32).as<float>();
+  args.op.activation = fixture.input("activation", units, rounded(e.activation), DType::f32).as<float>();
+  args.op.scale = fixture.input("scale", gates, rounded(e.scale), DType::f32).as<float>();
   const int64_t maps = static_cast<int64_t>(k.x().size()) * (k.pool ? 3 + k.accumulate : 2 + k.accumulate) +
                        2 * static_cast<int64_t>(k.y().size());
-  return {.run = [&lab, args] { kernels::squeeze_excite_backward(lab.stream(), args); },
+  return {.run = [&fixture, args] { kernels::squeeze_excite_backward(fixture.stream(), args); },
           .check =
               [&, d] {
                 const Tolerance within = tolerance(DType::f32, 4096, 32);
@@ -210,9 +211,9 @@ Instance backward_instance(const Squeeze& k, Lab& lab) {
                 reduce_bias.expect(d.w.reduce_bias, within);
                 expand.expect(d.w.expand, within);
                 expand_bias.expect(d.w.expand_bias, within);
-                dx.expect(d.dx, tolerance(lab.dtype(), 256, 4));
+                dx.expect(d.dx, tolerance(fixture.dtype(), 256, 4));
               },
-          .bytes = maps * static_cast<int64_t>(size_of(lab.dtype()))};
+          .bytes = maps * static_cast<int64_t>(size_of(fixture.dtype()))};
 }
 
 void check_oracle(const Squeeze& k, uint64_t seed) {
@@ -293,17 +294,17 @@ const Squeeze kSqueezes[] = {
 };
 
 const Register cases_of_squeeze_excite([] {
-  std::vector<Case> all;
+  std::vector<TestCase> all;
   for (const Squeeze& k : kSqueezes) {
     if (!k.accumulate) {
       all.push_back({.name = "squeeze_excite_forward_" + k.name,
-                     .make = [k](Lab& lab) { return forward_instance(k, lab); },
+                     .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
                      .large = k.large});
     }
     if (k.sums && !k.accumulate && !k.large) continue;  // backward knows nothing of them
     const bool small = !k.large && !k.accumulate && !k.in_place;
     all.push_back({.name = "squeeze_excite_backward_" + k.name,
-                   .make = [k](Lab& lab) { return backward_instance(k, lab); },
+                   .make = [k](Fixture& fixture) { return backward_instance(k, fixture); },
                    .gradient = small ? [k](uint64_t seed) { check_oracle(k, seed); } : std::function<void(uint64_t)>(),
                    .large = k.large});
   }

@@ -52,32 +52,32 @@ Values backward(const Upsample& k, const Values& dy) {
   return dx;
 }
 
-Case forward_case(const Upsample& k) {
-  return {.name = std::string("upsample_forward_") + k.name, .make = [k](Lab& lab) {
-            Buffer& x = lab.input("x", k.x, normal());
-            Buffer& y = lab.output("y", k.y());
+TestCase forward_case(const Upsample& k) {
+  return {.name = std::string("upsample_forward_") + k.name, .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.x, normal());
+            Buffer& y = fixture.output("y", k.y());
             const kernels::UpsampleForward args{x.map(), y.map(), k.factor, k.bilinear};
-            const Tolerance close = k.bilinear ? tolerance(lab.dtype(), 4, 4) : kExact;
-            return Instance{.run = [&lab, args] { kernels::upsample_forward(lab.stream(), args); },
-                            .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
-                            .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(lab.dtype()))};
+            const Tolerance close = k.bilinear ? tolerance(fixture.dtype(), 4, 4) : kExact;
+            return CaseRun{.run = [&fixture, args] { kernels::upsample_forward(fixture.stream(), args); },
+                           .check = [&y, close, expected = forward(k, x.values())] { y.expect(expected, close); },
+                           .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(fixture.dtype()))};
           }};
 }
 
-Case backward_case(const Upsample& k) {
+TestCase backward_case(const Upsample& k) {
   return {.name = std::string("upsample_backward_") + k.name,
           .make =
-              [k](Lab& lab) {
+              [k](Fixture& fixture) {
                 const Fill fill = k.bilinear ? normal() : integers(-5, 5);
-                Buffer& dy = lab.input("dy", k.y(), fill);
-                Buffer& dx = k.accumulate ? lab.inout("dx", k.x, fill) : lab.output("dx", k.x);
+                Buffer& dy = fixture.input("dy", k.y(), fill);
+                Buffer& dx = k.accumulate ? fixture.inout("dx", k.x, fill) : fixture.output("dx", k.x);
                 Values expected = backward(k, dy.values());
                 for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
-                const Tolerance close = k.bilinear ? tolerance(lab.dtype(), 4 * k.factor * k.factor, 4) : kExact;
+                const Tolerance close = k.bilinear ? tolerance(fixture.dtype(), 4 * k.factor * k.factor, 4) : kExact;
                 const kernels::UpsampleBackward args{dy.map(), dx.map(), k.factor, k.bilinear, k.accumulate};
-                return Instance{.run = [&lab, args] { kernels::upsample_backward(lab.stream(), args); },
-                                .check = [&dx, close, expected] { dx.expect(expected, close); },
-                                .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(lab.dtype()))};
+                return CaseRun{.run = [&fixture, args] { kernels::upsample_backward(fixture.stream(), args); },
+                               .check = [&dx, close, expected] { dx.expect(expected, close); },
+                               .bytes = static_cast<int64_t>((k.x.size() + k.y().size()) * size_of(fixture.dtype()))};
               },
           .gradient =
               [k](uint64_t seed) {
@@ -96,15 +96,15 @@ Case backward_case(const Upsample& k) {
 }
 
 // Numbers from PyTorch: interpolate(tensor([[1, 2], [3, 5]]), scale_factor=2, mode='bilinear', align_corners=False).
-Case known_case() {
-  return {.name = "upsample_forward_bilinear_known_numbers", .make = [](Lab& lab) {
-            Buffer& x = lab.input("x", {1, 2, 2, 1}, Values{1, 2, 3, 5});
-            Buffer& y = lab.output("y", {1, 4, 4, 1});
+TestCase known_case() {
+  return {.name = "upsample_forward_bilinear_known_numbers", .make = [](Fixture& fixture) {
+            Buffer& x = fixture.input("x", {1, 2, 2, 1}, Values{1, 2, 3, 5});
+            Buffer& y = fixture.output("y", {1, 4, 4, 1});
             const kernels::UpsampleForward args{x.map(), y.map(), 2, true};
             const Values expected{1,   1.25,   1.75,   2,    1.5, 1.8125, 2.4375, 2.75,
                                   2.5, 2.9375, 3.8125, 4.25, 3,   3.5,    4.5,    5};
-            return Instance{.run = [&lab, args] { kernels::upsample_forward(lab.stream(), args); },
-                            .check = [&y, expected] { y.expect(expected, kExact); }};
+            return CaseRun{.run = [&fixture, args] { kernels::upsample_forward(fixture.stream(), args); },
+                           .check = [&y, expected] { y.expect(expected, kExact); }};
           }};
 }
 
@@ -124,13 +124,13 @@ const Upsample kUpsamples[] = {
 };
 
 const Register cases_of_upsample([] {
-  std::vector<Case> list{known_case()};
+  std::vector<TestCase> list{known_case()};
   for (const Upsample& k : kUpsamples) {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
   for (const Upsample& k : {Upsample{"nearest_large", {4, 32, 64, 32}}, {"bilinear_large", {4, 32, 64, 32}, 2, true}}) {
-    for (Case c : {forward_case(k), backward_case(k)}) {
+    for (TestCase c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;
       list.push_back(c);

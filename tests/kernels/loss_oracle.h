@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/softmax_loss.h"
-#include "tests/support/lab.h"
+#include "tests/support/fixture.h"
 
 namespace regolith::testing {
 

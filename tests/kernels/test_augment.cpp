@@ -16,7 +16,7 @@ Zoomed zoomed(Fill fill) {
   const auto device = make_cpu_device(1, Execution::checked);
   const auto stream = device->make_stream();
   const std::vector<uint8_t> image{10, 20, 30, 40}, mask{1, 2, 3, 4};
-  const int32_t order = order_entry(0, true);
+  const int32_t order = sample_index(0, true);
   Zoomed z{std::vector<float>(4), std::vector<uint8_t>(4)};
   SampleBatch k{.images = image.data(),
                 .masks = mask.data(),

@@ -8,11 +8,11 @@
 
 namespace regolith::testing {
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const TestCase& c, std::ostream* out) { *out << c.name; }
 
 namespace {
 
-std::string repeat(const Case& c, uint64_t seed) {
+std::string repeat(const TestCase& c, uint64_t seed) {
   const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
   return "seed " + std::to_string(seed) + " of " + c.name +
          "; repeat it with\n  REGOLITH_SEED=" + std::to_string(seed) +
@@ -20,10 +20,10 @@ std::string repeat(const Case& c, uint64_t seed) {
          "'";
 }
 
-class KernelCase : public ::testing::TestWithParam<Case> {
+class KernelCase : public ::testing::TestWithParam<TestCase> {
  protected:
   void verify_on(Device& device) {
-    const Case& c = GetParam();
+    const TestCase& c = GetParam();
     const uint64_t seed = seed_of(c);
     const Execution execution = device.make_stream()->execution();
     for (const DType t : c.dtypes) {
@@ -37,17 +37,17 @@ class KernelCase : public ::testing::TestWithParam<Case> {
   }
 };
 
-std::vector<Case> chosen(bool (*wanted)(const Case&)) {
-  std::vector<Case> list;
-  for (const Case& c : cases()) {
+std::vector<TestCase> chosen(bool (*wanted)(const TestCase&)) {
+  std::vector<TestCase> list;
+  for (const TestCase& c : cases()) {
     if (wanted(c)) list.push_back(c);
   }
   return list;
 }
-[[maybe_unused]] bool has_run(const Case& c) { return c.make != nullptr; }  // not by ThreadSanitizer's build
-bool is_small(const Case& c) { return c.make != nullptr && !c.large; }
-bool has_gradient(const Case& c) { return c.gradient != nullptr; }
-std::string name_of_case(const ::testing::TestParamInfo<Case>& info) { return info.param.name; }
+[[maybe_unused]] bool has_run(const TestCase& c) { return c.make != nullptr; }  // not by ThreadSanitizer's build
+bool is_small(const TestCase& c) { return c.make != nullptr && !c.large; }
+bool has_gradient(const TestCase& c) { return c.gradient != nullptr; }
+std::string name_of_case(const ::testing::TestParamInfo<TestCase>& info) { return info.param.name; }
 
 class FastCase : public KernelCase {};
 TEST_P(FastCase, Runs) { verify_on(*make_cpu_device(2, Execution::fast)); }

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 #include "tests/kernels/loss_oracle.h"
 
 namespace regolith::testing {
@@ -22,19 +22,19 @@ class LossTest : public ::testing::Test {
   };
   // Of logits (N, 1, pixels, K), on the CPU.
   Result run(const Loss& loss, const Values& logits, const Values& mask, int N, int K, int64_t images = 0) {
-    Lab lab(*device_, DType::f32, 1);
+    Fixture fixture(*device_, DType::f32, 1);
     const int pixels = static_cast<int>(mask.size()) / N;
-    Buffer& x = lab.input("logits", {N, 1, pixels, K}, logits);
-    Buffer& dx = lab.output("dlogits", {N, 1, pixels, K});
-    Buffer& total = lab.output("loss", {}, DType::f64);
+    Buffer& x = fixture.input("logits", {N, 1, pixels, K}, logits);
+    Buffer& dx = fixture.output("dlogits", {N, 1, pixels, K});
+    Buffer& total = fixture.output("loss", {}, DType::f64);
     kernels::SoftmaxLoss call;
     call.logits = x.map();
-    call.mask = lab.input("mask", {N, 1, pixels, 1}, mask, DType::u8).as<uint8_t>();
+    call.mask = fixture.input("mask", {N, 1, pixels, 1}, mask, DType::u8).as<uint8_t>();
     call.dlogits = dx.map();
     call.loss = total.as<double>();
-    call.workspace = lab.workspace(loss.workspace_bytes(N, 1, pixels));
-    loss.forward_backward(lab.stream(), call, images > 0 ? images : N);
-    lab.stream().synchronize();
+    call.workspace = fixture.workspace(loss.workspace_bytes(N, 1, pixels));
+    loss.forward_backward(fixture.stream(), call, images > 0 ? images : N);
+    fixture.stream().synchronize();
     return {total.read()[0], dx.read()};
   }
   Values random_logits(size_t count) {

@@ -88,7 +88,7 @@ Bounds bf16_bounds(const Graph& graph) {
           [r](const std::string& parameter) { return 1.5 * r.parameters.at(parameter); }, 1e-2};
 }
 
-Lab::Lab(const Setting& setting)
+Fixture::Fixture(const Setting& setting)
     : setting_(setting),
       npz_(std::string(REGOLITH_SOURCE_DIR) + "/tests/models/golden/" + setting.file + ".npz"),
       batch_(static_cast<int>(read("logits").shape[0])),
@@ -100,11 +100,11 @@ Lab::Lab(const Setting& setting)
       trainer_(network_, loss_function(config_, network_.graph(), Values(5, .2)), trainer_options(config_, {})) {
   Parameters& p = network_.parameters();
   for (size_t i = 0; i < p.entries().size(); ++i)
-    p.write(static_cast<int>(i), 'w', fill(p.entries()[i]), trainer_.stream());
-  p.refresh_low(trainer_.stream());
+    p.write(static_cast<int>(i), ParamField::weight, fill(p.entries()[i]), trainer_.stream());
+  p.refresh_compute_copy(trainer_.stream());
 }
 
-config::RunConfig Lab::configuration() const {
+config::RunConfig Fixture::configuration() const {
   std::vector<std::string> keys{"run.device=cpu",
                                 "optimizer={adamw: {lr: 4.0e-4}}",
                                 "train.batch=" + std::to_string(batch_),
@@ -121,13 +121,13 @@ config::RunConfig Lab::configuration() const {
   return config::read_run_config(yaml.with_overrides(keys), config::ConfigUse::network);
 }
 
-Graph Lab::graph() const {
+Graph Fixture::graph() const {
   Graph g = read_model(config_.model);
   g.infer(batch_);
   return g;
 }
 
-Trainer::BatchResult Lab::gradients(Mode mode) {
+Trainer::BatchResult Fixture::gradients(Mode mode) {
   std::vector<float> x = read("images").as_f32();
   std::vector<uint8_t> y = read("masks").as_u8();
   x.resize(static_cast<size_t>(batch_) * height_ * width_);
@@ -136,7 +136,7 @@ Trainer::BatchResult Lab::gradients(Mode mode) {
   return trainer_.gradients(x, y, batch_, mode);
 }
 
-void Lab::expect_batch(const Bounds& bounds) {
+void Fixture::expect_batch(const Bounds& bounds) {
   const auto expect = [&](Mode mode, const std::string& suffix) {
     const auto r = gradients(mode);
     const Values want = read("logits" + suffix).as_f64(), difference = minus(doubles(r.logits), want);
@@ -158,7 +158,7 @@ void Lab::expect_batch(const Bounds& bounds) {
   for (size_t i = 0; i < want.size(); ++i) {
     const std::string& name = p.entries()[i].name;
     if (!p.entries()[i].trainable) continue;
-    const Values got = sketch(name, doubles(p.read(static_cast<int>(i), 'g', trainer_.stream())));
+    const Values got = sketch(name, doubles(p.read(static_cast<int>(i), ParamField::gradient, trainer_.stream())));
     // The gradient of a bias before a norm over its channel is zero, but for rounding.
     const double scale = std::max(norm(want[i]), bounds.shortest_gradient * whole);
     EXPECT_LE(norm(minus(got, want[i])), bounds.gradient(name) * scale)
@@ -170,7 +170,7 @@ void Lab::expect_batch(const Bounds& bounds) {
   }
 }
 
-void Lab::expect_steps(double bound, double bound_of_statistics) {
+void Fixture::expect_steps(double bound, double bound_of_statistics) {
   const Values expected = read_of_loss("losses").as_f64();
   Dataset data{.count = static_cast<int64_t>(expected.size()) * batch_,
                .height = height_,
@@ -180,7 +180,7 @@ void Lab::expect_steps(double bound, double bound_of_statistics) {
                .source = {},
                .origin = "golden"};
   std::vector<int32_t> order;
-  for (int64_t i = 0; i < data.count; ++i) order.push_back(kernels::order_entry(i, false));
+  for (int64_t i = 0; i < data.count; ++i) order.push_back(kernels::sample_index(i, false));
   trainer_.set_training_data(view(data), data.count);
   Values losses;
   trainer_.run_epoch(
@@ -196,7 +196,7 @@ void Lab::expect_steps(double bound, double bound_of_statistics) {
   for (size_t i = 0; i < entries.size(); ++i) {
     if (entries[i].trainable) continue;
     const Values want = read_of_loss("after/" + entries[i].name).as_f64();
-    const Values got = doubles(network_.parameters().read(static_cast<int>(i), 'w', trainer_.stream()));
+    const Values got = doubles(network_.parameters().read(static_cast<int>(i), ParamField::weight, trainer_.stream()));
     EXPECT_LE(norm(minus(got, want)), bound_of_statistics * norm(want)) << entries[i].name;
   }
 }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "data/npy.h"
+#include "engine/io/npy.h"
 #include "tools/session.h"
 
 namespace regolith::golden {
@@ -39,9 +39,9 @@ Bounds bf16_bounds(const Graph& graph);
 inline void PrintTo(const Setting& s, std::ostream* out) { *out << s.file << " " << s.loss << " " << s.way; }
 
 // A network with the golden weights, and its trainer.
-class Lab {
+class Fixture {
  public:
-  explicit Lab(const Setting& setting);
+  explicit Fixture(const Setting& setting);
   Graph graph() const;  // before fusion
 
   // One batch, in evaluation and in training. Failures are added to the running test.

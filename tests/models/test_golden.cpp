@@ -15,19 +15,19 @@ class GoldenSteps : public Golden {};
 class GoldenBf16 : public Golden {};
 class GoldenBf16Steps : public Golden {};
 
-TEST_P(Golden, LogitsLossAndGradientsAreThoseOfPyTorch) { Lab(GetParam()).expect_batch(fp32_bounds()); }
-TEST_P(GoldenSteps, TenStepsHaveTheLossesOfPyTorch) { Lab(GetParam()).expect_steps(1e-4, 1e-3); }
+TEST_P(Golden, LogitsLossAndGradientsAreThoseOfPyTorch) { Fixture(GetParam()).expect_batch(fp32_bounds()); }
+TEST_P(GoldenSteps, TenStepsHaveTheLossesOfPyTorch) { Fixture(GetParam()).expect_steps(1e-4, 1e-3); }
 
 TEST_P(GoldenBf16, StaysWithinItsRounding) {
-  Lab lab(GetParam());
-  lab.expect_batch(bf16_bounds(lab.graph()));
+  Fixture fixture(GetParam());
+  fixture.expect_batch(bf16_bounds(fixture.graph()));
 }
 // Training corrects the errors of the step before: they do not add up.
 TEST_P(GoldenBf16Steps, TenStepsStayWithinTheRoundingOfOne) {
-  Lab lab(GetParam());
-  const Bounds bounds = bf16_bounds(lab.graph());
+  Fixture fixture(GetParam());
+  const Bounds bounds = bf16_bounds(fixture.graph());
   // The statistics are those of the last few steps, whose weights ten roundings of the gradients have moved at random.
-  lab.expect_steps(bounds.loss, std::sqrt(10.0) * bounds.logits);
+  fixture.expect_steps(bounds.loss, std::sqrt(10.0) * bounds.logits);
 }
 
 Setting fp32(const std::string& file, const std::string& way, const std::string& key,

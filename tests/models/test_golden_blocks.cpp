@@ -86,11 +86,11 @@ Setting setting(const Block& block, const std::string& precision) {
 
 class GoldenBlocks : public testing::TestWithParam<Block> {};
 
-TEST_P(GoldenBlocks, AreThoseOfPyTorch) { Lab(setting(GetParam(), "fp32")).expect_batch(fp32_bounds()); }
+TEST_P(GoldenBlocks, AreThoseOfPyTorch) { Fixture(setting(GetParam(), "fp32")).expect_batch(fp32_bounds()); }
 
 TEST_P(GoldenBlocks, StayWithinTheRoundingOfBf16) {
-  Lab lab(setting(GetParam(), "bf16"));
-  lab.expect_batch(bf16_bounds(lab.graph()));
+  Fixture fixture(setting(GetParam(), "bf16"));
+  fixture.expect_batch(bf16_bounds(fixture.graph()));
 }
 
 INSTANTIATE_TEST_SUITE_P(, GoldenBlocks, testing::ValuesIn(kBlocks), [](const auto& info) { return info.param.name; });

@@ -5,8 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/base/error.h"
 #include "engine/config/run_config.h"
-#include "kernels/core/error.h"
 #include "places.h"
 #include "tests/support/message.h"
 #include "tools/session.h"

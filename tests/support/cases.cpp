@@ -4,33 +4,33 @@
 
 namespace regolith::testing {
 
-std::vector<Case>& cases() {
-  static std::vector<Case> all;
+std::vector<TestCase>& cases() {
+  static std::vector<TestCase> all;
   return all;
 }
 
-Register::Register(std::vector<Case> more) {
-  for (Case& c : more) cases().push_back(std::move(c));
+Register::Register(std::vector<TestCase> more) {
+  for (TestCase& c : more) cases().push_back(std::move(c));
 }
 
-void verify(const Case& c, Device& device, DType dtype, uint64_t seed) {
+void verify(const TestCase& c, Device& device, DType dtype, uint64_t seed) {
   std::vector<std::vector<unsigned char>> first;
   for (int round = 0; round < 2; ++round) {
-    Lab lab(device, dtype, seed);
-    const Instance instance = c.make(lab);
+    Fixture fixture(device, dtype, seed);
+    const CaseRun instance = c.make(fixture);
     instance.run();
-    lab.stream().synchronize();
+    fixture.stream().synchronize();
     if (round == 1) {
-      if (lab.written() != first) throw Mismatch(c.name + ": a second run from the same inputs gives other bytes");
+      if (fixture.written() != first) throw Mismatch(c.name + ": a second run from the same inputs gives other bytes");
       continue;
     }
     instance.check();
-    lab.expect_untouched();
-    first = lab.written();
+    fixture.expect_untouched();
+    first = fixture.written();
   }
 }
 
-uint64_t seed_of(const Case& c) {
+uint64_t seed_of(const TestCase& c) {
   if (const char* given = std::getenv("REGOLITH_SEED")) return std::strtoull(given, nullptr, 10);
   uint64_t hash = 14695981039346656037ull;  // FNV-1a: the same on every machine
   for (const char letter : c.name) hash = (hash ^ static_cast<unsigned char>(letter)) * 1099511628211ull;

@@ -14,7 +14,7 @@ namespace regolith::testing {
 
 inline std::unique_ptr<Convolution> take(ConvProvider& provider, Device& device, const ConvRequest& request) {
   auto answer = provider.create(device, request);
-  if (auto* refusal = std::get_if<Refusal>(&answer)) throw Mismatch("refused: " + refusal->reason);
+  if (auto* refusal = std::get_if<UnsupportedReason>(&answer)) throw Mismatch("refused: " + refusal->reason);
   return std::get<std::unique_ptr<Convolution>>(std::move(answer));
 }
 
@@ -23,23 +23,23 @@ inline void check(ConvProvider& provider, Device& device, const ConvRequest& req
   SCOPED_TRACE(std::string(provider.name()) + " of " + std::string(name_of(request.type)));
   const auto convolution = take(provider, device, request);
   EXPECT_EQ(convolution->provider(), provider.name());
-  Lab lab(device, request.type, 7);
+  Fixture fixture(device, request.type, 7);
   const ConvOracle oracle{request.shape};
   const Fill small = integers(-2, 2);
-  Buffer &x = lab.input("x", oracle.x(), small), &w = lab.input("w", oracle.w(), small),
-         &bias = lab.input("bias", oracle.bias(), small, DType::f32), &dy = lab.input("dy", oracle.y(), small);
-  Buffer &y = lab.output("y", oracle.y()), &dx = lab.output("dx", oracle.x()),
-         &dw = lab.output("dw", oracle.w(), DType::f32), &db = lab.output("db", oracle.bias(), DType::f32);
-  Buffer& twice = lab.inout("dw, accumulated", oracle.w(), small, DType::f32);
-  const auto workspace = [&](size_t bytes) { return lab.workspace(bytes); };
-  convolution->forward(lab.stream(), x.map(), w.as<void>(), nullptr, request.bias ? bias.as<float>() : nullptr, y.map(),
-                       workspace(convolution->forward_workspace()));
-  convolution->dgrad(lab.stream(), dy.map(), w.as<void>(), nullptr, dx.map(),
+  Buffer &x = fixture.input("x", oracle.x(), small), &w = fixture.input("w", oracle.w(), small),
+         &bias = fixture.input("bias", oracle.bias(), small, DType::f32), &dy = fixture.input("dy", oracle.y(), small);
+  Buffer &y = fixture.output("y", oracle.y()), &dx = fixture.output("dx", oracle.x()),
+         &dw = fixture.output("dw", oracle.w(), DType::f32), &db = fixture.output("db", oracle.bias(), DType::f32);
+  Buffer& twice = fixture.inout("dw, accumulated", oracle.w(), small, DType::f32);
+  const auto workspace = [&](size_t bytes) { return fixture.workspace(bytes); };
+  convolution->forward(fixture.stream(), x.map(), w.as<void>(), nullptr, request.bias ? bias.as<float>() : nullptr,
+                       y.map(), workspace(convolution->forward_workspace()));
+  convolution->dgrad(fixture.stream(), dy.map(), w.as<void>(), nullptr, dx.map(),
                      workspace(convolution->dgrad_workspace()));
   void* scratch = workspace(convolution->wgrad_workspace());
-  convolution->wgrad(lab.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false, scratch);
-  convolution->wgrad(lab.stream(), x.map(), dy.map(), twice.as<float>(), nullptr, true, scratch);
-  lab.stream().synchronize();
+  convolution->wgrad(fixture.stream(), x.map(), dy.map(), dw.as<float>(), db.as<float>(), false, scratch);
+  convolution->wgrad(fixture.stream(), x.map(), dy.map(), twice.as<float>(), nullptr, true, scratch);
+  fixture.stream().synchronize();
   const Values bias_values = request.bias ? bias.values() : Values{}, gradient = oracle.wgrad(x.values(), dy.values());
   y.expect(rounded_to(request.type, oracle.forward(x.values(), w.values(), bias_values, request.relu)), kExact);
   dx.expect(rounded_to(request.type, oracle.dgrad(dy.values(), w.values())), kExact);
@@ -48,7 +48,7 @@ inline void check(ConvProvider& provider, Device& device, const ConvRequest& req
   Values sum = twice.values();
   for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradient[i];
   twice.expect(sum, kExact);
-  lab.expect_untouched();
+  fixture.expect_untouched();
 }
 
 }  // namespace regolith::testing

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "engine/conv/provider.h"
-#include "tests/support/lab.h"
+#include "tests/support/fixture.h"
 
 namespace regolith::testing {
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith::testing {
 

@@ -4,8 +4,8 @@
 #include <regex>
 #include <sstream>
 
-#include "engine/report/image.h"
-#include "engine/train/checkpoint.h"
+#include "engine/io/image.h"
+#include "engine/io/safetensors.h"
 #include "places.h"
 #include "tests/tools/tiny.h"
 

@@ -2,7 +2,7 @@
 #include <filesystem>
 #include <map>
 
-#include "data/npy.h"
+#include "engine/io/npy.h"
 #include "engine/tensor/device.h"
 #include "tests/tools/tiny.h"
 

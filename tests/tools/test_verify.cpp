@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "data/npy.h"
-#include "engine/train/checkpoint.h"
+#include "engine/io/npy.h"
+#include "engine/io/safetensors.h"
 #include "tests/tools/tiny.h"
 
 namespace regolith::testing {

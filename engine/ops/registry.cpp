@@ -1,4 +1,4 @@
-#include "engine/graph/registry.h"
+#include "engine/ops/registry.h"
 
 #include <algorithm>
 

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/tensor/device.h"
-#include "engine/tensor/guarded_memory.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "tests/support/guarded_memory.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {

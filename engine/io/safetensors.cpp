@@ -1,4 +1,4 @@
-#include "engine/train/checkpoint.h"
+#include "engine/io/safetensors.h"
 
 #include <algorithm>
 #include <array>
@@ -10,7 +10,7 @@
 #include <set>
 #include <utility>
 
-#include "engine/report/atomic_file.h"
+#include "engine/io/atomic_file.h"
 
 namespace regolith {
 namespace {

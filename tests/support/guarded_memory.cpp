@@ -1,4 +1,4 @@
-#include "engine/tensor/guarded_memory.h"
+#include "tests/support/guarded_memory.h"
 
 #include <signal.h>
 #include <sys/mman.h>
@@ -11,7 +11,7 @@
 #include <mutex>
 #include <string>
 
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
 
 namespace regolith {
 namespace {

@@ -1,4 +1,4 @@
-#include "tests/support/lab.h"
+#include "tests/support/fixture.h"
 
 #include <algorithm>
 #include <cmath>
@@ -190,7 +190,7 @@ void Buffer::fence([[maybe_unused]] bool closed) const {
 #endif
 }
 
-Map Buffer::map() const {
+TensorView Buffer::map() const {
   return {memory_.as<unsigned char>() + kGuard + layout_.before * size_of(dtype_),
           layout_.N,
           layout_.H,
@@ -234,53 +234,53 @@ void Buffer::expect_untouched() const {
                  (writable_ ? " lies outside the map and was written" : " was written, but it is an input"));
 }
 
-Lab::Lab(Device& device, DType dtype, uint64_t seed, DeviceStream* shared)
+Fixture::Fixture(Device& device, DType dtype, uint64_t seed, DeviceStream* shared)
     : device_(device),
       own_(shared == nullptr ? device.make_stream() : nullptr),
       stream_(shared == nullptr ? *own_ : *shared),
       dtype_(dtype),
       random_(seed) {}
-Lab::~Lab() {
+Fixture::~Fixture() {
   try {
     stream_.synchronize();           // nothing may still use the buffers
   } catch (const std::exception&) {  // thrown where it was awaited
   }
 }
 
-Values Lab::draw(size_t count, const Fill& fill, DType t) {
+Values Fixture::draw(size_t count, const Fill& fill, DType t) {
   Values values(count);
   for (double& v : values) v = round_to(t, fill(random_));
   return values;
 }
 
-Buffer& Lab::input(std::string name, Layout l, const Fill& fill, std::optional<DType> t) {
+Buffer& Fixture::input(std::string name, Layout l, const Fill& fill, std::optional<DType> t) {
   return input(std::move(name), l, draw(l.size(), fill, t.value_or(dtype_)), t);
 }
-Buffer& Lab::input(std::string name, Layout l, Values values, std::optional<DType> t) {
+Buffer& Fixture::input(std::string name, Layout l, Values values, std::optional<DType> t) {
   return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), std::move(values), false);
 }
-Buffer& Lab::inout(std::string name, Layout l, const Fill& fill, std::optional<DType> t) {
+Buffer& Fixture::inout(std::string name, Layout l, const Fill& fill, std::optional<DType> t) {
   return inout(std::move(name), l, draw(l.size(), fill, t.value_or(dtype_)), t);
 }
-Buffer& Lab::inout(std::string name, Layout l, Values values, std::optional<DType> t) {
+Buffer& Fixture::inout(std::string name, Layout l, Values values, std::optional<DType> t) {
   return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), std::move(values), true);
 }
-Buffer& Lab::output(std::string name, Layout l, std::optional<DType> t) {
+Buffer& Fixture::output(std::string name, Layout l, std::optional<DType> t) {
   return buffers_.emplace_back(device_, stream_, std::move(name), l, t.value_or(dtype_), Values{}, true);
 }
-void* Lab::workspace(size_t bytes) {
+void* Fixture::workspace(size_t bytes) {
   if (bytes == 0) return nullptr;
   const Layout l{1, 1, 1, static_cast<int>(bytes)};
   return workspaces_.emplace_back(device_, stream_, "workspace", l, DType::u8, Values{}, true).map().data;
 }
 
-void Lab::expect_untouched() const {
+void Fixture::expect_untouched() const {
   for (const auto* list : {&buffers_, &workspaces_}) {
     for (const Buffer& b : *list) b.expect_untouched();
   }
 }
 
-std::vector<std::vector<unsigned char>> Lab::written() {
+std::vector<std::vector<unsigned char>> Fixture::written() {
   std::vector<std::vector<unsigned char>> all;
   for (const Buffer& b : buffers_) {
     if (b.writable()) all.push_back(b.read_bytes());

@@ -1,4 +1,4 @@
-#include "engine/report/image.h"
+#include "engine/io/image.h"
 
 #include <png.h>
 
@@ -12,8 +12,8 @@
 // After <cstdio>, which it needs and does not include.
 #include <jpeglib.h>
 
-#include "engine/report/atomic_file.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
 
 namespace regolith {
 namespace {

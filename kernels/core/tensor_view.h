@@ -8,7 +8,7 @@
 
 namespace regolith {
 
-struct Map {
+struct TensorView {
   void* data = nullptr;  // element (0,0,0,0) of the slice, in device memory
   int N = 0, H = 0, W = 0, C = 0;
   int pitch = 0;  // elements from one pixel to the next: C for a whole buffer, the parent's channels for a slice

@@ -10,8 +10,8 @@
 #include <fstream>
 #include <random>
 
-#include "engine/report/atomic_file.h"
-#include "engine/train/checkpoint.h"
+#include "engine/io/atomic_file.h"
+#include "engine/io/safetensors.h"
 
 namespace regolith {
 namespace {

@@ -1,4 +1,4 @@
-#include "data/npy.h"
+#include "engine/io/npy.h"
 
 #include <zip.h>
 
@@ -11,8 +11,8 @@
 #include <iterator>
 #include <limits>
 
+#include "engine/base/error.h"
 #include "kernels/core/dtype.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 namespace {

@@ -6,9 +6,9 @@
 #include <fstream>
 #include <iterator>
 
-#include "data/npy.h"
 #include "data/sources.h"
-#include "kernels/core/error.h"
+#include "engine/base/error.h"
+#include "engine/io/npy.h"
 #include "places.h"
 
 namespace regolith {

@@ -21,7 +21,7 @@ class Fuser {
     if (options_.norm_residual) each([&](int i) { return norm_residual(i); });
     if (options_.norm_activation) each([&](int i) { return norm_activation(i); });
     if (options_.conv_activation) each([&](int i) { return conv_activation(i); });
-    if (!options_.dead_taps) keep_dead_taps();
+    if (!options_.padding_taps) keep_padding_taps();
     if (options_.squeeze_pool) each([&](int i) { return squeeze_pool(i); });
     if (options_.squeeze_dropout) each([&](int i) { return squeeze_dropout(i); });
     if (options_.squeeze_norm) squeezes_from_norms();
@@ -136,7 +136,7 @@ class Fuser {
       auto* squeeze = op<SqueezeExciteOp>(static_cast<int>(i));
       auto* norm = squeeze == nullptr ? nullptr : op<GroupNormOp>(graph_.nodes[i].inputs[0]);
       if (norm == nullptr) continue;
-      norm->gives_sums = squeeze->takes_sums = true;
+      norm->emits_statistics = squeeze->reads_statistics = true;
       log_.push_back("squeeze from norm: " + graph_.nodes[i].name + " takes the sums of " +
                      graph_.nodes[graph_.nodes[i].inputs[0]].name);
     }
@@ -152,7 +152,7 @@ class Fuser {
   }
 
   // ASPP leaves them out by itself, once it knows the map's size.
-  void keep_dead_taps() {
+  void keep_padding_taps() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i)
       if (auto* aspp = op<AsppOp>(static_cast<int>(i))) aspp->attributes().prune = false;
   }

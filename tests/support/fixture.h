@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "engine/tensor/device.h"
-#include "kernels/core/map.h"
+#include "kernels/core/tensor_view.h"
 
 namespace regolith::testing {
 
@@ -73,7 +73,7 @@ class Buffer {
   bool writable() const { return writable_; }
   DType dtype() const { return dtype_; }
   const Values& values() const { return values_; }  // as first stored: rounded to the element type
-  Map map() const;
+  TensorView map() const;
   template <class T>
   T* as() const {
     return static_cast<T*>(map().data);
@@ -98,18 +98,18 @@ class Buffer {
 };
 
 // One device, one stream, one element type, one seed, and the buffers of one case.
-class Lab {
+class Fixture {
  public:
   // `shared`: a stream that several labs enqueue on, in place of one of its own.
-  Lab(Device& device, DType dtype, uint64_t seed, DeviceStream* shared = nullptr);
-  ~Lab();
+  Fixture(Device& device, DType dtype, uint64_t seed, DeviceStream* shared = nullptr);
+  ~Fixture();
   Device& device() { return device_; }
   DeviceStream& stream() { return stream_; }
   DType dtype() const { return dtype_; }
   Random& random() { return random_; }
   Values draw(size_t count, const Fill& fill, DType rounded_to);
 
-  // References stay valid as long as the lab. Element type: the lab's, unless given.
+  // References stay valid as long as the fixture. Element type: the fixture's, unless given.
   Buffer& input(std::string name, Layout, const Fill&, std::optional<DType> = {});
   Buffer& input(std::string name, Layout, Values, std::optional<DType> = {});
   Buffer& inout(std::string name, Layout, const Fill&, std::optional<DType> = {});  // holds values, may be written
@@ -130,8 +130,8 @@ class Lab {
 };
 
 // A step counter in device memory.
-inline const int64_t* step_in(Lab& lab, int64_t step) {
-  return lab.input("step", {1, 1, 1, 1}, Values{static_cast<double>(step)}, DType::i64).as<int64_t>();
+inline const int64_t* step_in(Fixture& fixture, int64_t step) {
+  return fixture.input("step", {1, 1, 1, 1}, Values{static_cast<double>(step)}, DType::i64).as<int64_t>();
 }
 
 }  // namespace regolith::testing

@@ -11,8 +11,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "kernels/core/dtype.h"
-#include "kernels/core/error.h"
 
 namespace regolith {
 

@@ -90,9 +90,9 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<L, K>& a) {
 }
 
 // Threads of a block as `rows` times `columns`; a column owns one of the `units` packs of a pixel.
-struct Crew {
+struct ThreadTile {
   int columns, rows, column, row;
-  __device__ __forceinline__ explicit Crew(int units) {
+  __device__ __forceinline__ explicit ThreadTile(int units) {
     const int threads = static_cast<int>(blockDim.x), rank = static_cast<int>(threadIdx.x);
     columns = units < threads ? units : threads;
     rows = threads / columns;
@@ -116,9 +116,9 @@ __device__ __forceinline__ int64_t chunk_of(int64_t pixels, [[maybe_unused]] int
 // Calls body(c, first, last, step) for every share of the pixels of `range` that the thread owns: pixels first,
 // first + step, ... below last, and of each the channels c to c + P::size. Not all threads make the same calls.
 template <class T, class P, class F>
-__device__ __forceinline__ void for_shares(Range range, int C, F&& body) {
+__device__ __forceinline__ void for_each_tile(Range range, int C, F&& body) {
   const int units = C / P::size;
-  const Crew crew(units);
+  const ThreadTile crew(units);
   if (crew.row >= crew.rows) return;
   const int64_t chunk = chunk_of<T>(range.end - range.begin, C);
   for (int64_t begin = range.begin; begin < range.end; begin += chunk) {
@@ -130,7 +130,7 @@ __device__ __forceinline__ void for_shares(Range range, int C, F&& body) {
 // Folds the states of the threads of a column into that of its row 0, in a fixed order. State: `floats` (a multiple of
 // 4, or anything for packs of one channel), save(float*), merge(const float*). All threads of the block call it.
 template <class State>
-__device__ __forceinline__ void fold_rows(const Crew& crew, State& mine, float* scratch) {
+__device__ __forceinline__ void reduce_rows(const ThreadTile& crew, State& mine, float* scratch) {
   for (int left = crew.rows; left > 1;) {
     const int half = (left + 1) / 2;
     sync_block();  // the scratch may still be read
@@ -142,15 +142,15 @@ __device__ __forceinline__ void fold_rows(const Crew& crew, State& mine, float* 
     left = half;
   }
 }
-// Floats of shared memory that fold_rows needs.
+// Floats of shared memory that reduce_rows needs.
 template <class State>
-size_t fold_scratch(int threads, int units) {
+size_t reduce_scratch(int threads, int units) {
   const int columns = std::min(threads, units), rows = threads / columns;
   return rows == 1 ? 0 : static_cast<size_t>((rows + 1) / 2) * columns * State::floats;
 }
 
 // Threads of a block: `threads`, or the one that the fast host has.
-constexpr unsigned crew_size(unsigned threads) { return kWarp == 1 ? 1 : threads; }
+constexpr unsigned tile_threads(unsigned threads) { return kWarp == 1 ? 1 : threads; }
 
 // Calls f with the number of packs' vectors, as a compile-time constant: as many as the channels allow up to 4 on the
 // fast host, where they amortise the loop; 1 elsewhere.
