@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "engine/config/fields.h"
 
 namespace regolith {
 
@@ -15,9 +16,15 @@ namespace regolith {
 struct CleanRule {
   int min_shared = 3;
   double plain_fill = 0.9;
-  bool drop_shared_masks = true;       // odd ones
+  bool drop_shared_masks = false;      // odd ones
   bool drop_duplicate_images = false;  // all but the first of equal images
 };
+template <class V>
+void fields(V& v, CleanRule& s) {
+  v("drop_shared_masks", s.drop_shared_masks,
+    {.doc = "drop images that share one mask of several classes; the report says which and why"});
+  v("drop_duplicates", s.drop_duplicate_images, {.doc = "of images that are equal, mask and all, keep the first"});
+}
 
 struct SharedMask {
   std::vector<int64_t> rows;    // where the samples stand in their file (Dataset::source), ascending
@@ -41,7 +48,7 @@ struct Cleaned {
   CleanReport report;
 };
 // Throws DataError where nothing would be left.
-Cleaned clean(const Dataset& data, const CleanRule& rule = {});
+Cleaned clean(const Dataset& data, const CleanRule& rule = {.drop_shared_masks = true});
 
 // The samples at `indices`, in that order.
 Dataset select_samples(const Dataset& data, const std::vector<int64_t>& indices);

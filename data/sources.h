@@ -8,6 +8,7 @@
 #include <string>
 
 #include "data/dataset.h"
+#include "engine/config/fields.h"
 
 namespace regolith {
 
@@ -20,6 +21,33 @@ struct NpzNames {
   std::string training = "training_set", test = "test_set";  // the study's layout
   std::string images = "image", masks = "mask";              // a plain one
 };
+template <class V>
+void fields(V& v, NpzNames& s) {
+  v("training", s.training,
+    {.doc = "array (N, 2, H, W) of image and mask; where it is missing, the pair below is read"});
+  v("test", s.test, {.doc = "array (M, H, W) of images without masks; may be missing"});
+  v("images", s.images, {.doc = "array (N, H, W) or (N, H, W, C)"});
+  v("masks", s.masks, {.doc = "array (N, H, W)"});
+}
+
+struct NpyFiles {
+  FilePath images, masks;
+};
+template <class V>
+void fields(V& v, NpyFiles& s) {
+  v("images", s.images, {.doc = "array (N, H, W) or (N, H, W, C)", .required = true});
+  v("masks", s.masks, {.doc = "array (N, H, W) of class ids", .required = true});
+}
+
+struct ImageFolders {
+  FolderPath images, masks;
+};
+template <class V>
+void fields(V& v, ImageFolders& s) {
+  v("images", s.images, {.doc = "folder of PNG or JPEG images of one size", .required = true});
+  v("masks", s.masks,
+    {.doc = "folder of PNG masks of the same names; the grey value is the class id", .required = true});
+}
 
 // The study's layout where the file has the training array (N, 2, H, W), image and mask, with or without the test array
 // (M, H, W). Else a plain one: images (N, H, W) or (N, H, W, C) and masks (N, H, W); images alone where `names.masks`

@@ -133,16 +133,17 @@ Split split_by_index(const Dataset& data, std::vector<int64_t> train, std::vecto
   return s;
 }
 
-std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule) {
+std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule,
+                                    bool augment_all) {
   if (rule.factor < 1)
     throw DataError("oversampling " + data.origin + ": factor " + std::to_string(rule.factor) + ": expected 1 or more");
   std::vector<SampleIndex> all;
   for (const int64_t i : indices) {
-    all.push_back({i, rule.augment_all});
-    const bool often = rule.factor > 1 && !data.masks.empty() && rule.cls >= 0 && rule.cls < 256 &&
-                       histogram(data, i)[rule.cls] >= rule.min_pixels;
+    all.push_back({i, augment_all});
+    const bool often = rule.factor > 1 && !data.masks.empty() && rule.class_id >= 0 && rule.class_id < 256 &&
+                       histogram(data, i)[rule.class_id] >= rule.min_pixels;
     for (int repeat = 1; often && repeat < rule.factor; ++repeat) {
-      all.push_back({i, rule.augment_repeats || rule.augment_all});
+      all.push_back({i, true});
     }
   }
   return all;

@@ -6,9 +6,22 @@
 #include <string>
 #include <vector>
 
+#include "data/augment.h"
 #include "data/dataset.h"
 
 namespace regolith {
+
+struct SplitShares {
+  double train = 0.8, validation = 0.1, test = 0.1;
+  int64_t seed = -1;  // -1: auto, the run's
+};
+template <class V>
+void fields(V& v, SplitShares& s) {
+  v("train", s.train, {.doc = "share of the images; the three shares add up to 1", .min = 0, .max = 1});
+  v("validation", s.validation, {.doc = "share of the images", .min = 0, .max = 1});
+  v("test", s.test, {.doc = "share of the images", .min = 0, .max = 1});
+  v("seed", s.seed, {.doc = "of the split; auto: run.seed", .min = 0, .word = "auto", .word_value = -1});
+}
 
 struct Split {
   std::vector<int64_t> train, validation, test;  // indices into the data set, ascending
@@ -31,14 +44,24 @@ struct SampleIndex {  // of a sample in an epoch
   bool augment;
 };
 
+// Samples with at least `min_pixels` of a class are seen `factor` times an epoch: the first time as they are, then
+// augmented.
 struct Oversample {
-  int cls = 4;  // samples with at least `min_pixels` of this class are seen `factor` times an epoch,
-  int64_t min_pixels = 8;
-  int factor = 1;  // the first time as they are, then augmented if `augment_repeats` says so
-  bool augment_repeats = true;
-  bool augment_all = false;  // every occurrence is augmented
+  int class_id = 0;
+  int64_t min_pixels = 1;
+  int factor = 20;
+  kernels::Augment augment = {};
 };
-std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule);
+template <class V>
+void fields(V& v, Oversample& s) {
+  v("class", s.class_id, {.doc = "class id whose images are repeated", .min = 0, .max = 255, .required = true});
+  v("min_pixels", s.min_pixels, {.doc = "an image counts from this many pixels of the class", .min = 1});
+  v("factor", s.factor, {.doc = "how often such an image is in the training set", .min = 1, .max = 10000});
+  v("augment", s.augment, {.doc = "of the repeated images"});
+}
+// augment_all: every occurrence is augmented.
+std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule,
+                                    bool augment_all = false);
 // Each index once.
 std::vector<SampleIndex> once(const std::vector<int64_t>& indices);
 

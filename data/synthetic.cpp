@@ -100,7 +100,10 @@ struct Rock {
 class Scene {
  public:
   Scene(const Terrain& t, int64_t picture, float rock_pixels)
-      : H_(t.height), W_(t.width), scale_(64.0f / static_cast<float>(t.height)), draw_(t.seed, picture) {
+      : H_(t.height),
+        W_(t.width),
+        scale_(64.0f / static_cast<float>(t.height)),
+        draw_(static_cast<uint64_t>(t.seed), picture) {
     for (uint32_t& s : seeds_) s = draw_.bits();
     near_ = draw_(0.75f, 1.25f);
     recede_ = draw_(0.1f, 0.9f);
@@ -296,13 +299,14 @@ bool chosen(int64_t i, int64_t count, int64_t part) { return (i + 1) * part / co
 
 }  // namespace
 
-Loaded make_synthetic(const Terrain& t) {
+Loaded make_synthetic(Terrain t) {
   if (t.count < 1 || t.height < 16 || t.width < 16 || t.height > 4096 || t.width > 4096 || t.unlabelled < 0 ||
       !(t.outliers >= 0 && t.outliers <= 1) || !(t.big_rock >= 0 && t.big_rock <= 0.05)) {
     throw DataError(
         "synthetic terrain: expected a count from 1, a height and width of 16 to 4096, outliers of 0 to 1 and "
         "big rocks in 0 to 0.05 of the pixels");
   }
+  if (t.seed < 0) t.seed = 42;
   const int64_t total = t.count + t.unlabelled, pixels = static_cast<int64_t>(t.height) * t.width;
   Dataset all;
   all.count = total;
@@ -313,7 +317,7 @@ Loaded make_synthetic(const Terrain& t) {
   // Which pictures have rocks and which are outliers: even shares of a shuffled list, so that small sets have them too.
   std::vector<int64_t> order(static_cast<size_t>(total));
   std::iota(order.begin(), order.end(), 0);
-  Draws shuffle(t.seed, -1);
+  Draws shuffle(static_cast<uint64_t>(t.seed), -1);
   for (int64_t i = total - 1; i > 0; --i) std::swap(order[i], order[uint64_t{shuffle.bits()} * (i + 1) >> 32]);
   const auto outliers = std::llround(t.outliers * static_cast<double>(total));
   const double share = std::min(1.0, t.big_rock / 0.0165);  // of pictures: a rock is about 1/60 of one

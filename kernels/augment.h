@@ -21,12 +21,12 @@ REGOLITH_HOST_DEVICE inline AugmentDraw draw_augment(const Augment& a, int H, in
   const Philox p = philox(seed, low, high, slot * 2, kAugmentStream);
   const Philox q = philox(seed, low, high, slot * 2 + 1, kAugmentStream);
   AugmentDraw d;
-  d.flip_x = a.flip_x && (p.v[0] >> 31) != 0;
-  d.flip_y = a.flip_y && (p.v[0] >> 30 & 1) != 0;
-  d.zoom = 1 + a.zoom_low + uniform(p.v[1]) * (a.zoom_high - a.zoom_low);
-  d.shift_y = (2 * uniform(p.v[2]) - 1) * a.shift_y * static_cast<float>(H);
-  d.shift_x = (2 * uniform(p.v[3]) - 1) * a.shift_x * static_cast<float>(W);
-  d.turns = a.rotation_low + uniform(q.v[0]) * (a.rotation_high - a.rotation_low);
+  d.flip_x = (a.flip == Flip::horizontal || a.flip == Flip::both) && (p.v[0] >> 31) != 0;
+  d.flip_y = (a.flip == Flip::vertical || a.flip == Flip::both) && (p.v[0] >> 30 & 1) != 0;
+  d.zoom = 1 + a.zoom.low + uniform(p.v[1]) * (a.zoom.high - a.zoom.low);
+  d.shift_y = (2 * uniform(p.v[2]) - 1) * a.translation.height * static_cast<float>(H);
+  d.shift_x = (2 * uniform(p.v[3]) - 1) * a.translation.width * static_cast<float>(W);
+  d.turns = a.rotation.low + uniform(q.v[0]) * (a.rotation.high - a.rotation.low);
   return d;
 }
 

@@ -74,7 +74,7 @@ __device__ __forceinline__ void augmented_row(const SampleBatch& k, Normalise no
     if (label != nullptr && mask != nullptr) {
       const int mx = extend(static_cast<int>(roundf(u)), W, k.augment.mask_fill);
       const int my = extend(static_cast<int>(roundf(v)), H, k.augment.mask_fill);
-      label[x] = (mx | my) < 0 ? k.augment.mask_fill_value : mask[my * W + mx];
+      label[x] = (mx | my) < 0 ? static_cast<uint8_t>(k.augment.mask_fill_value) : mask[my * W + mx];
     }
   }
 }

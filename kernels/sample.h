@@ -19,15 +19,22 @@ enum class Fill : int {
   wrap,      // a b c d | a b c d | a b c d
 };
 
+enum class Flip : int { none, horizontal, vertical, both };
+struct Interval {
+  float low = 0, high = 0;
+};
+struct Extent {
+  float height = 0, width = 0;
+};
+
 struct Augment {
-  bool flip_x = false, flip_y = false;  // left to right, upside down: each with probability 1/2
-  float zoom_low = 0, zoom_high = 0;    // scale in U(1 + low, 1 + high); above 1 zooms out
-  float shift_y = 0, shift_x = 0;       // in U(-shift, shift) of the height and width; positive moves down and right
-  float rotation_low = 0, rotation_high = 0;  // in U(low, high) turns; positive counter-clockwise
-  Fill fill = Fill::reflect;
+  Flip flip = Flip::none;   // left to right, upside down: each with probability 1/2
+  Interval zoom = {};       // scale in U(1 + low, 1 + high); above 1 zooms out
+  Extent translation = {};  // in U(-t, t) of the height and width; positive moves down and right
+  Interval rotation = {};   // in U(low, high) turns; positive counter-clockwise
+  Fill fill = Fill::reflect, mask_fill = Fill::reflect;
   float fill_value = 0;  // of `constant`, in the units of the bytes
-  Fill mask_fill = Fill::reflect;
-  uint8_t mask_fill_value = 0;
+  int mask_fill_value = 0;
 };
 
 // input = (xx * x + xy * y + x0, yx * x + yy * y + y0) of an output pixel (x, y).

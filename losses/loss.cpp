@@ -2,44 +2,52 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <type_traits>
 
 #include "engine/base/error.h"
 
 namespace regolith {
 namespace {
 
-[[noreturn]] void fail(const std::string& what) { throw TrainError("loss: " + what); }
-
-void require(bool ok, const std::string& what) {
-  if (!ok) fail(what);
+void require(bool ok, const std::string& key, const std::string& what) {
+  if (!ok) throw OptionError("loss", key, what);
 }
 
 // 1 for the classes that are kept, 0 for the excluded.
-std::vector<double> kept_classes(const std::string& name, const std::vector<int>& exclude, int classes) {
+std::vector<double> kept_classes(const std::string& key, const std::vector<int>& exclude, int classes) {
   std::vector<double> kept(static_cast<size_t>(classes), 1);
   for (const int c : exclude) {
-    require(c >= 0 && c < classes,
-            name + ".exclude: class " + std::to_string(c) + " is not one of 0.." + std::to_string(classes - 1));
+    require(c >= 0 && c < classes, key + ".exclude",
+            "class " + std::to_string(c) + " is not one of 0.." + std::to_string(classes - 1));
     kept[static_cast<size_t>(c)] = 0;
   }
-  require(std::count(kept.begin(), kept.end(), 0.) < classes,
-          name + ".exclude: excludes all " + std::to_string(classes) + " classes; leave at least one to learn from");
+  require(std::count(kept.begin(), kept.end(), 0.) < classes, key + ".exclude",
+          "excludes all " + std::to_string(classes) + " classes; leave at least one to learn from");
   return kept;
 }
 
 // `given` (one value, or one per class; empty: 1) times the kept classes.
-std::vector<double> weights(const std::string& name, const std::vector<double>& given, std::vector<double> kept) {
-  require(given.size() <= 1 || given.size() == kept.size(), name + ": has " + std::to_string(given.size()) +
-                                                                " values; give one per class (" +
-                                                                std::to_string(kept.size()) + ") or one for all");
+std::vector<double> weights(const std::string& key, const std::vector<double>& given, std::vector<double> kept) {
+  require(given.size() <= 1 || given.size() == kept.size(), key,
+          "has " + std::to_string(given.size()) + " values; give one per class (" + std::to_string(kept.size()) +
+              ") or one for all");
   for (size_t c = 0; c < kept.size(); ++c) {
     const double w = given.empty() ? 1 : given[given.size() == 1 ? 0 : c];
-    require(std::isfinite(w) && w >= 0, name + ": a weight must be a finite number of at least 0");
+    require(std::isfinite(w) && w >= 0, key, "a weight must be a finite number of at least 0");
     kept[c] *= w;
   }
-  require(std::any_of(kept.begin(), kept.end(), [](double w) { return w > 0; }),
-          name + ": is 0 for every class that is not excluded; leave at least one to learn from");
+  require(std::any_of(kept.begin(), kept.end(), [](double w) { return w > 0; }), key,
+          "is 0 for every class that is not excluded; leave at least one to learn from");
   return kept;
+}
+
+// The next free place among the kernel's terms of one kind.
+template <class T>
+T& next(T (&terms)[kernels::kMaxLossTerms], int& used, const std::string& kind) {
+  require(used < kernels::kMaxLossTerms, "combined",
+          "has more than " + std::to_string(kernels::kMaxLossTerms) + " " + kind + " terms");
+  return terms[used++];
 }
 
 int count(const std::vector<double>& kept) { return static_cast<int>(std::count(kept.begin(), kept.end(), 1.)); }
@@ -50,65 +58,85 @@ void write(float (&to)[kernels::kMaxClasses], const std::vector<double>& from, d
 
 }  // namespace
 
+std::vector<LossTerm> LossSpec::terms() const {
+  return std::visit(
+      []<class T>(const T& loss) -> std::vector<LossTerm> {
+        if constexpr (std::is_same_v<T, std::vector<LossTerm>>)
+          return loss;
+        else
+          return {{1, loss}};
+      },
+      kind);
+}
+
 bool LossSpec::needs_frequencies() const {
-  return std::any_of(terms.begin(), terms.end(), [](const LossTerm& t) {
-    const auto* dice = std::get_if<DiceSpec>(&t.term);
-    return dice != nullptr && dice->inverse_frequency;
+  const std::vector<LossTerm> all = terms();
+  return std::any_of(all.begin(), all.end(), [](const LossTerm& t) {
+    const auto* dice = std::get_if<Dice>(&t.kind);
+    return dice != nullptr && dice->weights.inverse_frequency;
   });
 }
 
-Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies) : classes_(classes) {
-  require(classes >= 1 && classes <= kernels::kMaxClasses,
+Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies, double weight) : classes_(classes) {
+  require(classes >= 1 && classes <= kernels::kMaxClasses, "",
           "takes 1 to " + std::to_string(kernels::kMaxClasses) + " classes, not " + std::to_string(classes));
-  require(!spec.terms.empty(), "has no terms; name cross_entropy, focal or dice");
-  require(spec.ignore_index >= -1 && spec.ignore_index <= 255,
-          "ignore_index must be a value of the mask, 0 to 255, or -1 for none");
-  terms_.ignore = spec.ignore_index;
-  const auto room = [](int& used, const std::string& kind) {
-    require(used < kernels::kMaxLossTerms,
-            "has more than " + std::to_string(kernels::kMaxLossTerms) + " " + kind + " terms");
-    return used++;
-  };
-  for (const LossTerm& t : spec.terms) {
-    require(std::isfinite(t.weight) && t.weight >= 0, "the weight of a term must be a finite number of at least 0");
-    if (const auto* ce = std::get_if<CrossEntropySpec>(&t.term)) {
-      auto& to = terms_.pixel[room(terms_.pixel_terms, "cross-entropy and focal")];
-      require(ce->label_smoothing >= 0 && ce->label_smoothing < 1, "cross_entropy.label_smoothing must be in [0, 1)");
-      const auto kept = kept_classes("cross_entropy", ce->exclude, classes);
-      to.kind = kernels::LossTerms::Kind::cross_entropy;
-      to.smoothing = static_cast<float>(ce->label_smoothing);
-      write(to.class_weight, weights("cross_entropy.class_weights", ce->class_weights, kept), t.weight);
-      scales_.push_back({ce->reduction, count(kept)});
-    } else if (const auto* focal = std::get_if<FocalSpec>(&t.term)) {
-      auto& to = terms_.pixel[room(terms_.pixel_terms, "cross-entropy and focal")];
-      require(std::isfinite(focal->gamma) && focal->gamma >= 0, "focal.gamma must be at least 0");
-      const auto kept = kept_classes("focal", focal->exclude, classes);
-      to.kind = kernels::LossTerms::Kind::focal;
-      to.gamma = static_cast<float>(focal->gamma);
-      write(to.class_weight, weights("focal.alpha", focal->alpha, kept), t.weight);
-      scales_.push_back({focal->reduction, count(kept)});
-    } else {
-      const DiceSpec& dice = std::get<DiceSpec>(t.term);
-      auto& to = terms_.dice[room(terms_.dice_terms, "Dice")];
-      require(std::isfinite(dice.smooth) && dice.smooth >= 0, "dice.smooth must be at least 0");
-      require(!dice.inverse_frequency || dice.class_weights.empty(),
-              "dice: takes class weights or inverse_frequency, not both");
-      std::vector<double> given = dice.class_weights;
-      if (dice.inverse_frequency) {
-        require(frequencies.size() == static_cast<size_t>(classes),
-                "dice: inverse_frequency needs the share of each of the " + std::to_string(classes) +
-                    " classes in the training set");
-        for (const double f : frequencies) given.push_back(f > 0 ? 1 / f : 0);
-      }
-      const auto w = weights("dice.class_weights", given, kept_classes("dice", dice.exclude, classes));
-      double sum = 0;
-      for (const double x : w) sum += x;
-      to.per_image = dice.sums == DiceSpec::Sums::per_image;
-      to.smooth = static_cast<float>(dice.smooth);
-      write(to.class_weight, w, t.weight / sum);
-      couples_images_ = couples_images_ || !to.per_image;
-    }
+  require(spec.ignore >= -1 && spec.ignore <= 255, "ignore", "must be a value of the mask, 0 to 255, or -1 for none");
+  terms_.ignore = spec.ignore;
+  const std::vector<LossTerm> terms = spec.terms();
+  const bool combined = std::holds_alternative<std::vector<LossTerm>>(spec.kind);
+  require(!terms.empty(), "combined", "has no terms; name cross_entropy, focal or dice");
+  for (size_t i = 0; i < terms.size(); ++i) {
+    const LossTerm& t = terms[i];
+    const std::string at = combined ? "combined." + std::to_string(i) + "." : "";
+    require(std::isfinite(t.weight) && t.weight >= 0, at + "weight", "must be a finite number of at least 0");
+    const std::string key = at + loss_names()[t.kind.index()].key;
+    std::visit(
+        [&]<class T>(const T& loss) {
+          if constexpr (std::is_same_v<T, Dice>)
+            add(loss, t.weight * weight, key, frequencies);
+          else
+            add(loss, t.weight * weight, key);
+        },
+        t.kind);
   }
+}
+
+void Loss::add(const CrossEntropy& loss, double weight, const std::string& key) {
+  auto& to = next(terms_.pixel, terms_.pixel_terms, "cross-entropy and focal");
+  require(loss.label_smoothing >= 0 && loss.label_smoothing < 1, key + ".label_smoothing", "must be in [0, 1)");
+  const auto kept = kept_classes(key, loss.exclude, classes_);
+  to.kind = kernels::LossTerms::Kind::cross_entropy;
+  to.smoothing = static_cast<float>(loss.label_smoothing);
+  write(to.class_weight, weights(key + ".weights", loss.weights.values, kept), weight);
+  scales_.push_back({loss.reduction, count(kept)});
+}
+
+void Loss::add(const Focal& loss, double weight, const std::string& key) {
+  auto& to = next(terms_.pixel, terms_.pixel_terms, "cross-entropy and focal");
+  require(std::isfinite(loss.gamma) && loss.gamma >= 0, key + ".gamma", "must be at least 0");
+  const auto kept = kept_classes(key, loss.exclude, classes_);
+  to.kind = kernels::LossTerms::Kind::focal;
+  to.gamma = static_cast<float>(loss.gamma);
+  write(to.class_weight, weights(key + ".alpha", loss.alpha, kept), weight);
+  scales_.push_back({loss.reduction, count(kept)});
+}
+
+void Loss::add(const Dice& loss, double weight, const std::string& key, std::span<const double> frequencies) {
+  auto& to = next(terms_.dice, terms_.dice_terms, "Dice");
+  require(std::isfinite(loss.smooth) && loss.smooth >= 0, key + ".smooth", "must be at least 0");
+  std::vector<double> given = loss.weights.values;
+  if (loss.weights.inverse_frequency) {
+    require(given.empty(), key + ".weights", "takes a list or inverse_frequency, not both");
+    require(frequencies.size() == static_cast<size_t>(classes_), key + ".weights",
+            "inverse_frequency needs the share of each of the " + std::to_string(classes_) +
+                " classes in the training set");
+    for (const double f : frequencies) given.push_back(f > 0 ? 1 / f : 0);
+  }
+  const auto w = weights(key + ".weights", given, kept_classes(key, loss.exclude, classes_));
+  to.per_image = loss.sums == Dice::Sums::per_image;
+  to.smooth = static_cast<float>(loss.smooth);
+  write(to.class_weight, w, weight / std::accumulate(w.begin(), w.end(), 0.0));
+  couples_images_ = couples_images_ || !to.per_image;
 }
 
 size_t Loss::workspace_bytes(int N, int H, int W) const {
@@ -117,8 +145,9 @@ size_t Loss::workspace_bytes(int N, int H, int W) const {
 
 void Loss::forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images) const {
   const TensorView& x = call.logits;
-  require(x.C == classes_,
-          "is of " + std::to_string(classes_) + " classes, but the logits have " + std::to_string(x.C) + " channels");
+  if (x.C != classes_)
+    throw TrainError("loss: is of " + std::to_string(classes_) + " classes, but the logits have " +
+                     std::to_string(x.C) + " channels");
   call.terms = terms_;
   const auto divide = [](float(&w)[kernels::kMaxClasses], double by) {
     for (float& x : w) x = static_cast<float>(x / by);

@@ -2,7 +2,6 @@
 // the floor that its bytes and operations set on this machine. The cases are those of the tests, whose results are
 // checked first.
 #include <unistd.h>
-#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -11,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 
+#include "app/command_line.h"
 #include "engine/base/error.h"
 #include "engine/io/atomic_file.h"
 #include "tests/support/cases.h"
@@ -132,40 +132,26 @@ int bench(const Options& options) {
   return faults == 0 ? 0 : 1;
 }
 
-int run(int argc, char** argv) {
-  CLI::App app{"Times every kernel of the engine beside its floor.", "engine_bench"};
-  Options o;
-  app.add_option("--filter", o.filter, "only cases whose name matches this regular expression");
-  app.add_option("--dtype", o.types, "fp32, bf16, fp16; default: fp32 and bf16")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
-  app.add_option("--device", o.device, "default: a GPU where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--threads", o.threads, "of the CPU; 0: all")->check(CLI::Range(0, 1024));
-  app.add_option("--seconds", o.seconds, "to time each case for")->check(CLI::Range(0.0, 60.0))->capture_default_str();
-  app.add_option("--json", o.json, "write the numbers there too");
-  app.add_flag("--all", o.all, "also the small cases, which are for tests");
-  app.add_flag("--list", o.list, "print the cases' names, and time nothing");
-  app.footer("engine_bench --filter 'norm|pool' --dtype bf16");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e);
-  }
-  if (o.types.empty()) o.types = {"fp32", "bf16"};
-  try {
-    return bench(o);
-  } catch (const std::regex_error&) {
-    throw Error("--filter '" + o.filter + "' is not a regular expression");
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "engine_bench: %s\n", e.what());
-    return 1;
-  }
+  CommandLine p(argc, argv, "engine_bench", "Times every kernel of the engine beside its roofline bound.",
+                "engine_bench --filter 'norm|pool' --dtype bf16");
+  Options o;
+  p.option("--filter", o.filter, "only cases whose name matches this regular expression");
+  p.option("--dtype", o.types, "fp32, bf16, fp16; default: fp32 and bf16", {.names = {"fp32", "bf16", "fp16"}});
+  p.option("--device", o.device, "default: a GPU where there is one", {.names = {"auto", "cpu", "cuda"}});
+  p.option("--threads", o.threads, "of the CPU; 0: all", {.min = 0, .max = 1024});
+  p.option("--seconds", o.seconds, "to time each case for", {.min = 0, .max = 60});
+  p.option("--json", o.json, "write the numbers there too");
+  p.flag("--all", o.all, "also the small cases, which are for tests");
+  p.flag("--list", o.list, "print the cases' names, and time nothing");
+  return p.run([&] {
+    if (o.types.empty()) o.types = {"fp32", "bf16"};
+    try {
+      return bench(o);
+    } catch (const std::regex_error&) {
+      throw Error("--filter '" + o.filter + "' is not a regular expression");
+    }
+  });
 }

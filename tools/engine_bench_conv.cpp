@@ -1,12 +1,12 @@
 // engine_bench_conv [--batch N] [--precision fp32|bf16] [--threads T] [--provider NAME ...]: GFLOP/s of the
 // convolutions of the base U-Net, each direction, by each provider. Results are first compared between the providers.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
+#include "app/command_line.h"
 #include "engine/base/error.h"
 #include "engine/conv/provider.h"
 #include "kernels/core/random.h"
@@ -116,28 +116,21 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
   }
 }
 
-int run(int argc, char** argv) {
-  CLI::App app{"Times the convolutions of the base U-Net on the CPU.", "engine_bench_conv"};
-  int batch = 32, threads = 0;
-  std::string precision = "fp32";
-  std::vector<std::string> providers{"winograd", "onednn"};
-  app.add_option("--batch", batch, "images")->check(CLI::PositiveNumber);
-  app.add_option("--threads", threads, "0: all of the machine");
-  app.add_option("--precision", precision)->check(CLI::IsMember({"fp32", "bf16"}));
-  app.add_option("--provider", providers, "which, in the picker's order");
-  CLI11_PARSE(app, argc, argv);
-  bench(*make_cpu_device(threads), batch, precision == "fp32" ? DType::f32 : DType::bf16, providers);
-  return 0;
-}
-
 }  // namespace
 }  // namespace regolith
 
 int main(int argc, char** argv) {
-  try {
-    return regolith::run(argc, argv);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "error: %s\n", e.what());
-    return 1;
-  }
+  using namespace regolith;
+  CommandLine p(argc, argv, "engine_bench_conv", "Times the convolutions of the base U-Net on the CPU.");
+  int batch = 32, threads = 0;
+  std::string precision = "fp32";
+  std::vector<std::string> providers{"winograd", "onednn"};
+  p.option("--batch", batch, "images", {.min = 1});
+  p.option("--threads", threads, "0: all of the machine");
+  p.option("--precision", precision, "of the maps", {.names = {"fp32", "bf16"}});
+  p.option("--provider", providers, "which, in the picker's order");
+  return p.run([&] {
+    bench(*make_cpu_device(threads), batch, precision == "fp32" ? DType::f32 : DType::bf16, providers);
+    return 0;
+  });
 }

@@ -1,17 +1,15 @@
 // engine_profile CONFIG [--steps N] [--json FILE] [key.path=value ...]: how long a training step takes, and which nodes
 // take it, beside the floor that their bytes and multiplications set. Random bytes stand in for the data.
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "engine/config/run_config.h"
+#include "app/command_line.h"
+#include "app/experiment.h"
 #include "engine/io/atomic_file.h"
 #include "engine/report/table.h"
-#include "models/reader.h"
-#include "tools/session.h"
 #include "tools/timing.h"
 
 namespace {
@@ -99,41 +97,26 @@ Dataset noise(const Shape& image, int classes, int batch) {
   return d;
 }
 
-int run(int argc, char** argv) {
-  CLI::App app{"Times training steps, node by node.", "engine_profile"};
-  std::string config_file, json_file;
-  std::vector<std::string> overrides;
-  int steps = 10, warmup = 2;
-  app.add_option("config", config_file, "the run's YAML file, or a model's")->required();
-  app.add_option("overrides", overrides, "key.path=value");
-  app.add_option("--steps", steps, "training steps to time")->check(CLI::Range(1, 100000))->capture_default_str();
-  app.add_option("--warmup", warmup, "steps before those")->check(CLI::Range(1, 100000))->capture_default_str();
-  app.add_option("--json", json_file, "write the numbers there too");
-  app.footer("engine_profile configs/models/unet.yaml train.batch=32 run.precision=fp32");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e);
-  }
-  const config::RunConfig c = config::load_run_config(config_file, overrides, config::ConfigUse::network);
-  const auto device = open_device(c.run);
-  const NetworkOptions network_choice = network_options(c, *device);
-  const Precision precision = network_choice.precision;
+int profile(RunConfig config, int steps, int warmup, const std::string& json_file) {
+  config.train.steps_per_epoch = 0;
+  Experiment experiment(std::move(config));
+  const RunConfig& c = experiment.config;
+  Device& device = experiment.device();
+  const Precision precision = c.run.precision == Precision::automatic ? best_precision(device) : c.run.precision;
   const DType type = storage_type(precision);
-  const MachineRates rates = measure_rates(*device, type, precision == Precision::tf32);  // while memory is free
-  Network network(read_model(c.model), *device, network_choice);
+  const MachineRates rates = measure_rates(device, type, precision == Precision::tf32);  // while memory is free
+  Network& network = experiment.network();
   const Graph& graph = network.graph();
   const int batch = c.train.batch, K = graph.classes();
-  TrainerOptions options = trainer_options(c, {});
-  options.steps_per_epoch = 0;
-  Trainer trainer(network, loss_function(c, graph, std::vector<double>(K, 1.0 / K)), options);
+  Trainer trainer(network, experiment.loss(std::vector<double>(K, 1.0 / K)), experiment.trainer_options());
   network.parameters().initialise(c.run.seed, trainer.stream());
 
   const Dataset data = noise(graph.nodes[graph.input].shape(), K, batch);
   std::vector<int32_t> order;
   for (int64_t i = 0; i < static_cast<int64_t>(warmup + steps) * batch; ++i)
     order.push_back(kernels::sample_index(i % data.count, false));
-  trainer.set_training_data(view(data), static_cast<int64_t>(order.size()));
+  trainer.set_training_data({data.images.data(), data.masks.data(), data.count, data.height, data.width, data.channels},
+                            static_cast<int64_t>(order.size()));
   // A step is from one begin to the next: on a GPU, which runs behind, the host waits once a step.
   std::vector<Clock::time_point> begins;
   const auto epoch = [&] {
@@ -200,10 +183,10 @@ int run(int argc, char** argv) {
   const std::string precision_name(name_of(precision));
   const double rate = 1e3 * batch / step;
   std::printf("%s\n%s, %s, batch %d: %.1f ms a step (median of %d), %.1f images/s\n", table.text().c_str(),
-              device->name().c_str(), precision_name.c_str(), batch, step, steps, rate);
+              device.name().c_str(), precision_name.c_str(), batch, step, steps, rate);
   std::printf("floor of the nodes %.1f ms: %s\n", floors, to_string(rates).c_str());
   if (json_file.empty()) return 0;
-  const nlohmann::json json{{"device", device->name()},
+  const nlohmann::json json{{"device", device.name()},
                             {"precision", precision_name},
                             {"batch", batch},
                             {"step_ms", step},
@@ -224,10 +207,13 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "engine_profile: %s\n", e.what());
-    return 1;
-  }
+  CommandLine p(argc, argv, "engine_profile", "Times training steps, node by node.",
+                "engine_profile configs/models/unet.yaml train.batch=32 run.precision=fp32");
+  int steps = 10, warmup = 2;
+  std::string json_file;
+  p.config_arguments();
+  p.option("--steps", steps, "training steps to time", {.min = 1, .max = 100000});
+  p.option("--warmup", warmup, "steps before those", {.min = 1, .max = 100000});
+  p.option("--json", json_file, "write the numbers there too");
+  return p.run([&] { return profile(p.load_config(ConfigUse::network), steps, warmup, json_file); });
 }

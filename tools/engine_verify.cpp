@@ -1,15 +1,13 @@
 // engine_verify CONFIG --weights W.safetensors --input BATCH.npz --output OUT.npz: logits, loss and the gradient of
 // every parameter for one batch, to compare with another framework.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
 
+#include "app/command_line.h"
+#include "app/experiment.h"
 #include "engine/base/error.h"
-#include "engine/config/run_config.h"
 #include "engine/io/npy.h"
 #include "engine/train/weights.h"
-#include "models/reader.h"
-#include "tools/session.h"
 
 namespace {
 
@@ -62,52 +60,23 @@ Batch read_batch(const std::string& file, const Shape& in, int classes, int igno
   return b;
 }
 
-int run(int argc, char** argv) {
-  CLI::App app{"Logits, loss and gradients of one batch.", "engine_verify"};
-  std::string config_file, weights, input, output, mode = "train", save;
-  std::vector<std::string> overrides;
-  std::string precision, device_name;
-  app.add_option("config", config_file, "the run's YAML file")->required();
-  app.add_option("overrides", overrides, "key.path=value");
-  app.add_option("--weights", weights, "a .safetensors file, or init for fresh ones from run.seed")->required();
-  app.add_option("--input", input, "an .npz with image (N,H,W,C) and mask (N,H,W)");
-  app.add_option("--output", output, "the .npz to write: logits, loss, grad/<parameter>");
-  app.add_option("--mode", mode, "train: norms use the batch's statistics; eval: the running ones. Dropout is off")
-      ->check(CLI::IsMember({"train", "eval"}));
-  app.add_option("--precision", precision, "fp32, tf32, fp16 or bf16; over run.precision");
-  app.add_option("--device", device_name, "cpu or cuda; over run.device");
-  app.add_option("--save-weights", save, "write the weights to this .safetensors");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
-    std::fprintf(stderr, "engine_verify: %s; --help tells more\n", e.what());
-    return 2;
-  }
-  if (input.empty() != output.empty() || (input.empty() && save.empty())) {
-    std::fprintf(stderr, "engine_verify: expected --input BATCH.npz and --output OUT.npz, or --save-weights FILE\n");
-    return 2;
-  }
-  if (!precision.empty()) overrides.push_back("run.precision=" + precision);
-  if (!device_name.empty()) overrides.push_back("run.device=" + device_name);
-  const config::RunConfig c = config::load_run_config(config_file, overrides, config::ConfigUse::network);
-  const auto device = open_device(c.run);
-  Network network(read_model(c.model), *device, network_options(c, *device));
+int verify(RunConfig config, const std::string& weights, const std::string& input, const std::string& output,
+           const std::string& mode, const std::string& save) {
+  Experiment experiment(std::move(config));
+  Network& network = experiment.network();
   const Graph& graph = network.graph();
-  const int K = graph.classes();
-  const Shape in = graph.nodes[graph.input].shape();
-
-  std::vector<double> uniform(K, 1.0 / K);
+  const int K = experiment.classes();
+  std::vector<double> frequencies(K, 1.0 / K);
   Batch batch;
   if (!input.empty()) {
-    batch = read_batch(input, in, K, c.loss.ignore);
-    std::fill(uniform.begin(), uniform.end(), 0);
+    batch = read_batch(input, graph.nodes[graph.input].shape(), K, experiment.config.loss.ignore);
+    std::fill(frequencies.begin(), frequencies.end(), 0);
     for (uint8_t m : batch.masks)
-      if (m < K) uniform[m] += 1.0 / static_cast<double>(batch.masks.size());
+      if (m < K) frequencies[m] += 1.0 / static_cast<double>(batch.masks.size());
   }
-  Trainer trainer(network, loss_function(c, graph, uniform), trainer_options(c, {}));
+  Trainer trainer(network, experiment.loss(frequencies), experiment.trainer_options());
   if (weights == "init") {
-    network.parameters().initialise(c.run.seed, trainer.stream());
+    network.parameters().initialise(experiment.config.run.seed, trainer.stream());
   } else {
     load_weights(network, load_checkpoint(weights), trainer.stream());
   }
@@ -138,10 +107,23 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "engine_verify: %s\n", e.what());
-    return 1;
-  }
+  CommandLine p(argc, argv, "engine_verify", "Logits, loss and gradients of one batch.");
+  std::string weights, input, output, mode = "train", save, precision, device;
+  p.config_arguments();
+  p.option("--weights", weights, "a .safetensors file, or init for fresh ones from run.seed", {.required = true});
+  p.option("--input", input, "an .npz with image (N,H,W,C) and mask (N,H,W)");
+  p.option("--output", output, "the .npz to write: logits, loss, grad/<parameter>");
+  p.option("--mode", mode, "train: norms use the batch's statistics; eval: the running ones. Dropout is off",
+           {.names = {"train", "eval"}});
+  p.option("--precision", precision, "fp32, tf32, fp16 or bf16; over run.precision");
+  p.option("--device", device, "cpu or cuda; over run.device");
+  p.option("--save-weights", save, "write the weights to this .safetensors");
+  return p.run([&] {
+    if (input.empty() != output.empty() || (input.empty() && save.empty()))
+      throw UsageError("expected --input BATCH.npz and --output OUT.npz, or --save-weights FILE");
+    std::vector<std::string> overrides;
+    if (!precision.empty()) overrides.push_back("run.precision=" + precision);
+    if (!device.empty()) overrides.push_back("run.device=" + device);
+    return verify(p.load_config(ConfigUse::network, overrides), weights, input, output, mode, save);
+  });
 }

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/config/fields.h"
 #include "engine/tensor/device.h"
 #include "kernels/core/tensor_view.h"
 
@@ -108,8 +109,15 @@ class ConvProvider {
 // on the simulated device.
 struct ConvChoice {
   std::string provider = "auto";
-  size_t workspace_limit = kWorkspaceLimit;  // see ConvRequest
+  int workspace_mib = static_cast<int>(kWorkspaceLimit >> 20);  // see ConvRequest::workspace_limit
 };
+template <class V>
+void fields(V& v, ConvChoice& s) {
+  v("provider", s.provider,
+    {.doc = "who computes convolutions; auto: the best that takes each",
+     .names = {"auto", "cudnn", "onednn", "winograd", "thin", "reference"}});
+  v("workspace_mib", s.workspace_mib, {.doc = "most that an engine of cuDNN may ask for", .min = 0, .max = 1 << 20});
+}
 
 // Throws GraphError, with every provider's refusal, where none takes the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);

@@ -52,7 +52,7 @@ ConvRequest request(const ConvShape& shape, const CompileContext& c) {
   r.tf32 = c.tf32;
   r.needs_wgrad = c.training;
   r.deterministic = c.deterministic;
-  r.workspace_limit = c.conv.workspace_limit;
+  r.workspace_limit = static_cast<size_t>(c.conv.workspace_mib) << 20;
   return r;
 }
 

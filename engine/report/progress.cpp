@@ -77,7 +77,7 @@ void Progress::draw(const std::string& line) {
 
 void Progress::step(const ProgressState& state) {
   const double now = clock_();
-  if (first_ < 0) {  // the clock of the ETA starts after the first step: it is_profitable for what happens once
+  if (first_ < 0) {  // the clock of the ETA starts after the first step, which pays for what happens once
     first_ = (state.epoch - 1) * state.steps + state.step;
     start_ = now;
   }

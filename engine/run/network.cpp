@@ -13,6 +13,11 @@ Graph prepare(Graph graph, const FuseOptions& options, std::vector<std::string>&
   return graph;
 }
 
+NetworkOptions resolved(NetworkOptions options, const Device& device) {
+  if (options.precision == Precision::automatic) options.precision = best_precision(device);
+  return options;
+}
+
 std::string mebibytes(size_t bytes) { return std::to_string(bytes / (1 << 20)) + " MiB"; }
 
 // What the largest map of a slice of a batch on a CPU may take. In larger slices the packed weights are read less
@@ -25,11 +30,6 @@ DType storage_type(Precision p) {
   return p == Precision::bf16 ? DType::bf16 : p == Precision::fp16 ? DType::f16 : DType::f32;
 }
 
-std::string_view name_of(Precision p) {
-  constexpr std::string_view names[] = {"fp32", "tf32", "fp16", "bf16"};
-  return names[static_cast<int>(p)];
-}
-
 Precision best_precision(const Device& device) {
   if (device.kind() == DeviceKind::cuda) return Precision::bf16;
 #if defined(__x86_64__)
@@ -40,15 +40,15 @@ Precision best_precision(const Device& device) {
 
 Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     : device_(device),
-      options_(options),
+      options_(resolved(options, device)),
       graph_(prepare(std::move(graph), options.fuse, fusions_)),
-      parameters_(graph_, device, storage_type(options.precision), options.training) {
+      parameters_(graph_, device, storage_type(options_.precision), options.training) {
   if (options.precision == Precision::fp16 && device.make_stream()->execution() == Execution::fast)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
 int Network::micro_batch_size(int N) const {
-  if (options_.slices > 0) return (N + options_.slices - 1) / options_.slices;
+  if (options_.micro_batches > 0) return (N + options_.micro_batches - 1) / options_.micro_batches;
   const auto couples = [](const Node& n) { return n.op->couples_batch(); };
   if (device_.kind() != DeviceKind::cpu || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples)) return N;
   size_t widest = 1;

@@ -1,6 +1,7 @@
 // A network on a device: its weights, one arena, and a program for every batch size and mode that was asked for.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,9 +11,10 @@
 
 namespace regolith {
 
-enum class Precision { fp32, tf32, fp16, bf16 };
+enum class Precision { automatic, fp32, tf32, fp16, bf16 };  // automatic: best_precision()
+constexpr std::array<const char*, 5> names_of(Precision) { return {"auto", "fp32", "tf32", "fp16", "bf16"}; }
+constexpr std::string_view name_of(Precision p) { return names_of(p)[static_cast<size_t>(p)]; }
 DType storage_type(Precision p);
-std::string_view name_of(Precision p);
 // Which of them is the fastest that the device computes in: bf16 with AVX512-BF16 or a GPU from Ampere on, else fp32.
 Precision best_precision(const Device& device);
 
@@ -21,7 +23,7 @@ struct NetworkOptions {
   bool training = true;
   bool deterministic = true;
   uint64_t seed = 0;
-  int slices = 0;  // of a training batch; 0: the planner chooses
+  int micro_batches = 0;  // of a training batch; 0: the planner chooses
   FuseOptions fuse;
   bool views = true, reuse = true;
   ConvChoice conv;

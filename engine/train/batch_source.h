@@ -22,6 +22,7 @@ struct SplitView {
 };
 
 enum class Streaming { automatic, on, off };  // automatic: where the split would take half of the device's free memory
+constexpr std::array<const char*, 3> names_of(Streaming) { return {"auto", "on", "off"}; }
 
 class BatchSource {
  public:

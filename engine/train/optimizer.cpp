@@ -8,10 +8,6 @@
 
 namespace regolith {
 
-double OptimizerSpec::learning_rate() const {
-  return std::visit([](const auto& a) { return a.learning_rate; }, algorithm);
-}
-
 Optimizer::Optimizer(Device& device, DeviceStream& stream, const OptimizerSpec& spec, int64_t count, DType precision)
     : device_(device),
       spec_(spec),
@@ -24,14 +20,14 @@ Optimizer::Optimizer(Device& device, DeviceStream& stream, const OptimizerSpec& 
       host_(static_cast<StepState*>(device.allocate_host(sizeof(StepState)))) {
   device.fill(moments_.as(), 0, moments_.bytes(), stream);
   StepState initial;
-  initial.learning_rate = static_cast<float>(spec.learning_rate());
+  initial.learning_rate = static_cast<float>(spec.lr());
   if (precision == DType::f16) initial.loss_scale = 0x1p16f;
   write_state(stream, initial);
 }
 
 Optimizer::~Optimizer() { device_.release_host(host_); }
 
-int Optimizer::moments() const { return std::holds_alternative<AdamWSpec>(spec_.algorithm) ? 2 : 1; }
+int Optimizer::moments() const { return std::holds_alternative<AdamW>(spec_.kind) ? 2 : 1; }
 
 void Optimizer::update(DeviceStream& stream, float* weights, const float* gradient, void* copy) {
   auto* state = state_.as<StepState>();
@@ -40,9 +36,9 @@ void Optimizer::update(DeviceStream& stream, float* weights, const float* gradie
                              .count = count_,
                              .clip_norm = static_cast<float>(spec_.clip_norm),
                              .workspace = partials_.as<double>()};
-  if (const auto* adamw = std::get_if<AdamWSpec>(&spec_.algorithm)) {
-    begin.beta1 = adamw->beta1;
-    begin.beta2 = adamw->beta2;
+  if (const auto* adamw = std::get_if<AdamW>(&spec_.kind)) {
+    begin.beta1 = adamw->betas[0];
+    begin.beta2 = adamw->betas[1];
     kernels::begin_update(stream, begin);
     kernels::adamw(stream, {.state = state,
                             .weights = weights,
@@ -52,12 +48,12 @@ void Optimizer::update(DeviceStream& stream, float* weights, const float* gradie
                             .copy = copy,
                             .copy_type = precision_,
                             .count = count_,
-                            .beta1 = adamw->beta1,
-                            .beta2 = adamw->beta2,
-                            .epsilon = static_cast<float>(adamw->epsilon),
+                            .beta1 = adamw->betas[0],
+                            .beta2 = adamw->betas[1],
+                            .epsilon = static_cast<float>(adamw->eps),
                             .weight_decay = static_cast<float>(adamw->weight_decay)});
   } else {
-    const auto& sgd = std::get<SgdSpec>(spec_.algorithm);
+    const auto& sgd = std::get<Sgd>(spec_.kind);
     kernels::begin_update(stream, begin);
     kernels::sgd(stream, {.state = state,
                           .weights = weights,

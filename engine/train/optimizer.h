@@ -1,29 +1,70 @@
 // The optimizer of a network's parameters: its moments and the step's state, all in device memory.
 #pragma once
 
+#include <array>
 #include <nlohmann/json_fwd.hpp>
 #include <variant>
 
+#include "engine/config/fields.h"
 #include "engine/tensor/device.h"
 #include "kernels/core/dtype.h"
 #include "kernels/step_state.h"
 
 namespace regolith {
 
-struct AdamWSpec {  // defaults of Keras
-  double learning_rate = 1e-3, beta1 = .9, beta2 = .999, epsilon = 1e-7, weight_decay = .004;
-  static AdamWSpec torch() { return {1e-3, .9, .999, 1e-8, .01}; }
+// AdamW (Loshchilov and Hutter, 2019): the decay is decoupled from the gradient.
+struct AdamW {
+  enum class Preset { keras, torch };  // defaults of eps and weight_decay
+  Preset preset = Preset::keras;
+  double lr = 1e-3;
+  std::array<double, 2> betas{0.9, 0.999};
+  double eps = 1e-7, weight_decay = 0.004;
+
+  AdamW& use(Preset p) {
+    preset = p;
+    eps = p == Preset::torch ? 1e-8 : 1e-7;
+    weight_decay = p == Preset::torch ? 0.01 : 0.004;
+    return *this;
+  }
 };
-struct SgdSpec {
-  double learning_rate = 1e-2, momentum = .9, weight_decay = 0;
+constexpr std::array<const char*, 2> names_of(AdamW::Preset) { return {"keras", "torch"}; }
+template <class V>
+void fields(V& v, AdamW& s) {
+  v("preset", s.preset, {.doc = "defaults of eps and weight_decay; torch: 1e-8 and 0.01"});
+  v.after_reading([&] { s.use(s.preset); });
+  v("lr", s.lr, {.doc = "learning rate", .min = 1e-12, .max = 10});
+  v("betas", s.betas, {.doc = "decay of the two moments", .min = 0, .max = 0.999999});
+  v("eps", s.eps, {.doc = "added outside of the root", .min = 1e-12, .max = 1});
+  v("weight_decay", s.weight_decay, {.doc = "decoupled: w -= lr * weight_decay * w", .min = 0, .max = 1});
+}
+
+// Gradient descent with momentum, as PyTorch's SGD: the decay is added to the gradient.
+struct Sgd {
+  double lr = 1e-2, momentum = 0, weight_decay = 0;
   bool nesterov = false;
 };
+template <class V>
+void fields(V& v, Sgd& s) {
+  v("lr", s.lr, {.doc = "learning rate", .min = 1e-12, .max = 100});
+  v("momentum", s.momentum, {.doc = "share of the last update that is kept", .min = 0, .max = 0.9999});
+  v("weight_decay", s.weight_decay, {.doc = "times the weights, added to the gradient", .min = 0, .max = 1});
+  v("nesterov", s.nesterov, {.doc = "the momentum looks one step ahead"});
+}
+
 struct OptimizerSpec {
-  std::variant<AdamWSpec, SgdSpec> algorithm;
+  std::variant<AdamW, Sgd> kind;
   double clip_norm = 0;  // of all gradients together; 0: not clipped
 
-  double learning_rate() const;
+  double lr() const {
+    return std::visit([](const auto& optimizer) { return optimizer.lr; }, kind);
+  }
 };
+template <class V>
+void fields(V& v, OptimizerSpec& s) {
+  v.one_of(s.kind, {{"adamw", {.doc = "Adam with decoupled weight decay"}}, {"sgd", {.doc = "gradient descent"}}},
+           {.doc = "default: adamw"});
+  v("clip_norm", s.clip_norm, {.doc = "limit of the norm of the whole gradient", .min = 1e-6, .word = "none"});
+}
 
 // Holds what a step needs beside the weights. Its kernels know no host value that changes from step to step, so that
 // `update` can be captured and replayed.

@@ -9,15 +9,15 @@
 
 namespace regolith {
 
+std::vector<std::string> monitor_names() {
+  return {"val_loss", "val_miou", "val_miou_foreground", "val_miou_keras_ignore0"};
+}
+
 bool higher_is_better(const std::string& monitor) {
-  if (monitor == "val_loss" || monitor == "loss") return false;
-  if (monitor == "val_miou" || monitor == "val_miou_foreground" || monitor == "val_miou_keras_ignore0" ||
-      monitor == "val_accuracy") {
-    return true;
-  }
-  throw TrainError("monitor: '" + monitor +
-                   "' is not watched; choose val_loss, val_miou, val_miou_foreground, val_miou_keras_ignore0, "
-                   "val_accuracy or loss");
+  const std::vector<std::string> names = monitor_names();
+  if (std::find(names.begin(), names.end(), monitor) == names.end())
+    throw TrainError("monitor: '" + monitor + "' is not watched; choose one of val_loss and the metrics, as val_miou");
+  return monitor != "val_loss";
 }
 
 Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor)
@@ -30,17 +30,15 @@ double Schedule::learning_rate(int64_t step) const {
   // The part of the way from the end of the warm-up to the end of the run.
   const double way = static_cast<double>(std::max<int64_t>(1, total_ - spec_.warmup_steps));
   const double t = std::min(1., static_cast<double>(step - spec_.warmup_steps) / way);
-  const auto down = [&](double shape, double last) { return base_ * (last + (1 - last) * shape); };
-  if (const auto* c = std::get_if<CosineSpec>(&spec_.curve)) {
-    return down((1 + std::cos(std::numbers::pi * t)) / 2, c->final_fraction);
-  }
-  if (const auto* p = std::get_if<PolynomialSpec>(&spec_.curve))
-    return down(std::pow(1 - t, p->power), p->final_fraction);
+  const auto down = [&](double shape, double last) { return last + (base_ - last) * shape; };
+  if (const auto* c = std::get_if<CosineSchedule>(&spec_.kind))
+    return down((1 + std::cos(std::numbers::pi * t)) / 2, c->min_lr);
+  if (const auto* p = std::get_if<PolynomialSchedule>(&spec_.kind)) return down(std::pow(1 - t, p->power), p->end_lr);
   return reduced_;
 }
 
 void Schedule::end_epoch(double monitored) {
-  const auto* plateau = std::get_if<PlateauSpec>(&spec_.curve);
+  const auto* plateau = std::get_if<ReduceOnPlateau>(&spec_.kind);
   if (plateau == nullptr) return;
   const double value = maximise_ ? -monitored : monitored;
   if (cooldown_ > 0) {

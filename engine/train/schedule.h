@@ -1,36 +1,74 @@
 // The learning rate over a run, and when to stop it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <variant>
 
+#include "engine/config/fields.h"
+
 namespace regolith {
 
-struct ConstantSpec {};
-// ReduceLROnPlateau of Keras: after `patience` epochs in which the monitored value has not fallen (or risen) by more
-// than min_delta, the rate times `factor`, but no less than min_lr; then `cooldown` epochs without counting.
-struct PlateauSpec {
-  double factor = .1, min_lr = 0, min_delta = 1e-4;
-  int patience = 10, cooldown = 0;
+struct ConstantSchedule {};
+template <class V>
+void fields(V&, ConstantSchedule&) {}
+
+// ReduceLROnPlateau of Keras: after `patience` epochs in which the monitored value has not improved by more than
+// min_delta, the rate times `factor`, but no less than min_lr; then `cooldown` epochs without counting.
+struct ReduceOnPlateau {
+  double factor = 0.5;
+  int patience = 6;
+  double min_lr = 0, min_delta = 1e-4;
+  int cooldown = 0;
 };
-struct CosineSpec {  // half a cosine from the base rate to final_fraction of it
-  double final_fraction = 0;
+template <class V>
+void fields(V& v, ReduceOnPlateau& s) {
+  v("factor", s.factor, {.doc = "lr *= factor when the monitored value has not improved", .min = 0.001, .max = 0.999});
+  v("patience", s.patience, {.doc = "epochs without improvement before that", .min = 1, .max = 100000});
+  v("min_lr", s.min_lr, {.doc = "never below", .min = 0, .max = 10});
+  v("min_delta", s.min_delta, {.doc = "an improvement is more than this", .min = 0});
+  v("cooldown", s.cooldown, {.doc = "epochs after a reduction that do not count", .min = 0, .max = 100000});
+}
+
+struct CosineSchedule {  // half a cosine from the base rate to min_lr
+  double min_lr = 0;
 };
-struct PolynomialSpec {  // (1 - t)^power from the base rate to final_fraction of it
-  double power = 1, final_fraction = 0;
+template <class V>
+void fields(V& v, CosineSchedule& s) {
+  v("min_lr", s.min_lr, {.doc = "at the last step", .min = 0, .max = 10});
+}
+
+struct PolynomialSchedule {  // (1 - t)^power from the base rate to end_lr
+  double power = 1, end_lr = 0;
 };
+template <class V>
+void fields(V& v, PolynomialSchedule& s) {
+  v("power", s.power, {.doc = "of the share of the run that is left", .min = 0, .max = 20});
+  v("end_lr", s.end_lr, {.doc = "at the last step", .min = 0, .max = 10});
+}
+
 struct ScheduleSpec {
-  std::variant<ConstantSpec, PlateauSpec, CosineSpec, PolynomialSpec> curve;
+  std::variant<ConstantSchedule, ReduceOnPlateau, CosineSchedule, PolynomialSchedule> kind;
   int64_t warmup_steps = 0;  // over which the rate grows linearly to its full height
 };
+template <class V>
+void fields(V& v, ScheduleSpec& s) {
+  v.one_of(s.kind,
+           {{"constant", {.doc = "write constant: {}"}},
+            {"reduce_on_plateau", {.doc = "lower the rate when the monitored value stays"}},
+            {"cosine", {.doc = "half a cosine from lr to min_lr"}},
+            {"polynomial", {.doc = "from lr to end_lr"}}},
+           {.doc = "default: constant"});
+  v("warmup_steps", s.warmup_steps, {.doc = "steps in which the rate rises from 0 to lr", .min = 0, .max = 1e9});
+}
 
-// A value that is better when it is lower (a loss), or higher (a mean IoU, accuracy, precision, recall): by its name.
-// Throws TrainError for a name that is none of val_loss, val_miou, val_miou_foreground, val_miou_keras_ignore0,
-// val_accuracy, loss.
-bool higher_is_better(const std::string& monitor);
+// What a schedule, early stopping and the best weights can watch: the loss and the metrics of the validation set, as
+// val_loss, val_miou, ... (metrics.h).
+std::vector<std::string> monitor_names();
+bool higher_is_better(const std::string& monitor);  // throws TrainError for a name that is none of them
 
 class Schedule {
  public:
@@ -56,9 +94,16 @@ class Schedule {
 
 struct EarlyStoppingSpec {
   std::string monitor = "val_loss";
-  int patience = 0;      // epochs without an improvement before the run stops; 0: never
+  int patience = 30;     // epochs without an improvement before the run stops; 0: never
   double min_delta = 0;  // an improvement is more than this
 };
+template <class V>
+void fields(V& v, EarlyStoppingSpec& s) {
+  v("monitor", s.monitor,
+    {.doc = "what must improve; it also says which weights are the best", .names = monitor_names()});
+  v("patience", s.patience, {.doc = "epochs without improvement before the run stops", .min = 1, .max = 100000});
+  v("min_delta", s.min_delta, {.doc = "an improvement is more than this", .min = 0});
+}
 
 // EarlyStopping of Keras. `improved` also says when to keep the best weights.
 class EarlyStopping {

@@ -4,12 +4,13 @@
 // and read in the diff before it is committed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
-#include "engine/config/run_config.h"
+#include "app/run_config.h"
 #include "models/reader.h"
 #include "places.h"
 
@@ -42,7 +43,7 @@ TEST(Resolved, EveryConfigurationOfTheTree) {
     SCOPED_TRACE(name);
     std::string flat = name;
     std::replace(flat.begin(), flat.end(), '/', '.');
-    expect_golden(flat, config::load_run_config(entry.path(), {}, config::ConfigUse::network).to_yaml());
+    expect_golden(flat, load_run_config(entry.path(), {}, ConfigUse::network).to_yaml());
     ++found;
   }
   EXPECT_GE(found, 13);
@@ -50,9 +51,11 @@ TEST(Resolved, EveryConfigurationOfTheTree) {
 
 TEST(Resolved, EveryAlternativeAndSection) {
   const std::vector<std::vector<std::string>> sets{
-      {"loss.combined=[{weight: 2, dice: {sums: batch, weights: inverse_frequency}}, {focal: {alpha: [1, 2, 3, 4, 5]}}]",
+      {"loss.combined=[{weight: 2, dice: {sums: batch, weights: inverse_frequency}}, {focal: {alpha: [1, 2, 3, 4, "
+       "5]}}]",
        "loss.ignore=255", "optimizer.sgd={momentum: 0.9}", "optimizer.clip_norm=1", "schedule.polynomial={power: 2}",
-       "schedule.warmup_steps=5", "data.oversample={class: 4}", "data.augment={fill: wrap, zoom: [0, 0.1]}", "profile={}"},
+       "schedule.warmup_steps=5", "data.oversample={class: 4}", "data.augment={fill: wrap, zoom: [0, 0.1]}",
+       "profile={}"},
       {"loss.dice.weights=[1, 2, 3, 4, 5]", "optimizer.adamw.preset=torch", "schedule.reduce_on_plateau={}",
        "data.folder={images: im, masks: ma}", "train.early_stopping={monitor: val_miou}", "train.slices=2",
        "data.split.seed=3"},
@@ -61,10 +64,10 @@ TEST(Resolved, EveryAlternativeAndSection) {
   fs::current_path(kSource);
   for (size_t i = 0; i < sets.size(); ++i)
     expect_golden("alternatives." + std::to_string(i) + ".yaml",
-                  config::load_run_config("configs/quickstart.yaml", sets[i], config::ConfigUse::network).to_yaml());
+                  load_run_config("configs/quickstart.yaml", sets[i], ConfigUse::network).to_yaml());
 }
 
-TEST(Resolved, HelpNamesEveryKey) { expect_golden("help.txt", config::help_config() + "\n" + help_models()); }
+TEST(Resolved, HelpNamesEveryKey) { expect_golden("help.txt", help_config() + "\n" + help_models()); }
 
 }  // namespace
 }  // namespace regolith

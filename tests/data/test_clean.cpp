@@ -74,6 +74,7 @@ TEST(Clean, TwoOfOneMaskAreFewerThanThree) {
   const Dataset d = made(3, [](int64_t i, int y, int x) { return i < 2 ? cross(y, x) : 1; });
   EXPECT_THAT(clean(d).report.dropped, IsEmpty());
   CleanRule rule;
+  rule.drop_shared_masks = true;
   rule.min_shared = 2;
   EXPECT_THAT(clean(d, rule).report.dropped, ElementsAre(100, 101));
 }
@@ -85,7 +86,7 @@ TEST(Clean, CopiesOfAnImageDoNotMakeItsMaskShared) {
   EXPECT_THAT(c.report.dropped, IsEmpty());
   EXPECT_THAT(c.report.duplicate_images, ElementsAre(ElementsAre(100, 101, 102)));
   CleanRule rule;
-  rule.drop_duplicate_images = true;
+  rule.drop_shared_masks = rule.drop_duplicate_images = true;
   EXPECT_THAT(clean(d, rule).report.dropped, ElementsAre(101, 102));
 }
 

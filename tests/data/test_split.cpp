@@ -94,18 +94,16 @@ TEST(Split, RefusesWhatCannotBe) {
 
 TEST(Oversample, RepeatsAreAugmentedTheFirstIsNot) {
   const Dataset d = made(12);  // 0 and 10 have two pixels of class 3
-  const auto all = oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 2, .factor = 3});
+  const auto all = oversample(d, {0, 1, 10}, {.class_id = 3, .min_pixels = 2, .factor = 3, .augment = {}});
   std::vector<std::pair<int64_t, bool>> flat;
   for (const SampleIndex& o : all) flat.emplace_back(o.index, o.augment);
   using P = std::pair<int64_t, bool>;
   EXPECT_THAT(flat,
               ElementsAre(P{0, false}, P{0, true}, P{0, true}, P{1, false}, P{10, false}, P{10, true}, P{10, true}));
-  EXPECT_EQ(oversample(d, {0, 1, 10}, {.cls = 3, .min_pixels = 3, .factor = 3}).size(), 3u);
-  const auto everything = oversample(d, {0, 1}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_all = true});
+  EXPECT_EQ(oversample(d, {0, 1, 10}, {.class_id = 3, .min_pixels = 3, .factor = 3, .augment = {}}).size(), 3u);
+  const auto everything = oversample(d, {0, 1}, {.class_id = 3, .min_pixels = 2, .factor = 2, .augment = {}}, true);
   EXPECT_TRUE(std::all_of(everything.begin(), everything.end(), [](const SampleIndex& o) { return o.augment; }));
-  const auto plain = oversample(d, {0}, {.cls = 3, .min_pixels = 2, .factor = 2, .augment_repeats = false});
-  EXPECT_FALSE(plain[1].augment);
-  EXPECT_THROW(oversample(d, {0}, {.factor = 0}), DataError);
+  EXPECT_THROW(oversample(d, {0}, {.factor = 0, .augment = {}}), DataError);
 }
 
 TEST(EpochOrder, IsAPermutationOfItsOwn) {

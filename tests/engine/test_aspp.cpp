@@ -364,12 +364,11 @@ Training train(Device& device, const NetworkOptions& options, int slices = 1) {
   Random random(3);
   for (size_t i = 0; i < images.size(); ++i) images[i] = random.integer(0, 255), masks[i] = random.integer(0, 4);
   NetworkOptions o = options;
-  o.slices = slices;
+  o.micro_batches = slices;
   Network network(model("filters: 16"), device, o);
   TrainerOptions trainer_options;
   trainer_options.batch = 3;
-  LossSpec spec;
-  spec.terms.push_back({1, FocalSpec{2, {.25}, {0}, Reduction::mean_elements}});
+  const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
   auto loss = std::make_shared<Loss>(spec, 5);
   const LossFunction function{[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t count) {
                                 loss->forward_backward(s, std::move(call), count);
@@ -410,7 +409,7 @@ TEST(Aspp, WeightDecayReachesDeadTaps) {
   auto cpu = make_cpu_device(1);
   const Training t = train(*cpu, {});
   const auto &before = t.before.at("a/branch_rate_12/kernel"), &after = t.after.at("a/branch_rate_12/kernel");
-  const double kept = std::pow(1 - 1e-2 * AdamWSpec{}.weight_decay, 4);
+  const double kept = std::pow(1 - 1e-2 * AdamW{}.weight_decay, 4);
   for (size_t i = 0; i < before.size(); ++i) {
     if (i / 16 % 9 == 4) continue;
     ASSERT_NEAR(after[i], kept * before[i], 1e-6 * std::abs(before[i])) << i;

@@ -85,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, OptimizerOn, ::testing::Values("fast", "checke
                          [](const auto& info) { return info.param; });
 
 TEST_P(OptimizerOn, AdamWMatchesItsFormulas) {
-  const AdamWSpec spec{.learning_rate = .01, .weight_decay = .1};
+  const AdamW spec{.lr = .01, .weight_decay = .1};
   const double clip = 30;
   Bench b(device(), {spec, clip}, DType::bf16);
   const std::vector<float> start = normal(1, 1);
@@ -104,7 +104,7 @@ TEST_P(OptimizerOn, AdamWMatchesItsFormulas) {
       m[i] = .9 * m[i] + .1 * x;
       v[i] = .999 * v[i] + .001 * x * x;
       w[i] -= rate * spec.weight_decay * w[i];
-      w[i] -= rate * m[i] / (1 - std::pow(.9, t)) / (std::sqrt(v[i] / (1 - std::pow(.999, t))) + spec.epsilon);
+      w[i] -= rate * m[i] / (1 - std::pow(.9, t)) / (std::sqrt(v[i] / (1 - std::pow(.999, t))) + spec.eps);
     }
     const StepState s = b.optimizer.read_state(*b.stream);
     EXPECT_NEAR(s.gradient_norm, norm(g), 1e-6 * norm(g));
@@ -119,8 +119,7 @@ TEST_P(OptimizerOn, AdamWMatchesItsFormulas) {
 
 TEST_P(OptimizerOn, SgdMatchesItsFormulas) {
   for (const bool nesterov : {false, true}) {
-    Bench b(device(), {SgdSpec{.learning_rate = .1, .momentum = .8, .weight_decay = .01, .nesterov = nesterov}},
-            DType::f32);
+    Bench b(device(), {Sgd{.lr = .1, .momentum = .8, .weight_decay = .01, .nesterov = nesterov}}, DType::f32);
     EXPECT_EQ(b.optimizer.moments(), 1);
     const std::vector<float> start = normal(1, 1);
     b.upload(b.weights, start);
@@ -140,7 +139,7 @@ TEST_P(OptimizerOn, SgdMatchesItsFormulas) {
 
 // fp16: the gradients come times the loss scale; one infinite or NaN element skips the step and halves the scale.
 TEST_P(OptimizerOn, SkipsStepsThatAreNotFinite) {
-  Bench b(device(), {AdamWSpec{}}, DType::f16);
+  Bench b(device(), {AdamW{}}, DType::f16);
   b.upload(b.weights, normal(1, 1));
   StepState s = b.optimizer.read_state(*b.stream);
   EXPECT_EQ(s.loss_scale, 65536);

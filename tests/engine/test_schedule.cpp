@@ -11,7 +11,7 @@ namespace regolith {
 namespace {
 
 TEST(Schedule, WarmsUpThenStays) {
-  const Schedule s({ConstantSpec{}, 4}, .8, 100);
+  const Schedule s({ConstantSchedule{}, 4}, .8, 100);
   EXPECT_DOUBLE_EQ(s.learning_rate(0), .2);
   EXPECT_DOUBLE_EQ(s.learning_rate(2), .6);
   EXPECT_DOUBLE_EQ(s.learning_rate(3), .8);
@@ -19,7 +19,7 @@ TEST(Schedule, WarmsUpThenStays) {
 }
 
 TEST(Schedule, Cosine) {
-  const Schedule s({CosineSpec{.1}, 10}, 2, 110);
+  const Schedule s({CosineSchedule{.2}, 10}, 2, 110);
   EXPECT_DOUBLE_EQ(s.learning_rate(4), 1);
   EXPECT_DOUBLE_EQ(s.learning_rate(10), 2);
   EXPECT_NEAR(s.learning_rate(60), 1.1, 1e-12);  // half way
@@ -29,7 +29,7 @@ TEST(Schedule, Cosine) {
 }
 
 TEST(Schedule, Polynomial) {
-  const Schedule s({PolynomialSpec{.power = 2}, 0}, 1, 100);
+  const Schedule s({PolynomialSchedule{.power = 2}, 0}, 1, 100);
   EXPECT_DOUBLE_EQ(s.learning_rate(0), 1);
   EXPECT_DOUBLE_EQ(s.learning_rate(50), .25);
   EXPECT_NEAR(s.learning_rate(90), .01, 1e-15);
@@ -47,20 +47,20 @@ std::vector<double> rates(Schedule& s, const std::vector<double>& values) {
 }
 
 TEST(Schedule, ReducesOnAPlateau) {
-  Schedule s({PlateauSpec{.factor = .5, .min_lr = .3, .min_delta = .01, .patience = 2}}, 1, 100);
+  Schedule s({ReduceOnPlateau{.factor = .5, .patience = 2, .min_lr = .3, .min_delta = .01}}, 1, 100);
   // .995 is no improvement of 1 by more than .01; nor is NaN; the last reduction stops at min_lr.
   EXPECT_EQ(rates(s, {1, .995, NAN, .9, .9, .9, .9, .9, .8}), (std::vector<double>{1, 1, .5, .5, .5, .3, .3, .3, .3}));
 }
 
 TEST(Schedule, CoolsDownAfterAReduction) {
-  Schedule s({PlateauSpec{.factor = .5, .patience = 2, .cooldown = 3}}, 1, 100, "val_miou");
+  Schedule s({ReduceOnPlateau{.factor = .5, .patience = 2, .cooldown = 3}}, 1, 100, "val_miou");
   // Reduced at the third value; then two epochs do not count, the third of the cooldown does.
   EXPECT_EQ(rates(s, {.5, .5, .4, .5, .5, .5, .5, .6, .6, .6}),
             (std::vector<double>{1, 1, .5, .5, .5, .5, .25, .25, .25, .25}));
 }
 
 TEST(Schedule, GoesOnFromItsState) {
-  const ScheduleSpec spec{PlateauSpec{.factor = .5, .patience = 2}};
+  const ScheduleSpec spec{ReduceOnPlateau{.factor = .5, .patience = 2}};
   Schedule a(spec, 1, 100), b(spec, 1, 100);
   rates(a, {3, 3, 3, 2, 2.5});
   b.restore(nlohmann::json::parse(a.state().dump()));

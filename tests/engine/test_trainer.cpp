@@ -61,8 +61,7 @@ struct Data {
 };
 
 LossFunction focal() {
-  LossSpec spec;
-  spec.terms.push_back({1, FocalSpec{2, {.25}, {0}, Reduction::mean_elements}});
+  const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
   auto loss = std::make_shared<Loss>(spec, 5);
   return {[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t images) {
             loss->forward_backward(s, std::move(call), images);
@@ -147,8 +146,8 @@ TEST(Trainer, EvaluatesSensiblyAfterFewSteps) {
 TEST(Trainer, OneSeedGivesTheSameBytes) {
   auto cpu = make_cpu_device(2);
   Variant setup;
-  setup.trainer.augment.flip_x = true;
-  setup.trainer.augment.rotation_high = 0.1f;
+  setup.trainer.augment.flip = kernels::Flip::horizontal;
+  setup.trainer.augment.rotation.high = 0.1f;
   expect_same(train(*cpu, setup), train(*cpu, setup));
 }
 
@@ -187,7 +186,7 @@ TEST(Trainer, StreamingChangesNothing) {
     auto d = device == 0 ? make_cpu_device(1) : make_simulated_device(device);
     for (const bool capture : {false, true}) {
       Variant resident, streamed;
-      resident.trainer.augment.flip_x = streamed.trainer.augment.flip_x = true;
+      resident.trainer.augment.flip = streamed.trainer.augment.flip = kernels::Flip::horizontal;
       resident.trainer.capture = streamed.trainer.capture = capture;
       streamed.trainer.streaming = Streaming::on;
       expect_same(train(*d, streamed), train(*d, resident));
@@ -211,9 +210,10 @@ TEST(Trainer, SlicesChangeNothingButRounding) {
   auto cpu = make_cpu_device(1);
   Variant whole, sliced;
   whole.norm = sliced.norm = "group";
-  whole.network.slices = 1;
-  sliced.network.slices = 4;
-  whole.trainer.augment.flip_x = sliced.trainer.augment.flip_x = true;  // drawn by sample, not by slice
+  whole.network.micro_batches = 1;
+  sliced.network.micro_batches = 4;
+  whole.trainer.augment.flip = sliced.trainer.augment.flip =
+      kernels::Flip::horizontal;  // drawn by sample, not by slice
   expect_close(train(*cpu, sliced), train(*cpu, whole), 1e-4);
 }
 
@@ -228,7 +228,7 @@ TEST(Network, SlicesABatch) {
                              ", in: a}\n"
                              "  logits: {op: conv, in: n, filters: 5, kernel: 1}\n";
     NetworkOptions options;
-    options.slices = slices;
+    options.micro_batches = slices;
     return Network(read_model(Yaml::load_string(text, "wide.yaml")), device, options).micro_batch_size(N);
   };
   const auto cpu = make_cpu_device(1), simulated = make_simulated_device(1);

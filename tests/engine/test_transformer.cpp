@@ -92,8 +92,7 @@ Outcome train(Device& device, const NetworkOptions& options) {
     images[i] = static_cast<uint8_t>(r.v[0] >> 24);
     masks[i] = static_cast<uint8_t>(r.v[1] % 5);
   }
-  LossSpec spec;
-  spec.terms.push_back({1, FocalSpec{2, {.25}, {0}, Reduction::mean_elements}});
+  const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
   auto loss = std::make_shared<Loss>(spec, 5);
   const LossFunction function{[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t count) {
                                 loss->forward_backward(s, std::move(call), count);
@@ -159,9 +158,9 @@ TEST(Transformer, LearnsAndThePlanChangesNothing) {
 TEST(Transformer, SlicesAndLowPrecisionChangeNothingButRounding) {
   auto cpu = make_cpu_device(2);
   NetworkOptions o = options();
-  o.slices = 1;
+  o.micro_batches = 1;
   const Outcome expected = train(*cpu, o);
-  o.slices = 4;
+  o.micro_batches = 4;
   expect_close(train(*cpu, o), expected, 1e-4);
   o = options();
   o.precision = Precision::bf16;

@@ -115,7 +115,8 @@ TestCase make_case(const Sample& k) {
               }
               // Coordinates of up to a few hundred in fp32, times the largest step between neighbours.
               const double coordinates =
-                  255 / k.divisor * 4e-5 * (k.augment.rotation_high + k.augment.zoom_high + k.augment.shift_x > 0);
+                  255 / k.divisor * 4e-5 *
+                  (k.augment.rotation.high + k.augment.zoom.high + k.augment.translation.width > 0);
               const double rounding = fixture.dtype() == DType::f32    ? 2e-7
                                       : fixture.dtype() == DType::bf16 ? 8e-3
                                                                        : 1e-3;
@@ -132,13 +133,8 @@ TestCase make_case(const Sample& k) {
 }
 
 using enum kernels::Fill;
-const Augment kAll{.flip_x = true,
-                   .zoom_low = -0.1f,
-                   .zoom_high = 0.3f,
-                   .shift_y = 0.2f,
-                   .shift_x = 0.1f,
-                   .rotation_low = -0.1f,
-                   .rotation_high = 0.1f};
+const Augment kAll{
+    .flip = kernels::Flip::horizontal, .zoom = {-0.1f, 0.3f}, .translation = {0.2f, 0.1f}, .rotation = {-0.1f, 0.1f}};
 Augment filled(Augment a, kernels::Fill fill, kernels::Fill mask_fill) {
   a.fill = fill, a.mask_fill = mask_fill;
   a.fill_value = 31, a.mask_fill_value = 3;
@@ -159,18 +155,12 @@ const Register cases_of_sample({
     make_case({"absent", 4, 4, 16, 1, kAll, {0, 2, 4, 6, 2, 5}, 1, 0, 0, false}),
     make_case({"no_masks", 2, 4, 16, 1, kAll, {0, 3}, 0, 0, 0, true, false}),
     make_case({"slice_of_batch", 2, 6, 16, 1, kAll, {0, 3, 5, 7, 1, 2, 3}, 5, 1, 4}),
-    make_case({"flip", 6, 4, 8, 2, {.flip_x = true, .flip_y = true}}),
+    make_case({"flip", 6, 4, 8, 2, {.flip = kernels::Flip::both}}),
     make_case({"reflect", 7, 12, 16, 1, kAll}),
     make_case({"nearest", 7, 12, 16, 2, filled(kAll, nearest, constant)}),
     make_case({"constant", 7, 12, 16, 1, filled(kAll, constant, nearest)}),
     make_case({"wrap_fill", 7, 12, 16, 1, filled(kAll, wrap, wrap)}),
-    make_case(
-        {"far_out",
-         7,
-         3,
-         5,
-         1,
-         {.zoom_low = 3, .zoom_high = 6, .shift_y = 2, .shift_x = 2, .rotation_low = -0.5f, .rotation_high = 0.5f}}),
+    make_case({"far_out", 7, 3, 5, 1, {.zoom = {3, 6}, .translation = {2, 2}, .rotation = {-0.5f, 0.5f}}}),
     large(make_case({"large", 8, 64, 128, 1, kAll})),
 });
 

@@ -25,7 +25,7 @@ Zoomed zoomed(Fill fill) {
                 .step = nullptr,
                 .steps_per_epoch = 1,
                 .batch = 1,
-                .augment = {.zoom_low = 1, .zoom_high = 1},
+                .augment = {.zoom = {1, 1}},
                 .divisor = 1,
                 .x = {z.image.data(), 1, 1, 4, 1, 1, DType::f32},
                 .labels = z.labels.data()};
@@ -63,14 +63,7 @@ TEST(Augment, ShiftMovesDownAndRight) {
 }
 
 TEST(Augment, DrawsFillTheirRanges) {
-  const Augment a{.flip_x = true,
-                  .flip_y = true,
-                  .zoom_low = -0.2f,
-                  .zoom_high = 0.1f,
-                  .shift_y = 0.25f,
-                  .shift_x = 0.5f,
-                  .rotation_low = -0.1f,
-                  .rotation_high = 0.1f};
+  const Augment a{.flip = Flip::both, .zoom = {-0.2f, 0.1f}, .translation = {0.25f, 0.5f}, .rotation = {-0.1f, 0.1f}};
   AugmentDraw low{false, false, 9, 99, 99, 9}, high{false, false, -9, -99, -99, -9};
   int flips = 0, upside_down = 0;
   for (uint32_t i = 0; i < 4000; ++i) {

@@ -45,7 +45,7 @@ class LossTest : public ::testing::Test {
   static std::string message(const LossSpec& spec, int classes, std::vector<double> frequencies = {}) {
     try {
       Loss(spec, classes, frequencies);
-    } catch (const TrainError& e) {
+    } catch (const OptionError& e) {
       return e.what();
     }
     return "no error";
@@ -55,10 +55,11 @@ class LossTest : public ::testing::Test {
   Random random_{3};
 };
 
-LossSpec only(std::variant<CrossEntropySpec, FocalSpec, DiceSpec> term) { return {{{1, std::move(term)}}}; }
+LossSpec only(auto loss) { return {std::move(loss)}; }
 
-FocalSpec focal(std::vector<int> exclude, Reduction reduction = Reduction::mean_pixels,
-                std::vector<double> alpha = {.25}) {
+LossSpec sum(std::vector<LossTerm> terms) { return {std::move(terms)}; }
+
+Focal focal(std::vector<int> exclude, Reduction reduction = Reduction::mean_pixels, std::vector<double> alpha = {.25}) {
   return {2, std::move(alpha), std::move(exclude), reduction};
 }
 
@@ -86,9 +87,9 @@ TEST_F(LossTest, ReductionsDivideTheSameSum) {
 
 // A batch in slices of one image, with the divisor of the whole: the same loss in sum, the same gradients.
 TEST_F(LossTest, SlicesOfABatchAddUp) {
-  CrossEntropySpec smoothed;
+  CrossEntropy smoothed;
   smoothed.label_smoothing = .1;
-  const Loss loss({{{1, smoothed}, {.5, FocalSpec{}}, {2, DiceSpec{}}}}, 3);
+  const Loss loss(sum({{1, smoothed}, {.5, Focal{.reduction = Reduction::mean_pixels}}, {2, Dice{}}}), 3);
   EXPECT_FALSE(loss.couples_images());
   const Values x = random_logits(3 * 5 * 3), mask = {0, 1, 2, 2, 1, 1, 1, 0, 0, 2, 2, 0, 1, 0, 2};
   const Result whole = run(loss, x, mask, 3, 3);
@@ -103,14 +104,14 @@ TEST_F(LossTest, SlicesOfABatchAddUp) {
 
 // Weights and divisors of a combination, worked out by hand, against the oracle.
 TEST_F(LossTest, CombinedIsTheWeightedSum) {
-  CrossEntropySpec ce;
-  ce.class_weights = {1, 2, 3, 4};
-  FocalSpec steep = focal({1}, Reduction::mean_pixels, {.1, .2, .3, .4});
+  CrossEntropy ce;
+  ce.weights.values = {1, 2, 3, 4};
+  Focal steep = focal({1}, Reduction::mean_pixels, {.1, .2, .3, .4});
   steep.gamma = 3;
-  DiceSpec dice;
-  dice.sums = DiceSpec::Sums::batch;
-  dice.inverse_frequency = true;
-  const LossSpec spec{{{.5, ce}, {2, steep}, {3, dice}}};
+  Dice dice;
+  dice.sums = Dice::Sums::batch;
+  dice.weights.inverse_frequency = true;
+  const LossSpec spec = sum({{.5, ce}, {2, steep}, {3, dice}});
   EXPECT_TRUE(spec.needs_frequencies());
   const Loss loss(spec, 4, std::vector<double>{.5, .4, .1, 0});
   EXPECT_TRUE(loss.couples_images());
@@ -129,7 +130,7 @@ TEST_F(LossTest, CombinedIsTheWeightedSum) {
 }
 
 TEST_F(LossTest, DiceIsZeroForAPerfectPredictionAndOneForAWrongOne) {
-  DiceSpec sharp;
+  Dice sharp;
   sharp.smooth = 0;
   const Loss loss(only(sharp), 2);
   EXPECT_NEAR(run(loss, {90, 0, 0, 90, 90, 0}, {0, 1, 0}, 1, 2).loss, 0, 1e-7);
@@ -139,7 +140,7 @@ TEST_F(LossTest, DiceIsZeroForAPerfectPredictionAndOneForAWrongOne) {
 TEST_F(LossTest, NotANumberShows) {
   Values x = random_logits(40);
   x[17] = std::nan("");
-  for (const LossSpec& spec : {only(CrossEntropySpec{}), only(FocalSpec{})}) {
+  for (const LossSpec& spec : {only(CrossEntropy{}), only(Focal{})}) {
     const Result r = run(Loss(spec, 5), x, {0, 1, 2, 3, 4, 0, 1, 2}, 1, 5);
     EXPECT_TRUE(std::isnan(r.loss));
     EXPECT_TRUE(std::isnan(r.gradient[17]));
@@ -150,23 +151,23 @@ TEST_F(LossTest, NotANumberShows) {
 TEST_F(LossTest, RefusesWhatCannotBeLearned) {
   using ::testing::HasSubstr;
   const Reduction mean = Reduction::mean_pixels;
-  CrossEntropySpec smooth;
+  CrossEntropy smooth;
   smooth.label_smoothing = 1;
-  DiceSpec none, beyond, inverse;
+  Dice none, beyond, inverse;
   none.exclude = {0, 1};
   beyond.exclude = {5};
-  inverse.inverse_frequency = true;
+  inverse.weights.inverse_frequency = true;
   EXPECT_THAT(message(only(focal({0, 1, 2})), 3), HasSubstr("focal.exclude: excludes all 3 classes"));
-  EXPECT_THAT(message(only(focal({1}, mean, {0, 1})), 2), HasSubstr("focal.alpha: is 0 for every"));
+  EXPECT_THAT(message(only(focal({1}, mean, {0, 1})), 2), HasSubstr("loss.focal.alpha: is 0 for every"));
   EXPECT_THAT(message(only(none), 2), HasSubstr("dice.exclude: excludes all 2 classes"));
   EXPECT_THAT(message(only(beyond), 5), HasSubstr("class 5 is not one of 0..4"));
   EXPECT_THAT(message(only(focal({}, mean, {1, 1})), 5), HasSubstr("has 2 values; give one per class (5)"));
   EXPECT_THAT(message(only(smooth), 5), HasSubstr("label_smoothing"));
   EXPECT_THAT(message(only(inverse), 5), HasSubstr("inverse_frequency needs"));
-  EXPECT_THAT(message(LossSpec{}, 5), HasSubstr("has no terms"));
-  EXPECT_THAT(message(only(FocalSpec{}), 33), HasSubstr("takes 1 to 32 classes"));
+  EXPECT_THAT(message(sum({}), 5), HasSubstr("has no terms"));
+  EXPECT_THAT(message(only(Focal{}), 33), HasSubstr("takes 1 to 32 classes"));
   EXPECT_EQ(message(only(focal({0})), 5), "no error");
-  EXPECT_THROW(run(Loss(only(FocalSpec{}), 4), random_logits(5), {0}, 1, 5), TrainError);
+  EXPECT_THROW(run(Loss(only(Focal{}), 4), random_logits(5), {0}, 1, 5), TrainError);
 }
 
 }  // namespace

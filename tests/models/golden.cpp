@@ -94,17 +94,16 @@ Fixture::Fixture(const Setting& setting)
       batch_(static_cast<int>(read("logits").shape[0])),
       height_(static_cast<int>(read("images").shape[1])),
       width_(static_cast<int>(read("images").shape[2])),
-      config_(configuration()),
-      device_(open_device(config_.run)),
-      network_(read_model(config_.model), *device_, network_options(config_, *device_)),
-      trainer_(network_, loss_function(config_, network_.graph(), Values(5, .2)), trainer_options(config_, {})) {
+      experiment_(configuration()),
+      network_(experiment_.network()),
+      trainer_(network_, experiment_.loss(Values(5, .2)), experiment_.trainer_options()) {
   Parameters& p = network_.parameters();
   for (size_t i = 0; i < p.entries().size(); ++i)
     p.write(static_cast<int>(i), ParamField::weight, fill(p.entries()[i]), trainer_.stream());
   p.refresh_compute_copy(trainer_.stream());
 }
 
-config::RunConfig Fixture::configuration() const {
+RunConfig Fixture::configuration() const {
   std::vector<std::string> keys{"run.device=cpu",
                                 "optimizer={adamw: {lr: 4.0e-4}}",
                                 "train.batch=" + std::to_string(batch_),
@@ -118,11 +117,11 @@ config::RunConfig Fixture::configuration() const {
       setting_.model.empty()
           ? Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/" + setting_.file + ".yaml")
           : Yaml::load_string("model:\n  input: {channels: 1}\n" + setting_.model, setting_.file + ".yaml");
-  return config::read_run_config(yaml.with_overrides(keys), config::ConfigUse::network);
+  return read_run_config(yaml.with_overrides(keys), ConfigUse::network);
 }
 
 Graph Fixture::graph() const {
-  Graph g = read_model(config_.model);
+  Graph g = read_model(experiment_.config.model);
   g.infer(batch_);
   return g;
 }
@@ -181,7 +180,8 @@ void Fixture::expect_steps(double bound, double bound_of_statistics) {
                .origin = "golden"};
   std::vector<int32_t> order;
   for (int64_t i = 0; i < data.count; ++i) order.push_back(kernels::sample_index(i, false));
-  trainer_.set_training_data(view(data), data.count);
+  trainer_.set_training_data(
+      {data.images.data(), data.masks.data(), data.count, data.height, data.width, data.channels}, data.count);
   Values losses;
   trainer_.run_epoch(
       order, [](int64_t) { return 4e-4; },

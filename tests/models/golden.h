@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "app/experiment.h"
 #include "engine/io/npy.h"
-#include "tools/session.h"
 
 namespace regolith::golden {
 
@@ -53,14 +53,13 @@ class Fixture {
   Trainer::BatchResult gradients(Mode mode);
   NpyArray read(const std::string& name) const { return npz_.read(name); }
   NpyArray read_of_loss(const std::string& name) const { return npz_.read(setting_.loss + "/" + name); }
-  config::RunConfig configuration() const;
+  RunConfig configuration() const;
 
   Setting setting_;
   NpzReader npz_;
   int batch_, height_, width_;
-  config::RunConfig config_;
-  std::unique_ptr<Device> device_;
-  Network network_;
+  Experiment experiment_;
+  Network& network_;
   Trainer trainer_;
 };
 

@@ -5,11 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "app/experiment.h"
 #include "engine/base/error.h"
-#include "engine/config/run_config.h"
 #include "places.h"
 #include "tests/support/message.h"
-#include "tools/session.h"
 
 namespace regolith {
 namespace {
@@ -194,14 +193,14 @@ TEST(BadInput, NetworksOfTheStudyNameTheSizesThatFit) {
 }
 
 TEST(BadInput, ALossThatExcludesEveryClassIsFoundAtItsPlace) {
-  const auto run = config::read_run_config(Yaml::load_string("model:\n"
-                                                             "  input: {height: 8, width: 8}\n"
-                                                             "  nodes: {logits: {op: conv, in: input, filters: 3}}\n"
-                                                             "loss: {focal: {exclude: [0, 1, 2]}}\n",
-                                                             "run.yaml"),
-                                           config::ConfigUse::network);
-  EXPECT_EQ(message([&] { loss_function(run, read_model(run.model), {}); }),
-            "run.yaml:4:7: loss: focal.exclude: excludes all 3 classes; leave at least one to learn from");
+  Experiment run(read_run_config(Yaml::load_string("model:\n"
+                                                   "  input: {height: 8, width: 8}\n"
+                                                   "  nodes: {logits: {op: conv, in: input, filters: 3}}\n"
+                                                   "loss: {focal: {exclude: [0, 1, 2]}}\n",
+                                                   "run.yaml"),
+                                 ConfigUse::network));
+  EXPECT_EQ(message([&] { run.loss({}); }),
+            "run.yaml:4:25: loss.focal.exclude: excludes all 3 classes; leave at least one to learn from");
 }
 
 }  // namespace

@@ -7,11 +7,11 @@
 #include <sstream>
 #include <string>
 
+#include "app/run_config.h"
 #include "engine/base/error.h"
-#include "engine/config/run_config.h"
 #include "places.h"
 
-namespace regolith::config {
+namespace regolith {
 namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -38,20 +38,20 @@ TEST(RunConfig, ReadsTheStudyRecipe) {
   const RunConfig c = load_run_config(kFolder + "study.yaml", {"run.seed=7"}, ConfigUse::network);
   EXPECT_EQ(c.run.name, "se_unet_mars");
   EXPECT_EQ(c.run.seed, 7u);
-  EXPECT_EQ(c.run.precision, PrecisionChoice::bf16);
+  EXPECT_EQ(c.run.precision, Precision::bf16);
   EXPECT_TRUE(c.data.clean.drop_shared_masks);
   ASSERT_TRUE(c.data.oversample);
   EXPECT_EQ(c.data.oversample->class_id, 4);
-  EXPECT_EQ(c.data.oversample->augment.flip, Flip::horizontal);
-  EXPECT_EQ(c.data.oversample->augment.zoom.low, -0.1);
-  EXPECT_EQ(c.data.oversample->augment.rotation.high, 0.05);
-  EXPECT_EQ(c.data.oversample->augment.translation.width, 0.1);
+  EXPECT_EQ(c.data.oversample->augment.flip, kernels::Flip::horizontal);
+  EXPECT_EQ(c.data.oversample->augment.zoom.low, -0.1f);
+  EXPECT_EQ(c.data.oversample->augment.rotation.high, 0.05f);
+  EXPECT_EQ(c.data.oversample->augment.translation.width, 0.1f);
   const auto terms = c.loss.terms();
   ASSERT_EQ(terms.size(), 1u);
-  const auto& focal = std::get<FocalLoss>(terms[0].kind);
+  const auto& focal = std::get<Focal>(terms[0].kind);
   EXPECT_THAT(focal.exclude, ElementsAre(0));
   EXPECT_THAT(focal.alpha, ElementsAre(0.25));
-  EXPECT_EQ(focal.reduction, LossReduction::mean_elements);
+  EXPECT_EQ(focal.reduction, Reduction::mean_elements);
   EXPECT_EQ(c.optimizer.lr(), 4e-4);
   EXPECT_EQ(std::get<AdamW>(c.optimizer.kind).eps, 1e-7);
   EXPECT_EQ(std::get<ReduceOnPlateau>(c.schedule.kind).min_lr, 1e-5);
@@ -76,18 +76,18 @@ TEST(RunConfig, CombinedLossesAndWeights) {
   ASSERT_EQ(terms.size(), 3u);
   EXPECT_EQ(c.loss.ignore, 255);
   EXPECT_EQ(terms[0].weight, 0.5);
-  EXPECT_THAT(std::get<FocalLoss>(terms[0].kind).alpha, ElementsAre(1, 2, 3));
-  EXPECT_TRUE(std::get<DiceLoss>(terms[1].kind).weights.inverse_frequency);
-  EXPECT_EQ(std::get<DiceLoss>(terms[1].kind).sums, DiceSums::batch);
-  EXPECT_THAT(std::get<CrossEntropyLoss>(terms[2].kind).weights.values, ElementsAre(1, 0.5));
+  EXPECT_THAT(std::get<Focal>(terms[0].kind).alpha, ElementsAre(1, 2, 3));
+  EXPECT_TRUE(std::get<Dice>(terms[1].kind).weights.inverse_frequency);
+  EXPECT_EQ(std::get<Dice>(terms[1].kind).sums, Dice::Sums::batch);
+  EXPECT_THAT(std::get<CrossEntropy>(terms[2].kind).weights.values, ElementsAre(1, 0.5));
 }
 
 TEST(RunConfig, TheCommandLineChoosesAmongAlternatives) {
   const std::string file = "data: {npz: a.npz}\nloss: {focal: {}}\nschedule: {cosine: {}}\ntrain: {early_stopping: {}}";
   const RunConfig c = read(file, {"data.synthetic.count=12", "loss.dice={}", "schedule.constant={}",
                                   "train.early_stopping=null", "run.threads=3"});
-  EXPECT_EQ(std::get<SyntheticData>(c.data.source).count, 12);
-  EXPECT_TRUE(std::holds_alternative<DiceLoss>(c.loss.terms()[0].kind));
+  EXPECT_EQ(std::get<Terrain>(c.data.source).count, 12);
+  EXPECT_TRUE(std::holds_alternative<Dice>(c.loss.terms()[0].kind));
   EXPECT_TRUE(std::holds_alternative<ConstantSchedule>(c.schedule.kind));
   EXPECT_FALSE(c.train.early_stopping);
   EXPECT_EQ(c.run.threads, 3);
@@ -157,7 +157,7 @@ TEST(RunConfig, TrainingNeedsDataThatExists) {
 
 TEST(RunConfig, TheConfigurationsOfTheProjectLoad) {
   const std::filesystem::path configs = std::filesystem::path(REGOLITH_SOURCE_DIR) / "configs";
-  EXPECT_TRUE(std::holds_alternative<SyntheticData>(
+  EXPECT_TRUE(std::holds_alternative<Terrain>(
       load_run_config(configs / "quickstart.yaml", {}, ConfigUse::training).data.source));
   for (const char* name : {"unet", "se_unet", "unet_plus_plus", "double_unet"}) {
     if (!std::filesystem::exists(configs / "models" / (std::string(name) + ".yaml"))) continue;
@@ -203,4 +203,4 @@ TEST(RunConfig, WritesItselfAndTheReferenceKnowsEveryKey) {
 }
 
 }  // namespace
-}  // namespace regolith::config
+}  // namespace regolith

@@ -1,0 +1,99 @@
+#include "app/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+
+namespace regolith {
+
+struct CommandLine::Parser {
+  Parser(int c, char** v, const char* program, const char* what) : argc(c), argv(v), name(program), app(what, name) {}
+  int argc;
+  char** argv;
+  std::string name;
+  CLI::App app;
+  std::string config;
+  std::vector<std::string> overrides;
+};
+
+CommandLine::CommandLine(int argc, char** argv, const char* name, const char* what, const char* example)
+    : parser_(std::make_unique<Parser>(argc, argv, name, what)) {
+  parser_->app.footer(example);
+}
+CommandLine::~CommandLine() = default;
+
+template <class T>
+void CommandLine::option(const char* name, T& value, const char* doc, const Limits& limits) {
+  CLI::Option* option = parser_->app.add_option(name, value, doc);
+  if (limits.required) option->required();
+  if constexpr (std::is_arithmetic_v<T>) {
+    option->capture_default_str();
+    if (limits.min > -1e300 || limits.max < 1e300)
+      option->check(CLI::Range(static_cast<T>(std::max<double>(limits.min, std::numeric_limits<T>::lowest())),
+                               static_cast<T>(std::min<double>(limits.max, std::numeric_limits<T>::max()))));
+  }
+  if (!limits.names.empty()) option->check(CLI::IsMember(limits.names));
+}
+template void CommandLine::option(const char*, int&, const char*, const Limits&);
+template void CommandLine::option(const char*, double&, const char*, const Limits&);
+template void CommandLine::option(const char*, std::string&, const char*, const Limits&);
+template void CommandLine::option(const char*, std::vector<std::string>&, const char*, const Limits&);
+
+void CommandLine::flag(const char* name, bool& value, const char* doc) { parser_->app.add_flag(name, value, doc); }
+
+void CommandLine::config_arguments(bool required) {
+  option("config", parser_->config, "the run's YAML file", {.required = required});
+  option("overrides", parser_->overrides, "key.path=value, over what the file says");
+}
+
+bool CommandLine::has_config() const { return !parser_->config.empty(); }
+
+RunConfig CommandLine::load_config(ConfigUse use, const std::vector<std::string>& overrides) const {
+  std::vector<std::string> all = parser_->overrides;
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return load_run_config(parser_->config, all, use);
+}
+
+std::string CommandLine::command() const {
+  std::string text = shell_word(parser_->argv[0]) + " " + shell_word(parser_->config);
+  for (const std::string& o : parser_->overrides) text += " " + shell_word(o);
+  return text;
+}
+
+int CommandLine::run(const std::function<int()>& body) {
+  const auto fail = [&](const std::string& message, int code) {
+    std::fprintf(stderr, "%s: %s\n", parser_->name.c_str(), message.c_str());
+    return code;
+  };
+  try {
+    parser_->app.parse(parser_->argc, parser_->argv);
+    return body();
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return parser_->app.exit(e);  // --help
+    return fail(std::string(e.what()) + "; --help tells more", 2);
+  } catch (const UsageError& e) {
+    return fail(std::string(e.what()) + "; --help tells more", 2);
+  } catch (const std::exception& e) {
+    return fail(e.what(), 1);
+  }
+}
+
+std::string shell_word(const std::string& word) {
+  const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
+  if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;
+  std::string text = "'";
+  for (const char c : word) c == '\'' ? text += "'\\''" : text += c;
+  return text + "'";
+}
+
+const std::atomic<bool>& catch_interrupts() {
+  static std::atomic<bool> interrupted{false};
+  const auto handler = [](int) {
+    if (interrupted.exchange(true)) std::_Exit(130);  // a second one does not wait for the step
+  };
+  std::signal(SIGINT, handler);
+  std::signal(SIGTERM, handler);
+  return interrupted;
+}
+
+}  // namespace regolith

@@ -1,0 +1,60 @@
+// What every program shares: options, one message on an error, an exit code, signals.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "app/run_config.h"
+
+namespace regolith {
+
+struct UsageError : Error {  // a command line that cannot be understood: exit code 2
+  using Error::Error;
+};
+
+//   int main(int argc, char** argv) {
+//     CommandLine p(argc, argv, "engine_x", "What it does in one sentence.");
+//     int steps = 10;
+//     p.option("--steps", steps, "steps to time", {.min = 1});
+//     return p.run([&] { ...; return 0; });
+//   }
+class CommandLine {
+ public:
+  // `example`: command lines, shown below the help.
+  CommandLine(int argc, char** argv, const char* name, const char* what, const char* example = "");
+  ~CommandLine();
+
+  // T: int, double, std::string, std::vector<std::string>. `name` begins with -- or is a positional argument.
+  struct Limits {
+    bool required = false;
+    double min = -1e300, max = 1e300;     // of a number
+    std::vector<std::string> names = {};  // what a text may be, if not anything
+  };
+  template <class T>
+  void option(const char* name, T& value, const char* doc, const Limits& limits = {});
+  void flag(const char* name, bool& value, const char* doc);
+  // CONFIG [key.path=value ...], which nearly every program takes. `overrides` of the program's own come last.
+  void config_arguments(bool required = true);
+  RunConfig load_config(ConfigUse use, const std::vector<std::string>& overrides = {}) const;
+  bool has_config() const;
+  std::string command() const;  // the program with CONFIG and overrides, quoted for a shell
+
+  // Parses, runs the body, and returns the exit code of the process: the body's, 1 with "NAME: message" on stderr where
+  // it throws, 2 for a command line that is not understood.
+  int run(const std::function<int()>& body);
+
+ private:
+  struct Parser;
+  std::unique_ptr<Parser> parser_;
+};
+
+// A word of a command line so that a shell reads it back as it was.
+std::string shell_word(const std::string& word);
+
+// Set by SIGINT and SIGTERM from now on; a second signal ends the process at once.
+const std::atomic<bool>& catch_interrupts();
+
+}  // namespace regolith

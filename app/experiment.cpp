@@ -1,0 +1,166 @@
+#include "app/experiment.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "data/clean.h"
+#include "data/sources.h"
+#include "data/synthetic.h"
+#include "engine/report/panel.h"
+#include "models/reader.h"
+
+namespace regolith {
+namespace {
+
+Dataset load(std::monostate, const RunConfig&, int) { throw DataError("the configuration names no data"); }
+Dataset load(const FilePath& npz, const RunConfig& c, int classes) {
+  return load_npz(npz.path, classes, c.data.arrays).labelled;
+}
+Dataset load(const NpyFiles& npy, const RunConfig&, int classes) {
+  return load_npy(npy.images.path, npy.masks.path, classes).labelled;
+}
+Dataset load(const ImageFolders& folders, const RunConfig& c, int classes) {
+  const int channels = c.model.find("input").get<int>("channels", 1);
+  return load_folder(folders.images.path, folders.masks.path, classes, channels).labelled;
+}
+Dataset load(Terrain terrain, const RunConfig& c, int classes) {
+  if (classes < kTerrainClasses)
+    throw DataError("data.synthetic: has " + std::to_string(kTerrainClasses) + " classes; the model's last layer has " +
+                    std::to_string(classes));
+  if (terrain.seed < 0) terrain.seed = static_cast<int64_t>(c.run.seed);
+  return make_synthetic(terrain).labelled;
+}
+
+std::vector<double> class_frequencies(const Dataset& data, int classes) {
+  std::vector<double> share(classes, 0.0);
+  for (uint8_t m : data.masks)
+    if (m < classes) share[m] += 1;
+  for (double& s : share) s /= std::max<double>(1, static_cast<double>(data.masks.size()));
+  return share;
+}
+
+}  // namespace
+
+Device& Experiment::device() {
+  if (!device_) {
+    const bool cuda =
+        config.run.device == DeviceChoice::cuda || (config.run.device == DeviceChoice::automatic && cuda_available());
+    device_ = cuda ? make_cuda_device() : make_cpu_device(config.run.threads);
+  }
+  return *device_;
+}
+
+Network& Experiment::network() {
+  if (!network_) {
+    NetworkOptions o;
+    o.precision = config.run.precision;
+    o.deterministic = config.run.deterministic;
+    o.seed = config.run.seed;
+    o.micro_batches = config.train.slices;
+    if (!config.graph.fuse) o.fuse = FuseOptions::none();
+    o.views = config.graph.views;
+    o.reuse = config.graph.plan;
+    o.conv = config.conv;
+    network_ = std::make_unique<Network>(read_model(config.model), device(), o);
+  }
+  return *network_;
+}
+
+const ExperimentData& Experiment::data() {
+  if (data_) return *data_;
+  const DataOptions& d = config.data;
+  auto p = std::make_unique<ExperimentData>();
+  Dataset all = std::visit([&](const auto& source) { return load(source, config, classes()); }, d.source);
+  p->report = all.origin + ": " + std::to_string(all.count) + " images of " + std::to_string(all.height) + "x" +
+              std::to_string(all.width) + "x" + std::to_string(all.channels) + "\n";
+  if (all.masks.empty()) throw DataError(all.origin + ": has no masks to train on");
+  check_image(all);
+  if (d.clean.drop_shared_masks || d.clean.drop_duplicate_images) {
+    Cleaned cleaned = clean(all, d.clean);
+    p->report += cleaned.report.summary();
+    all = std::move(cleaned.data);
+  }
+  const uint64_t seed = d.split.seed < 0 ? config.run.seed : static_cast<uint64_t>(d.split.seed);
+  const Split parts = split(all, d.split.train, d.split.validation, d.split.test, seed);
+  p->report += parts.summary;
+  p->train = select_samples(all, parts.train);
+  p->validation = select_samples(all, parts.validation);
+  p->test = select_samples(all, parts.test);
+  p->frequencies = class_frequencies(p->train, classes());
+
+  std::vector<int64_t> rows(p->train.count);
+  std::iota(rows.begin(), rows.end(), 0);
+  if (d.oversample) {
+    p->augment = d.augment.value_or(d.oversample->augment);
+    p->epoch = oversample(p->train, rows, *d.oversample, d.augment.has_value());
+    p->report += "oversampling: images with at least " + std::to_string(d.oversample->min_pixels) +
+                 " pixels of class " + std::to_string(d.oversample->class_id) + " are seen " +
+                 std::to_string(d.oversample->factor) + " times, " + std::to_string(p->epoch.size()) +
+                 " images an epoch\n";
+  } else {
+    if (d.augment) p->augment = *d.augment;
+    for (int64_t i : rows) p->epoch.push_back({i, d.augment.has_value()});
+  }
+  data_ = std::move(p);
+  return *data_;
+}
+
+void Experiment::check_image(const Dataset& images) {
+  const Shape& in = network().graph().nodes[network().graph().input].shape();
+  const auto text = [](int H, int W, int C) {
+    return std::to_string(H) + "x" + std::to_string(W) + "x" + std::to_string(C);
+  };
+  if (in.H != images.height || in.W != images.width || in.C != images.channels)
+    config.model.find("input").fail("the model takes images of " + text(in.H, in.W, in.C) + "; " + images.origin +
+                                    " has " + text(images.height, images.width, images.channels));
+}
+
+LossFunction Experiment::loss(const std::vector<double>& frequencies) {
+  auto losses = std::make_shared<std::vector<Loss>>();
+  try {
+    for (const LossHead& head : network().graph().heads)
+      losses->emplace_back(config.loss, classes(), frequencies, head.weight);
+  } catch (const OptionError& e) {
+    config.fail("loss", e);
+  }
+  LossFunction f;
+  f.run = [losses](Stream& stream, int head, kernels::SoftmaxLoss call, int64_t images) {
+    (*losses)[head].forward_backward(stream, std::move(call), images);
+  };
+  f.workspace_bytes = [losses](int N, int H, int W) { return losses->front().workspace_bytes(N, H, W); };
+  f.couples_images = losses->front().couples_images();
+  return f;
+}
+
+TrainerOptions Experiment::trainer_options() {
+  TrainerOptions o;
+  o.batch = config.train.batch;
+  o.drop_last = config.train.drop_last;
+  o.steps_per_epoch = config.train.steps_per_epoch;
+  o.seed = config.run.seed;
+  o.optimizer = config.optimizer;
+  if (data_) o.augment = data_->augment;
+  o.divisor = static_cast<float>(1 / config.data.normalise.scale);
+  o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
+  o.capture = config.run.cuda_graph;
+  if (config.profile) o.profile_start = config.profile->start, o.profile_steps = config.profile->steps;
+  o.streaming = config.data.streaming;
+  return o;
+}
+
+std::vector<std::string> Experiment::class_names() {
+  std::vector<std::string> names = config.data.classes.names;
+  for (int i = static_cast<int>(names.size()); i < classes(); ++i) names.push_back("class " + std::to_string(i));
+  names.resize(classes());
+  return names;
+}
+
+std::vector<Colour> Experiment::class_colours() {
+  std::vector<Colour> colours;
+  for (const Rgb& c : default_colours(classes())) colours.push_back({c.r, c.g, c.b});
+  const std::vector<Colour>& given = config.data.classes.colours;
+  std::copy_n(given.begin(), std::min(given.size(), colours.size()), colours.begin());
+  return colours;
+}
+
+}  // namespace regolith

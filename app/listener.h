@@ -1,0 +1,55 @@
+// What may watch a training run: progress, history, best weights, early stopping, pictures.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "engine/report/history.h"
+#include "engine/train/metrics.h"
+#include "engine/train/trainer.h"
+
+namespace regolith {
+
+class Training;
+
+struct StepProgress {
+  int64_t epoch;        // from 1
+  int64_t step, steps;  // of the epoch
+  double loss;          // mean over the epoch's finite steps so far
+  double lr, images_per_second;
+};
+
+struct EpochReport {
+  EpochRecord record;
+  double monitored = EpochRecord::kNone;  // the watched value, where this epoch validated
+  bool improved = false;                  // the best so far; always, where there is no validation
+  bool stop = false;                      // set by a listener: the run ends here
+};
+
+// What is known at the end: the best weights on the test images, or on the validation or training images without such.
+struct FinalReport {
+  std::string split;
+  const Dataset* images = nullptr;  // that were evaluated
+  Evaluation evaluation;
+  Scores scores;
+  std::vector<std::string> written;  // files of the run's folder, to be listed
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void begin(Training&, bool /*resumed*/) {}  // the run's folder is there
+  virtual void step(Training&, const StepProgress&) {}
+  virtual void epoch(Training&, EpochReport&) {}  // in the order in which the listeners were given
+  virtual void before_evaluation(Training&) {}    // training is over
+  virtual void end(Training&, FinalReport&) {}
+  // What last.safetensors keeps under `key` for a run that goes on; null: nothing.
+  virtual std::string key() const { return ""; }
+  virtual nlohmann::json state() const { return nullptr; }
+  virtual void restore(const nlohmann::json&) {}  // throws CheckpointError or nlohmann::json::exception
+};
+
+}  // namespace regolith

@@ -1,0 +1,183 @@
+#include "app/listeners.h"
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "app/training.h"
+#include "engine/io/atomic_file.h"
+#include "engine/io/safetensors.h"
+#include "engine/report/panel.h"
+#include "engine/report/progress.h"
+#include "engine/report/table.h"
+#include "engine/train/weights.h"
+
+namespace regolith {
+namespace {
+
+using nlohmann::json;
+
+class StoppingListener : public Listener {
+ public:
+  explicit StoppingListener(const EarlyStoppingSpec& spec) : stopping_(spec) {}
+  void epoch(Training&, EpochReport& report) override {
+    if (std::isnan(report.record.val_loss)) return;  // not validated
+    const EarlyStopping::Verdict verdict = stopping_.end_epoch(report.record.epoch - 1, report.monitored);
+    report.improved = verdict.improved;
+    report.stop = verdict.stop;
+  }
+  std::string key() const override { return "stopping"; }
+  json state() const override { return stopping_.state(); }
+  void restore(const json& state) override { stopping_.restore(state); }
+
+ private:
+  EarlyStopping stopping_;
+};
+
+class ProgressListener : public Listener {
+ public:
+  void step(Training& t, const StepProgress& p) override {
+    state_ = {.epoch = static_cast<int>(p.epoch),
+              .epochs = t.experiment().config.train.epochs,
+              .step = p.step,
+              .steps = p.steps,
+              .loss = p.loss,
+              .lr = p.lr,
+              .images_per_second = p.images_per_second,
+              .val_loss = {},
+              .val_miou = {}};
+    progress_.step(state_);
+  }
+  void epoch(Training&, EpochReport& report) override {
+    if (!std::isnan(report.record.val_loss)) {
+      state_.val_loss = report.record.val_loss;
+      state_.val_miou = report.record.val_miou_foreground;
+    }
+    progress_.epoch(state_);
+  }
+
+ private:
+  Progress progress_{std::cout, Progress::columns_of(1)};
+  ProgressState state_;
+};
+
+class HistoryListener : public Listener {
+ public:
+  void begin(Training& t, bool) override { history_.emplace(t.path("history.jsonl"), t.epochs_done()); }
+  void epoch(Training&, EpochReport& report) override { history_->append(report.record); }
+  void end(Training& t, FinalReport& report) override {
+    write_file_atomically(t.path("history.svg"), history_svg(t.experiment().config.run.name, history_->records()));
+    report.written.insert(report.written.end(), {"history.jsonl", "history.svg"});
+  }
+
+ private:
+  std::optional<History> history_;
+};
+
+class BestListener : public Listener {
+ public:
+  void epoch(Training& t, EpochReport& report) override {
+    if (!report.improved) return;
+    Checkpoint best = save_weights(t.experiment().network(), t.trainer().stream());
+    best.metadata["epoch"] = std::to_string(report.record.epoch);
+    best.metadata["monitor"] = t.experiment().config.monitor();
+    save_checkpoint(t.path(kFile), best);
+  }
+  void before_evaluation(Training& t) override {
+    if (std::filesystem::exists(t.path(kFile)))
+      load_weights(t.experiment().network(), load_checkpoint(t.path(kFile)), t.trainer().stream());
+  }
+  void end(Training&, FinalReport& report) override { report.written.push_back(kFile); }
+
+ private:
+  static constexpr const char* kFile = "best.safetensors";
+};
+
+class LastListener : public Listener {
+ public:
+  void epoch(Training& t, EpochReport& report) override { t.save_last(report.record.epoch); }
+  void end(Training&, FinalReport& report) override { report.written.push_back("last.safetensors"); }
+};
+
+class ScoresListener : public Listener {
+ public:
+  void end(Training& t, FinalReport& report) override {
+    const Scores& s = report.scores;
+    const std::vector<std::string> names = t.experiment().class_names();
+    const std::string title = report.split + " (" + std::to_string(report.images->count) + " images)";
+    std::printf("\n%s", score_table(title, names,
+                                    {s.iou, s.precision, s.recall, s.miou, s.miou_foreground, s.miou_keras_ignore0})
+                            .c_str());
+    json scores{{"split", report.split},
+                {"loss", number(report.evaluation.loss)},
+                {"miou", number(s.miou)},
+                {"miou_foreground", number(s.miou_foreground)},
+                {"miou_keras_ignore0", number(s.miou_keras_ignore0)},
+                {"confusion", report.evaluation.confusion}};
+    for (size_t k = 0; k < names.size(); ++k)
+      scores["classes"].push_back({{"name", names[k]},
+                                   {"iou", number(s.iou[k])},
+                                   {"precision", number(s.precision[k])},
+                                   {"recall", number(s.recall[k])}});
+    write_file_atomically(t.path("scores.json"), scores.dump(2) + "\n");
+    report.written.push_back("scores.json");
+  }
+
+ private:
+  static json number(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
+};
+
+// Rows spread over the images, image beside truth beside prediction.
+class PanelsListener : public Listener {
+ public:
+  explicit PanelsListener(int count) : count_(count) {}
+  void end(Training& t, FinalReport& report) override {
+    const Dataset& data = *report.images;
+    const std::vector<std::string> names = t.experiment().class_names();
+    const std::vector<Colour> colours = t.experiment().class_colours();
+    std::vector<LegendEntry> legend;
+    for (size_t k = 0; k < names.size(); ++k)
+      legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
+    std::vector<PanelRow> rows;
+    const int64_t count = std::min<int64_t>(count_, data.count);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = i * data.count / count;
+      rows.push_back({data.image(at), data.mask(at), report.evaluation.predictions.data() + at * data.mask_bytes(),
+                      "image " + std::to_string(data.source[at])});
+    }
+    write_png(t.path("panels.png"), draw_panel(rows, data.height, data.width, data.channels, legend));
+    report.written.push_back("panels.png");
+  }
+
+ private:
+  int count_;
+};
+
+}  // namespace
+
+std::unique_ptr<Listener> early_stopping(const EarlyStoppingSpec& spec) {
+  return std::make_unique<StoppingListener>(spec);
+}
+std::unique_ptr<Listener> progress_line() { return std::make_unique<ProgressListener>(); }
+std::unique_ptr<Listener> history_file() { return std::make_unique<HistoryListener>(); }
+std::unique_ptr<Listener> best_weights() { return std::make_unique<BestListener>(); }
+std::unique_ptr<Listener> last_weights() { return std::make_unique<LastListener>(); }
+std::unique_ptr<Listener> score_table() { return std::make_unique<ScoresListener>(); }
+std::unique_ptr<Listener> panels(int count) { return std::make_unique<PanelsListener>(count); }
+
+Listeners all_listeners(Experiment& experiment) {
+  const TrainOptions& train = experiment.config.train;
+  Listeners all;
+  // Without early stopping its rule still says which weights are the best.
+  all.push_back(early_stopping(train.early_stopping.value_or(EarlyStoppingSpec{experiment.config.monitor(), 0, 0})));
+  all.push_back(progress_line());
+  all.push_back(history_file());
+  all.push_back(best_weights());
+  all.push_back(last_weights());
+  all.push_back(score_table());
+  if (train.panels > 0) all.push_back(panels(train.panels));
+  return all;
+}
+
+}  // namespace regolith

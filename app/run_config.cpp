@@ -1,0 +1,201 @@
+#include "app/run_config.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/base/error.h"
+#include "engine/config/table.h"
+
+namespace regolith {
+
+constexpr std::array<const char*, 3> names_of(DeviceChoice) { return {"auto", "cpu", "cuda"}; }
+
+template <class V>
+void fields(V& v, RunOptions& s) {
+  v("name", s.name, {.doc = "name of the run, and of its folder in run.output"});
+  v("seed", s.seed, {.doc = "everything random follows from it", .min = 0});
+  v("device", s.device, {.doc = "where to run; auto: cuda if this build and machine have it, else cpu"});
+  v("precision", s.precision,
+    {.doc = "of convolutions and stored activations; auto: bf16 where the device computes in it, else fp32"});
+  v("output", s.output, {.doc = "folder in which the folder of the run is made"});
+  v("threads", s.threads, {.doc = "threads on the CPU; auto: one per core", .min = 1, .max = 1024, .word = "auto"});
+  v("deterministic", s.deterministic, {.doc = "same seed, same bytes; false may be faster on CUDA"});
+  v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
+}
+template <class V>
+void fields(V& v, ClassOptions& s) {
+  v("names", s.names, {.doc = "one name per class, for tables and legends; []: class 0, class 1, ..."});
+  v("colours", s.colours, {.doc = "one colour per class, for pictures; []: a built-in palette"});
+}
+template <class V>
+void fields(V& v, Normalise& s) {
+  v("scale", s.scale, {.doc = "the network reads byte * scale + shift", .min = 1e-9, .max = 1e9});
+  v("shift", s.shift, {.doc = "see scale"});
+}
+template <class V>
+void fields(V& v, DataOptions& s) {
+  v.one_of(s.source,
+           {{"npz", {.doc = "NumPy archive: the study's layout, or an array of images and one of masks"}},
+            {"npy", {.doc = "two NumPy files"}},
+            {"folder", {.doc = "folders of pictures"}},
+            {"synthetic", {.doc = "terrain made from a seed"}}},
+           {.doc = "where images and masks come from; needed to train"});
+  v("arrays", s.arrays, {.doc = "names of the arrays in data.npz"});
+  v("classes", s.classes, {});
+  v("clean", s.clean, {});
+  v("split", s.split, {.doc = "seeded, stratified by the classes in the images"});
+  v("oversample", s.oversample, {.doc = "repeat images of a rare class in the training set"});
+  v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
+  v("normalise", s.normalise, {});
+  v("streaming", s.streaming,
+    {.doc =
+         "keep the images on the host, and send them batch by batch; auto: where half of the GPU's free memory would "
+         "not hold them"});
+}
+template <class V>
+void fields(V& v, TrainOptions& s) {
+  v("batch", s.batch, {.doc = "images per step", .min = 1, .max = 65536});
+  v("epochs", s.epochs, {.doc = "at most", .min = 1, .max = 1'000'000});
+  v("steps_per_epoch", s.steps_per_epoch, {.doc = "auto: the training set once", .min = 1, .max = 1e9, .word = "auto"});
+  v("slices", s.slices,
+    {.doc = "parts in which a step computes its batch, to save memory", .min = 1, .max = 65536, .word = "auto"});
+  v("early_stopping", s.early_stopping, {.doc = "stop when nothing improves, and go back to the best weights"});
+  v("validate_every", s.validate_every, {.doc = "epochs", .min = 1, .max = 100000});
+  v("drop_last", s.drop_last, {.doc = "leave out a last batch that is not full"});
+  v("panels", s.panels, {.doc = "pictures of image, truth and prediction at the end", .min = 0, .max = 1000});
+}
+template <class V>
+void fields(V& v, GraphOptions& s) {
+  v("fuse", s.fuse, {.doc = "fuse operations; off to compare"});
+  v("plan", s.plan, {.doc = "let tensors share memory; off to compare"});
+  v("views", s.views, {.doc = "concatenate without copies; off to compare"});
+}
+template <class V>
+void fields(V& v, ProfileOptions& s) {
+  v("start", s.start, {.doc = "first step that is recorded", .min = 0, .max = 1e12});
+  v("steps", s.steps, {.doc = "steps that are recorded", .min = 1, .max = 1e6});
+}
+template <class V>
+void fields(V& v, RunConfig& s) {
+  v("run", s.run, {});
+  v("data", s.data, {});
+  v("loss", s.loss, {});
+  v("optimizer", s.optimizer, {});
+  v("schedule", s.schedule, {});
+  v("train", s.train, {});
+  v("conv", s.conv, {});
+  v("graph", s.graph, {});
+  v("profile", s.profile,
+    {.doc = "steps that Nsight records (--capture-range=cudaProfilerApi, --profile-from-start off)"});
+}
+
+namespace {
+
+// A path that is given must exist once it is to be read.
+void check_path(const Yaml& yaml, const std::string& path, bool folder) {
+  std::error_code error;
+  if (folder ? std::filesystem::is_directory(path, error) : std::filesystem::is_regular_file(path, error)) return;
+  const std::string kind = folder ? "folder" : "file";
+  yaml.fail(
+      "no such " + kind + ": " + path +
+      (yaml.position().line ? " (looked for beside " + yaml.position().file + " and in the working folder)" : ""));
+}
+
+void check_source(const DataOptions& data, const Yaml& yaml) {
+  if (std::holds_alternative<std::monostate>(data.source))
+    yaml.fail("no data; expected one of npz, npy, folder, synthetic (on the command line: data.npz=FILE)");
+  if (const auto* npz = std::get_if<FilePath>(&data.source)) check_path(yaml.at("npz"), npz->path, false);
+  if (const auto* npy = std::get_if<NpyFiles>(&data.source)) {
+    check_path(yaml.at("npy").at("images"), npy->images.path, false);
+    check_path(yaml.at("npy").at("masks"), npy->masks.path, false);
+  }
+  if (const auto* pictures = std::get_if<ImageFolders>(&data.source)) {
+    check_path(yaml.at("folder").at("images"), pictures->images.path, true);
+    check_path(yaml.at("folder").at("masks"), pictures->masks.path, true);
+  }
+}
+
+// What no single key can tell.
+void check(const RunConfig& c, ConfigUse use) {
+  const Yaml data = c.yaml.find("data"), train = c.yaml.find("train");
+  if (use == ConfigUse::training) check_source(c.data, data);
+  if (c.run.name.find('/') != std::string::npos || c.run.name == "." || c.run.name == "..")
+    c.yaml.at("run").at("name").fail("expected a name that can be a folder's, without '/'");
+  const SplitShares& split = c.data.split;
+  if (std::abs(split.train + split.validation + split.test - 1) > 1e-6)
+    data.find("split").fail("train + validation + test is " +
+                            config::number_text(split.train + split.validation + split.test) + "; expected 1");
+  if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
+  if (split.validation == 0 && c.train.early_stopping)
+    train.fail_key("early_stopping", "needs validation images, but data.split.validation is 0");
+  if (split.validation == 0 && std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
+    c.yaml.find("schedule").fail_key("reduce_on_plateau", "needs validation images, but data.split.validation is 0");
+  const size_t classes = c.data.classes.names.size();
+  if (classes && !c.data.classes.colours.empty() && c.data.classes.colours.size() != classes)
+    data.at("classes").at("colours").fail("expected " + std::to_string(classes) + " colours, as many as classes.names");
+  if (classes && c.data.oversample && c.data.oversample->class_id >= static_cast<int>(classes))
+    data.at("oversample").at("class").fail("data.classes.names has only classes 0 to " + std::to_string(classes - 1));
+}
+
+}  // namespace
+
+RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
+  RunConfig config;
+  config::Names names{{"model"}};
+  fields(names, config);
+  yaml.expect_keys(names.names);
+  config.yaml = yaml;
+  config.model = yaml.at("model");
+  config::Reader reader{yaml};
+  fields(reader, config);
+  check(config, use);
+  return config;
+}
+
+RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use) {
+  return read_run_config(Yaml::load(file).with_overrides(overrides), use);
+}
+
+void RunConfig::fail(const std::string& section, const OptionError& error) const {
+  Yaml at = yaml.find(section);
+  std::string rest = error.path;
+  while (at.exists() && !rest.empty()) {
+    const size_t dot = std::min(rest.find('.'), rest.size());
+    const std::string key = rest.substr(0, dot);
+    rest.erase(0, dot + 1);
+    Yaml inner;
+    if (at.is_map()) inner = at.find(key);
+    if (at.is_list()) inner = at.elements()[std::stoul(key)];
+    if (!inner.exists()) {
+      if (at.is_map()) at.fail_key(key, error.text);
+      break;
+    }
+    at = inner;
+  }
+  if (!at.exists()) throw error;
+  at.fail(error.text);
+}
+
+std::string RunConfig::to_yaml() const {
+  YAML::Emitter out;
+  config::Writer writer{out};
+  RunConfig copy = *this;  // the visitors of a table take their structs writable
+  out << YAML::BeginMap;
+  fields(writer, copy);
+  out << YAML::Key << "model" << YAML::Value;
+  model.emit(out);
+  out << YAML::EndMap;
+  return std::string(out.c_str()) + "\n";
+}
+
+std::string help_config() {
+  std::ostringstream out;
+  out << "extends: file or list of files\n    read first; this file then adds to them and replaces (at the top only)\n"
+         "model: map (required)\n    input and nodes of the network; see configs/models\n";
+  RunConfig config;
+  config::Help help{out, ""};
+  fields(help, config);
+  return out.str();
+}
+
+}  // namespace regolith

@@ -1,0 +1,99 @@
+// One run: the options of all its parts, read from YAML. Each part declares its own (engine/config/fields.h); here they
+// are put together. `engine_run --help-config` prints every key.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "data/clean.h"
+#include "data/sources.h"
+#include "data/split.h"
+#include "data/synthetic.h"
+#include "engine/config/yaml.h"
+#include "engine/run/network.h"
+#include "engine/train/batch_source.h"
+#include "engine/train/optimizer.h"
+#include "engine/train/schedule.h"
+#include "losses/loss.h"
+
+namespace regolith {
+
+enum class DeviceChoice { automatic, cpu, cuda };
+
+struct RunOptions {
+  std::string name = "run", output = "runs";
+  uint64_t seed = 42;
+  DeviceChoice device = DeviceChoice::automatic;
+  Precision precision = Precision::automatic;
+  int threads = 0;  // 0: auto
+  bool deterministic = true, cuda_graph = true;
+};
+
+struct ClassOptions {
+  std::vector<std::string> names;
+  std::vector<Colour> colours;
+};
+struct Normalise {
+  double scale = 1.0 / 255, shift = 0;  // the network reads byte * scale + shift
+};
+struct DataOptions {
+  std::variant<std::monostate, FilePath, NpyFiles, ImageFolders, Terrain> source;  // FilePath: an .npz
+  NpzNames arrays;
+  ClassOptions classes;
+  CleanRule clean;
+  SplitShares split;
+  std::optional<Oversample> oversample;
+  std::optional<kernels::Augment> augment;
+  Normalise normalise;
+  Streaming streaming = Streaming::automatic;
+};
+
+struct TrainOptions {
+  int batch = 32, epochs = 100;
+  int64_t steps_per_epoch = 0;  // 0: auto, the training set once
+  int slices = 0;               // micro-batches of a step; 0: auto
+  std::optional<EarlyStoppingSpec> early_stopping;
+  int validate_every = 1, panels = 8;
+  bool drop_last = false;
+};
+struct GraphOptions {
+  bool fuse = true, plan = true, views = true;
+};
+struct ProfileOptions {
+  int64_t start = 10, steps = 5;
+};
+
+struct RunConfig {
+  RunOptions run;
+  DataOptions data;
+  LossSpec loss;
+  OptimizerSpec optimizer;
+  ScheduleSpec schedule;
+  TrainOptions train;
+  ConvChoice conv;
+  GraphOptions graph;
+  std::optional<ProfileOptions> profile;
+  Yaml model;  // read by models/
+  Yaml yaml;   // the whole, for errors that are found later
+
+  // What says which weights are the best.
+  std::string monitor() const { return train.early_stopping ? train.early_stopping->monitor : "val_loss"; }
+  std::string to_yaml() const;  // every key with its value; reads back as the same run
+  // Throws ConfigError with the place of a key of `section` that its part refuses.
+  [[noreturn]] void fail(const std::string& section, const OptionError& error) const;
+};
+
+// What the caller is going to do: with `network` alone there need not be any data (--explain, engine_verify).
+enum class ConfigUse { network, training };
+
+// Throws ConfigError: "file:line:column: key.path: what was expected". Relative paths of a file are looked for beside
+// that file, then in the working folder; those of the command line in the working folder.
+RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use);
+RunConfig read_run_config(const Yaml& yaml, ConfigUse use);
+
+std::string help_config();  // every key with type, range, default and meaning
+
+}  // namespace regolith

@@ -1,0 +1,246 @@
+#include "app/training.h"
+
+#include <sys/resource.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "app/command_line.h"
+#include "engine/io/atomic_file.h"
+#include "engine/train/weights.h"
+
+namespace regolith {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+// The next free folder NAME, NAME-2, NAME-3 ... under `output`: a run never writes into an earlier one.
+std::string new_folder(const RunOptions& run) {
+  std::error_code e;
+  fs::create_directories(run.output, e);
+  if (e) throw IoError(run.output + ": cannot make the folder of the runs: " + e.message());
+  for (int i = 1;; ++i) {
+    const fs::path folder = fs::path(run.output) / (i == 1 ? run.name : run.name + "-" + std::to_string(i));
+    if (fs::create_directory(folder, e)) return folder.string();
+    if (e) throw IoError(folder.string() + ": cannot make the run's folder: " + e.message());
+  }
+}
+
+SplitView view(const Dataset& d) {
+  return {d.images.data(), d.masks.empty() ? nullptr : d.masks.data(), d.count, d.height, d.width, d.channels};
+}
+
+}  // namespace
+
+Training::Training(Experiment& experiment, TrainingOptions options, Listeners listeners)
+    : experiment_(experiment),
+      config_(experiment.config),
+      options_(std::move(options)),
+      listeners_(std::move(listeners)) {}
+
+std::string Training::path(const std::string& file) const { return (fs::path(folder_) / file).string(); }
+
+bool Training::run() {
+  Network& network = experiment_.network();
+  std::optional<Checkpoint> last;  // read before anything that takes its time
+  if (!options_.resume.empty()) last = read_last();
+  phases_.start("data");
+  const ExperimentData& data = experiment_.data();
+  std::fputs(data.report.c_str(), stdout);
+  trainer_ = std::make_unique<Trainer>(network, experiment_.loss(data.frequencies), experiment_.trainer_options());
+  phases_.start("compile");
+  trainer_->set_training_data(view(data.train), static_cast<int64_t>(data.epoch.size()));
+  schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs,
+                    config_.monitor());
+  open_folder(last);
+  std::printf("device %s, precision %s, %lld parameters, arena %.0f MiB\nrun folder %s\n",
+              network.device().name().c_str(), name_of(network.options().precision).data(),
+              static_cast<long long>(network.graph().parameter_count()),
+              static_cast<double>(network.arena_bytes()) / (1 << 20), folder_.c_str());
+  phases_.start("training");
+  if (!train_epochs()) {
+    std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
+                static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
+                options_.command.c_str(), shell_word(folder_).c_str());
+    return false;
+  }
+  finish();
+  return true;
+}
+
+Checkpoint Training::read_last() {
+  folder_ = options_.resume;
+  if (!fs::is_directory(folder_))
+    throw IoError(folder_ + ": there is no such folder; --resume takes the run folder that an earlier run printed");
+  if (!fs::exists(path("last.safetensors")))
+    throw IoError(path("last.safetensors") + ": is missing, so there is nothing to go on from; start anew without " +
+                  "--resume");
+  return load_checkpoint(path("last.safetensors"));
+}
+
+void Training::open_folder(const std::optional<Checkpoint>& last) {
+  Network& network = experiment_.network();
+  if (!last) {
+    network.parameters().initialise(config_.run.seed, trainer_->stream());
+    folder_ = new_folder(config_.run);
+    write_file_atomically(path("config.yaml"), config_.to_yaml());
+    for (const auto& l : listeners_) l->begin(*this, false);
+    return;
+  }
+  check_parameters(network, *last);
+  const json state = json::parse(last->meta("run"), nullptr, false);
+  try {
+    epoch_ = state.at("epoch");
+    loss_sum_ = state.at("loss_sum");
+    loss_steps_ = state.at("loss_steps");
+    stopped_ = state.at("stopped") && config_.train.early_stopping;
+    if (state.at("seed") != config_.run.seed || state.at("steps_per_epoch") != trainer_->steps_per_epoch())
+      throw CheckpointError(last->origin + ": was made with another seed, batch or data; resume with the " +
+                            "configuration of that run, " + path("config.yaml"));
+    schedule_->restore(state.at("schedule"));
+    for (const auto& l : listeners_)
+      if (!l->key().empty()) l->restore(state.at(l->key()));
+  } catch (const json::exception&) {
+    throw CheckpointError(last->origin + ": its training state cannot be read; was it written by engine_run?");
+  }
+  load_training(network, *trainer_, *last);
+  for (const auto& l : listeners_) l->begin(*this, true);
+  if (stopped_ || epoch_ >= config_.train.epochs)
+    std::printf("%s is finished%s after epoch %lld: nothing is left to train\n", folder_.c_str(),
+                stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_));
+  else
+    std::printf("resuming %s at epoch %lld, step %lld\n", folder_.c_str(), static_cast<long long>(epoch_ + 1),
+                static_cast<long long>(trainer_->state().step));
+}
+
+void Training::save_last(int64_t epochs) {
+  json run{{"epoch", epochs},
+           {"loss_sum", loss_sum_},
+           {"loss_steps", loss_steps_},
+           {"stopped", stopped_},
+           {"seed", config_.run.seed},
+           {"steps_per_epoch", trainer_->steps_per_epoch()},
+           {"schedule", schedule_->state()}};
+  for (const auto& l : listeners_)
+    if (!l->key().empty()) run[l->key()] = l->state();
+  Checkpoint c = save_training(experiment_.network(), *trainer_);
+  c.metadata["run"] = run.dump();
+  save_checkpoint(path("last.safetensors"), c);
+}
+
+std::vector<int32_t> Training::order() {
+  const std::vector<SampleIndex>& epoch = experiment_.data().epoch;
+  std::vector<int32_t> entries;
+  for (int64_t i : epoch_order(config_.run.seed, epoch_, static_cast<int64_t>(epoch.size())))
+    entries.push_back(kernels::sample_index(epoch[i].index, epoch[i].augment));
+  return entries;
+}
+
+// False where a signal ended it.
+bool Training::train_epochs() {
+  for (; epoch_ < config_.train.epochs && !stopped_; ++epoch_) {
+    const int64_t first_step = epoch_ * trainer_->steps_per_epoch();
+    const auto began = Clock::now();
+    const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - began).count(); };
+    int64_t steps = 0;
+    StepProgress now{.epoch = epoch_ + 1,
+                     .step = 0,
+                     .steps = trainer_->steps_per_epoch(),
+                     .loss = 0,
+                     .lr = 0,
+                     .images_per_second = 0};
+    const bool whole = trainer_->run_epoch(
+        order(), [&](int64_t step) { return schedule_->learning_rate(step); },
+        [&](const StepReport& r) {
+          if (std::isfinite(r.loss)) loss_sum_ += r.loss, ++loss_steps_;
+          ++steps;
+          now.step = r.step - first_step;
+          now.loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_));
+          now.lr = schedule_->learning_rate(r.step - 1);
+          now.images_per_second = static_cast<double>(steps * config_.train.batch) / elapsed();
+          for (const auto& l : listeners_) l->step(*this, now);
+          return options_.interrupted == nullptr || !options_.interrupted->load();
+        });
+    if (now.step < now.steps) {
+      save_last(epoch_);
+      return false;
+    }
+    EpochReport report = end_epoch(now, elapsed());
+    loss_sum_ = 0;
+    loss_steps_ = 0;
+    for (const auto& l : listeners_) {
+      l->epoch(*this, report);
+      stopped_ = report.stop;
+    }
+    if (stopped_)
+      std::printf("stopping early: %s has not improved for %d epochs\n", config_.monitor().c_str(),
+                  config_.train.early_stopping->patience);
+    if (!whole && !stopped_ && epoch_ + 1 < config_.train.epochs) return false;
+  }
+  return true;
+}
+
+EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
+  const StepState state = trainer_->state();
+  EpochReport report;
+  report.record = {.epoch = epoch_ + 1,
+                   .step = state.step,
+                   .lr = last.lr,
+                   .loss = last.loss,
+                   .images_per_second = last.images_per_second,
+                   .seconds = seconds,
+                   .skipped_steps = state.skipped,
+                   .val_iou = {}};
+  report.improved = !validates();
+  const int every = config_.train.validate_every;
+  if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
+  const Evaluation e = trainer_->evaluate(view(experiment_.data().validation), false);
+  const Scores s = score(e.confusion, experiment_.classes());
+  report.record.val_loss = e.loss;
+  report.record.val_miou = s.miou;
+  report.record.val_miou_foreground = s.miou_foreground;
+  report.record.val_miou_keras_ignore0 = s.miou_keras_ignore0;
+  report.record.val_iou = s.iou;
+  const std::string watched = config_.monitor();
+  report.monitored = watched == "val_miou"              ? s.miou
+                     : watched == "val_miou_foreground" ? s.miou_foreground
+                     : watched == "val_loss"            ? e.loss
+                                                        : s.miou_keras_ignore0;
+  schedule_->end_epoch(report.monitored);
+  return report;
+}
+
+// The best weights on the test set.
+void Training::finish() {
+  phases_.start("test");
+  for (const auto& l : listeners_) l->before_evaluation(*this);
+  const ExperimentData& data = experiment_.data();
+  FinalReport report;
+  const bool has_test = data.test.count > 0;
+  report.images = has_test ? &data.test : validates() ? &data.validation : &data.train;
+  report.split = has_test ? "test" : validates() ? "validation" : "training";
+  report.evaluation = trainer_->evaluate(view(*report.images), true);
+  report.scores = score(report.evaluation.confusion, experiment_.classes());
+  report.written = {"config.yaml"};
+  for (const auto& l : listeners_) l->end(*this, report);
+  phases_.stop();
+  std::printf("\nwritten\n");
+  for (const std::string& file : report.written) std::printf("  %s\n", path(file).c_str());
+  std::printf("\n%s\n%s\n", phases_.text().c_str(), memory_text().c_str());
+}
+
+// What the plan promised, and what the process took at its most.
+std::string Training::memory_text() {
+  const auto mib = [](double bytes) { return std::to_string(std::lround(bytes / (1 << 20))) + " MiB"; };
+  Network& network = experiment_.network();
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return "memory: arena " + mib(network.arena_bytes()) + ", data " + mib(trainer_->data_bytes()) + ", weights " +
+         mib(network.parameters().bytes() + network.packed_bytes()) + "; peak of the process " +
+         mib(1024.0 * static_cast<double>(usage.ru_maxrss));
+}
+
+}  // namespace regolith

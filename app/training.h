@@ -1,0 +1,60 @@
+// A training run from its first epoch to its last table. What it shows and keeps is its listeners' business.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "app/listeners.h"
+#include "engine/io/safetensors.h"
+#include "engine/report/progress.h"
+#include "engine/train/schedule.h"
+
+namespace regolith {
+
+struct TrainingOptions {
+  std::string resume;   // a run folder to go on in; empty: a new one
+  std::string command;  // that started the run, without --resume: for the advice how to go on
+  const std::atomic<bool>* interrupted = nullptr;  // set by a signal: the step is finished, last.safetensors written
+};
+
+class Training {
+ public:
+  Training(Experiment& experiment, TrainingOptions options, Listeners listeners);
+  // Prints as it goes. False where it was interrupted. Throws what the parts throw; what was written before stays.
+  bool run();
+
+  // For listeners.
+  Experiment& experiment() { return experiment_; }
+  Trainer& trainer() { return *trainer_; }
+  std::string path(const std::string& file) const;  // in the run's folder
+  // Weights, moments and the state of the run after `epochs` whole epochs, to last.safetensors.
+  void save_last(int64_t epochs);
+  int64_t epochs_done() const { return epoch_; }
+  bool validates() { return experiment_.data().validation.count > 0; }
+
+ private:
+  Checkpoint read_last();
+  void open_folder(const std::optional<Checkpoint>& last);
+  bool train_epochs();
+  EpochReport end_epoch(const StepProgress& last, double seconds);
+  void finish();
+  std::vector<int32_t> order();
+  std::string memory_text();
+
+  Experiment& experiment_;
+  const RunConfig& config_;
+  TrainingOptions options_;
+  Listeners listeners_;
+  Phases phases_;
+  std::unique_ptr<Trainer> trainer_;
+  std::optional<Schedule> schedule_;
+  std::string folder_;
+  // The loop's own state, which a checkpoint holds beside weights and moments.
+  int64_t epoch_ = 0, loss_steps_ = 0;
+  double loss_sum_ = 0;
+  bool stopped_ = false;  // early
+};
+
+}  // namespace regolith
