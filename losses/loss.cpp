@@ -77,50 +77,17 @@ bool LossSpec::needs_frequencies() const {
   });
 }
 
-Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies, double weight) : classes_(classes) {
-  require(classes >= 1 && classes <= kernels::kMaxClasses, "",
-          "takes 1 to " + std::to_string(kernels::kMaxClasses) + " classes, not " + std::to_string(classes));
-  require(spec.ignore >= -1 && spec.ignore <= 255, "ignore", "must be a value of the mask, 0 to 255, or -1 for none");
-  terms_.ignore = spec.ignore;
-  const std::vector<LossTerm> terms = spec.terms();
-  const bool combined = std::holds_alternative<std::vector<LossTerm>>(spec.kind);
-  require(!terms.empty(), "combined", "has no terms; name cross_entropy, focal or dice");
-  for (size_t i = 0; i < terms.size(); ++i) {
-    const LossTerm& t = terms[i];
-    const std::string at = combined ? "combined." + std::to_string(i) + "." : "";
-    require(std::isfinite(t.weight) && t.weight >= 0, at + "weight", "must be a finite number of at least 0");
-    const std::string key = at + loss_names()[t.kind.index()].key;
-    std::visit(
-        [&]<class T>(const T& loss) {
-          if constexpr (std::is_same_v<T, Dice>)
-            add(loss, t.weight * weight, key, frequencies);
-          else
-            add(loss, t.weight * weight, key);
-        },
-        t.kind);
-  }
-}
-
-void Loss::add(const CrossEntropy& loss, double weight, const std::string& key) {
+template <class PixelLoss>
+void Loss::add(const PixelLoss& loss, double weight, const std::string& key, std::span<const double>) {
   auto& to = next(terms_.pixel, terms_.pixel_terms, "cross-entropy and focal");
-  require(loss.label_smoothing >= 0 && loss.label_smoothing < 1, key + ".label_smoothing", "must be in [0, 1)");
+  loss.check([&](bool ok, const char* field, const char* what) { require(ok, key + "." + field, what); });
   const auto kept = kept_classes(key, loss.exclude, classes_);
-  to.kind = kernels::LossTerms::Kind::cross_entropy;
-  to.smoothing = static_cast<float>(loss.label_smoothing);
-  write(to.class_weight, weights(key + ".weights", loss.weights.values, kept), weight);
+  to = loss.term();
+  write(to.class_weight, weights(key + "." + PixelLoss::kWeightsKey, loss.class_weights(), kept), weight);
   scales_.push_back({loss.reduction, count(kept)});
 }
 
-void Loss::add(const Focal& loss, double weight, const std::string& key) {
-  auto& to = next(terms_.pixel, terms_.pixel_terms, "cross-entropy and focal");
-  require(std::isfinite(loss.gamma) && loss.gamma >= 0, key + ".gamma", "must be at least 0");
-  const auto kept = kept_classes(key, loss.exclude, classes_);
-  to.kind = kernels::LossTerms::Kind::focal;
-  to.gamma = static_cast<float>(loss.gamma);
-  write(to.class_weight, weights(key + ".alpha", loss.alpha, kept), weight);
-  scales_.push_back({loss.reduction, count(kept)});
-}
-
+template <>
 void Loss::add(const Dice& loss, double weight, const std::string& key, std::span<const double> frequencies) {
   auto& to = next(terms_.dice, terms_.dice_terms, "Dice");
   require(std::isfinite(loss.smooth) && loss.smooth >= 0, key + ".smooth", "must be at least 0");
@@ -137,6 +104,23 @@ void Loss::add(const Dice& loss, double weight, const std::string& key, std::spa
   to.smooth = static_cast<float>(loss.smooth);
   write(to.class_weight, w, weight / std::accumulate(w.begin(), w.end(), 0.0));
   couples_images_ = couples_images_ || !to.per_image;
+}
+
+Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies, double weight) : classes_(classes) {
+  require(classes >= 1 && classes <= kernels::kMaxClasses, "",
+          "takes 1 to " + std::to_string(kernels::kMaxClasses) + " classes, not " + std::to_string(classes));
+  require(spec.ignore >= -1 && spec.ignore <= 255, "ignore", "must be a value of the mask, 0 to 255, or -1 for none");
+  terms_.ignore = spec.ignore;
+  const std::vector<LossTerm> terms = spec.terms();
+  const bool combined = std::holds_alternative<std::vector<LossTerm>>(spec.kind);
+  require(!terms.empty(), "combined", "has no terms; name cross_entropy, focal or dice");
+  for (size_t i = 0; i < terms.size(); ++i) {
+    const LossTerm& t = terms[i];
+    const std::string at = combined ? "combined." + std::to_string(i) + "." : "";
+    require(std::isfinite(t.weight) && t.weight >= 0, at + "weight", "must be a finite number of at least 0");
+    const std::string key = at + loss_names()[t.kind.index()].key;
+    std::visit([&](const auto& loss) { add(loss, t.weight * weight, key, frequencies); }, t.kind);
+  }
 }
 
 size_t Loss::workspace_bytes(int N, int H, int W) const {

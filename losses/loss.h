@@ -21,12 +21,25 @@ constexpr std::array<const char*, 3> names_of(Reduction) { return {"sum_per_imag
 inline constexpr const char* kReductionDoc = "divisor: images; pixels; or pixels x classes that are not excluded";
 inline constexpr const char* kExcludeDoc = "class ids whose pixels contribute nothing";
 
+// A loss that is a sum over pixels is a struct with its options and their fields(); class_weights(), under kWeightsKey;
+// term(), the kernel's term but for its weights; and check(), what ranges cannot say. It stands in AnyLoss.
+
 // -weight[t] * sum_k q_k log p_k, q the truth smoothed over all classes.
 struct CrossEntropy {
   double label_smoothing = 0;
   ClassWeights weights = {};  // by the true class t
   std::vector<int> exclude = {};
   Reduction reduction = Reduction::mean_pixels;
+
+  static constexpr const char* kWeightsKey = "weights";
+  const std::vector<double>& class_weights() const { return weights.values; }
+  kernels::LossTerms::Pixel term() const {
+    return {.kind = kernels::LossTerms::Kind::cross_entropy, .smoothing = static_cast<float>(label_smoothing)};
+  }
+  template <class F>
+  void check(F&& require) const {
+    require(label_smoothing >= 0 && label_smoothing < 1, "label_smoothing", "must be in [0, 1)");
+  }
 };
 template <class V>
 void fields(V& v, CrossEntropy& s) {
@@ -42,6 +55,16 @@ struct Focal {
   std::vector<double> alpha{.25};  // one for all classes, or one by true class
   std::vector<int> exclude = {};
   Reduction reduction = Reduction::mean_elements;
+
+  static constexpr const char* kWeightsKey = "alpha";
+  const std::vector<double>& class_weights() const { return alpha; }
+  kernels::LossTerms::Pixel term() const {
+    return {.kind = kernels::LossTerms::Kind::focal, .gamma = static_cast<float>(gamma)};
+  }
+  template <class F>
+  void check(F&& require) const {
+    require(gamma >= 0 && gamma <= 1e6, "gamma", "must be at least 0");
+  }
 };
 template <class V>
 void fields(V& v, Focal& s) {
@@ -127,9 +150,8 @@ class Loss {
     Reduction reduction;
     int kept;
   };
-  void add(const CrossEntropy& loss, double weight, const std::string& key);
-  void add(const Focal& loss, double weight, const std::string& key);
-  void add(const Dice& loss, double weight, const std::string& key, std::span<const double> frequencies);
+  template <class PixelLoss>
+  void add(const PixelLoss& loss, double weight, const std::string& key, std::span<const double> frequencies);
 
   int classes_;
   bool couples_images_ = false;

@@ -1,4 +1,4 @@
-// A network beside what PyTorch in float64 made of it (tools/golden/make_golden.py): logits, loss, gradients, and the
+// A network beside what PyTorch in float64 made of it (tests/golden/make_golden.py): logits, loss, gradients, and the
 // losses of some steps.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Every block, and every op that networks share, alone between two convolutions, against PyTorch in float64. The twins
-// are in tools/golden/make_golden.py, by the same names.
+// are in tests/golden/make_golden.py, by the same names.
 #include <gtest/gtest.h>
 
 #include "golden.h"

@@ -25,9 +25,11 @@ try:
 except ImportError:
     sys.exit(f"compare_torch.py: {sys.executable} has no PyTorch. Install it (pip install torch) or run this script "
              "with an interpreter that has it.")
-import torch_models
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "golden"))
+import torch_models  # noqa: E402
+
 LOSS = "loss={focal: {gamma: 2.0, alpha: 0.25, exclude: [0], reduction: mean_elements}}"
 HOPELESS = 3  # times the best step so far
 

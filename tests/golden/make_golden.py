@@ -2,7 +2,7 @@
 """Writes tests/models/golden/NAME.npz: what PyTorch in float64 makes of each network, and of each block between two
 convolutions, for tests/models/test_golden.cpp.
 
-    python tools/golden/make_golden.py [--output DIRECTORY] [--search SEEDS] [NAME ...]
+    python tests/golden/make_golden.py [--output DIRECTORY] [--search SEEDS] [NAME ...]
 
 Needs PyTorch and NumPy; no build and no test runs it. Weights come from a formula (`fill`) that the test repeats in
 C++, so that the files need not hold them, gammas, betas and biases are none of them trivial, and the engine's own
@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools" / "bench"))
 import torch_models as tm  # noqa: E402
 
 CLASSES, RATE, SKETCH = 5, 4e-4, 512
