@@ -1,4 +1,4 @@
-// Copies with conversion between fp32, bf16 and fp16, rounded to nearest even; of an array, or of a map to a map.
+// Copies of arrays with conversion between fp32, bf16 and fp16, rounded to nearest even.
 #pragma once
 
 #include "kernels/core/kernel.h"
@@ -14,11 +14,5 @@ struct Cast {
   bool accumulate = false;  // adds to what stands there, in fp32
 };
 REGOLITH_KERNEL(cast, Cast);
-
-struct CastMap {
-  TensorView x, y;  // (N, H, W, C), of any two element types
-  bool accumulate = false;
-};
-REGOLITH_KERNEL(cast_map, CastMap);
 
 }  // namespace regolith::kernels

@@ -1,9 +1,8 @@
 #include "kernels/dropout.h"
 
 #include "kernels/add.h"
-#include "kernels/core/columns.h"
 #include "kernels/core/dropout.h"
-#include "kernels/core/launch.h"
+#include "kernels/core/elementwise.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -17,37 +16,23 @@ __global__ void __launch_bounds__(kColumnThreads, 4)
   for (int row = rows.begin; row < rows.end; ++row) {
     const T* in = row_of<const T>(x, row);
     T* out = row_of<T>(y, row);
+    const auto put = [&](int w, int c, const V& factor) {
+      V v = load<V>(in + w * x.pitch + c) * factor;
+      if (accumulate) v += load<V>(out + w * y.pitch + c);
+      store(out + w * y.pitch + c, v);
+    };
     const int n = row / y.H;
-    const int64_t first = static_cast<int64_t>(row - n * y.H) * y.W * y.C;
     factors.sample(n);
-    for (int w = threadIdx.y; w < y.W; w += blockDim.y) {
+    if (numbers.spatial) {  // a thread draws once a channel and row
       for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
-        V v = load<V>(in + w * x.pitch + c) * factors.template at<L>(first + w * y.C + c);
-        if (accumulate) v += load<V>(out + w * y.pitch + c);
-        store(out + w * y.pitch + c, v);
+        const V factor = factors.template at<L>(c);
+        for (int w = threadIdx.y; w < y.W; w += blockDim.y) put(w, c, factor);
       }
-    }
-  }
-}
-
-// A thread draws once a channel and row.
-template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads, 4)
-    drop_channels(TensorView x, TensorView y, DropoutNumbers numbers, bool accumulate) {
-  using V = Vec<L>;
-  DropoutFactors<> factors(numbers);
-  const Rows rows = block_rows(y);
-  for (int row = rows.begin; row < rows.end; ++row) {
-    const T* in = row_of<const T>(x, row);
-    T* out = row_of<T>(y, row);
-    factors.sample(row / y.H);
-    for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
-      const V factor = factors.template at<L>(c);
-      for (int w = threadIdx.y; w < y.W; w += blockDim.y) {
-        V v = load<V>(in + w * x.pitch + c) * factor;
-        if (accumulate) v += load<V>(out + w * y.pitch + c);
-        store(out + w * y.pitch + c, v);
-      }
+    } else {
+      const int64_t first = static_cast<int64_t>(row - n * y.H) * y.W * y.C;
+      for (int w = threadIdx.y; w < y.W; w += blockDim.y)
+        for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L)
+          put(w, c, factors.template at<L>(first + w * y.C + c));
     }
   }
 }
@@ -56,8 +41,7 @@ __global__ void __launch_bounds__(kColumnThreads, 4)
 
 void dropout(Stream& stream, const Dropout& k) {
   const TensorView &x = k.x, &y = k.y;
-  if (x.N != y.N || x.H != y.H || x.W != y.W || x.C != y.C || x.dtype != y.dtype)
-    throw KernelError("dropout: both maps must have one shape and one element type");
+  expect_alike("dropout", {x, y});
   if (!(k.draws.rate >= 0 && k.draws.rate < 1))
     throw KernelError("dropout: the rate is " + std::to_string(k.draws.rate) + "; expected 0 or more and less than 1");
   if (!k.draws) {
@@ -68,8 +52,8 @@ void dropout(Stream& stream, const Dropout& k) {
     using T = decltype(t);
     with_lanes<T>({x, y}, [&](auto lanes) {
       constexpr int L = lanes;
-      launch(stream, "dropout", {row_blocks(stream, y)}, columns_block(y.C / L), 0,
-             k.draws.spatial ? drop_channels<T, L> : drop<T, L>, x, y, dropout_numbers(k.draws), k.accumulate);
+      launch(stream, "dropout", {row_blocks(stream, y)}, columns_block(y.C / L), 0, drop<T, L>, x, y,
+             dropout_numbers(k.draws), k.accumulate);
     });
   });
 }

@@ -1,13 +1,10 @@
 #include "kernels/multiply.h"
 
-#include "kernels/core/flat.h"
+#include "kernels/core/elementwise.h"
 #include "kernels/core/image_sums.h"
-#include "kernels/core/launch.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
-
-constexpr unsigned kThreads = 256;
 
 template <class T, class P>
 __device__ __forceinline__ void put(T* out, P v, bool accumulate) {
@@ -16,28 +13,15 @@ __device__ __forceinline__ void put(T* out, P v, bool accumulate) {
 }
 
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4) multiply(TensorView a, TensorView b, TensorView y) {
-  for_each_tile<T, P>(block_range(y.pixels()), y.C, [&](int c, int64_t first, int64_t last, int step) {
-#if defined(__CUDACC__)
-#pragma unroll 1  // no load may pass the store before it: more rounds at once would take registers for nothing
-#endif
-    for (int64_t p = first; p < last; p += step) {
-      store_pack(y.as<T>() + p * y.pitch + c,
-                 load_pack<P>(a.as<const T>() + p * a.pitch + c) * load_pack<P>(b.as<const T>() + p * b.pitch + c));
-    }
-  });
-}
-
-template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
+__global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
     multiply_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db, bool accumulate_a,
                       bool accumulate_b) {
   for_each_tile<T, P>(block_range(dy.pixels()), dy.C, [&](int c, int64_t first, int64_t last, int step) {
     for (int64_t p = first; p < last; p += step) {
       const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
-      const P x = db ? load_pack<P>(a.as<const T>() + p * a.pitch + c) : g;
-      if (da) put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(b.as<const T>() + p * b.pitch + c), accumulate_a);
-      if (db) put(db.as<T>() + p * db.pitch + c, g * x, accumulate_b);
+      const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
+      put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(b.as<const T>() + p * b.pitch + c), accumulate_a);
+      put(db.as<T>() + p * db.pitch + c, g * x, accumulate_b);
     }
   });
 }
@@ -45,20 +29,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 4)
 // b is repeated over the channels: `group` neighbouring lanes of a warp share a pixel.
 
 template <class T, int L>
-__global__ void __launch_bounds__(kThreads, 4) multiply_channels(TensorView a, TensorView b, TensorView y, int group) {
-  using V = Vec<L>;
-  const int rank = thread_rank(), groups = block_threads() / group;
-  const Range r = block_range(y.pixels());
-  for (int64_t p = r.begin + rank / group; p < r.end; p += groups) {
-    const V scale(static_cast<float>(b.as<const T>()[p * b.pitch]));
-    const T* const from = a.as<const T>() + p * a.pitch;
-    T* const to = y.as<T>() + p * y.pitch;
-    for (int c = rank % group * L; c < y.C; c += group * L) store(to + c, load<V>(from + c) * scale);
-  }
-}
-
-template <class T, int L>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kElementThreads, 4)
     multiply_channels_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db,
                                bool accumulate_a, bool accumulate_b, int group) {
   using V = Vec<L>;
@@ -75,16 +46,15 @@ __global__ void __launch_bounds__(kThreads, 4)
       V total(0);
       for (int c = rank % group * L; c < dy.C; c += group * L) {
         const V g = load<V>(gs + c);
-        if (db) total = fma(g, load<V>(xs + c), total);
+        total = fma(g, load<V>(xs + c), total);
         if (da) {
           V v = g * scale;
           if (accumulate_a) v += load<V>(out + c);
           store(out + c, v);
         }
       }
-      if (db) sum = sum_lanes(total);
+      sum = sum_lanes(total);
     }
-    if (!db) continue;
     for (int m = group / 2; m > 0; m /= 2) sum += shuffle_xor(sum, m);
     if (p >= r.end || rank % group != 0) continue;
     T& out = db.as<T>()[p * db.pitch];
@@ -93,25 +63,6 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 // b is repeated over the pixels.
-
-template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads)
-    multiply_pixels(TensorView a, TensorView b, TensorView y, bool accumulate) {  // also da from dy
-  using V = Vec<L>;
-  const Rows rows = block_rows(y);
-  for (int row = rows.begin; row < rows.end; ++row) {
-    const T* const from = row_of<const T>(a, row);
-    const T* const scale = b.as<const T>() + static_cast<int64_t>(row / y.H) * b.pitch;
-    T* const to = row_of<T>(y, row);
-    for (int w = threadIdx.y; w < y.W; w += blockDim.y) {
-      for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
-        V v = load<V>(from + w * a.pitch + c) * load<V>(scale + c);
-        if (accumulate) v += load<V>(to + w * y.pitch + c);
-        store(to + w * y.pitch + c, v);
-      }
-    }
-  }
-}
 
 template <class T, int L, int K>
 __global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
@@ -143,6 +94,16 @@ void check(const char* kernel, const TensorView& large, const TensorView& a, con
                       ": a must have the shape of y, b that shape, (N, H, W, 1) or (N, 1, 1, C), all one element type");
 }
 
+// y (+)= a * b
+void product(Stream& stream, const TensorView& a, const TensorView& b, const TensorView& y, bool accumulate) {
+  if (same(y, b))
+    elementwise(stream, "multiply", Product{}, y, accumulate, a, b);
+  else if (repeats_over_pixels(y, b))
+    elementwise(stream, "multiply_pixels", Product{}, y, accumulate, a, PerImage{b});
+  else
+    elementwise(stream, "multiply_channels", Product{}, y, accumulate, a, PerPixel{b});
+}
+
 // Lanes that share a pixel of so many vectors.
 int group_of(int vectors) {
   int group = 1;
@@ -154,67 +115,42 @@ int group_of(int vectors) {
 
 void multiply_forward(Stream& stream, const MultiplyForward& k) {
   check("multiply_forward", k.y, k.a, k.b);
-  TensorView a = k.a, b = k.b, y = k.y;
-  const bool whole = same(y, b);
-  if (whole) flatten({&a, &b, &y});
-  with_float_type(y.dtype, "multiply_forward", [&](auto t) {
-    using T = decltype(t);
-    if (!whole && !repeats_over_pixels(y, b)) {
-      with_lanes<T>({a, y}, [&](auto lanes) {
-        constexpr int L = lanes;
-        launch(stream, "multiply_channels", {blocks_for(stream, y.elements() / L, 1024)}, {kThreads}, 0,
-               multiply_channels<T, L>, a, b, y, group_of(y.C / L));
-      });
-      return;
-    }
-    with_lanes<T>({a, b, y}, [&](auto lanes) {
-      constexpr int L = lanes;
-      if (!whole) {
-        launch(stream, "multiply_pixels", {row_blocks(stream, y)}, columns_block(y.C / L), 0, multiply_pixels<T, L>, a,
-               b, y, false);
-        return;
-      }
-      with_pack<L>(y.C, [&](auto packs) {
-        launch(stream, "multiply", {blocks_for(stream, y.elements() / L, 1024)}, {kThreads}, 0,
-               multiply<T, Pack<L, packs>>, a, b, y);
-      });
-    });
-  });
+  product(stream, k.a, k.b, k.y, false);
 }
 
 void multiply_backward(Stream& stream, const MultiplyBackward& k) {
   check("multiply_backward", k.dy, k.a, k.b);
   check("multiply_backward", k.dy, k.da, k.db);
   if ((k.da && !k.b) || (k.db && !k.a)) throw KernelError("multiply_backward: da needs b, and db needs a");
-  if (!k.da && !k.db) return;
-  const TensorView& small = k.db ? k.db : k.b;
-  TensorView a = k.db ? k.a : TensorView{}, b = k.da ? k.b : TensorView{}, dy = k.dy, da = k.da ? k.da : TensorView{},
-             db = k.db;
-  const bool whole = same(dy, small);
-  if (whole) flatten({&a, &b, &dy, &da, &db});
+  if (!k.db) {
+    if (k.da) product(stream, k.dy, k.b, k.da, k.accumulate_a);
+    return;
+  }
+  TensorView a = k.a, b = k.da ? k.b : TensorView{}, dy = k.dy, da = k.da, db = k.db;
+  if (same(dy, db)) {
+    if (!da) return product(stream, dy, a, db, k.accumulate_b);
+    flatten({&a, &b, &dy, &da, &db});
+    return with_element_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
+      using T = decltype(t);
+      using P = decltype(pack);
+      launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / P::size, 1024)}, {kElementThreads}, 0,
+             multiply_gradient<T, P>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b);
+    });
+  }
   with_float_type(dy.dtype, "multiply_backward", [&](auto t) {
     using T = decltype(t);
-    if (!whole && !repeats_over_pixels(dy, small)) {
+    if (!repeats_over_pixels(dy, db)) {
       with_lanes<T>({a, dy, da}, [&](auto lanes) {
         constexpr int L = lanes;
-        launch(stream, "multiply_channels_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kThreads}, 0,
-               multiply_channels_gradient<T, L>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b, group_of(dy.C / L));
+        launch(stream, "multiply_channels_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kElementThreads},
+               0, multiply_channels_gradient<T, L>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b,
+               group_of(dy.C / L));
       });
       return;
     }
     with_lanes<T>({a, b, dy, da, db}, [&](auto lanes) {
       constexpr int L = lanes;
-      if (!whole && !db) {
-        launch(stream, "multiply_pixels", {row_blocks(stream, dy)}, columns_block(dy.C / L), 0, multiply_pixels<T, L>,
-               dy, b, da, k.accumulate_a);
-        return;
-      }
       with_pack<L>(dy.C, [&](auto packs) {
-        if (whole) {
-          launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kThreads}, 0,
-                 multiply_gradient<T, Pack<L, packs>>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b);
-          return;
-        }
         const ImageSumLayout layout(dy);
         float* const partials = static_cast<float*>(k.workspace);
         launch(stream, "multiply_pixels_gradient", {static_cast<unsigned>(layout.parts), static_cast<unsigned>(dy.N)},

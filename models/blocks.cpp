@@ -1,6 +1,7 @@
 // The blocks that models name. Each says which attributes it reads; its nodes are named by what they are.
 #include <algorithm>
 
+#include "engine/ops/pointwise.h"
 #include "engine/ops/registry.h"
 #include "engine/ops/transformer.h"
 #include "models/builder.h"
@@ -87,7 +88,7 @@ int transformer(const Builder& b, const Attributes& a, const std::vector<int>& i
     const int attention = layer.add("attention", std::make_unique<AttentionOp>(heads), {qkv});
     x = layer.add_up("add1", {x, layer.dropout("dropout1", dense("proj", attention, C), a)});
     const int hidden = dense("fc1", norm("norm2"), ratio * C);
-    const int gelu = layer.add("gelu", std::make_unique<GeluOp>(), {hidden});
+    const int gelu = layer.add("gelu", std::make_unique<ActivationOp>(kernels::Activation::gelu), {hidden});
     x = layer.add_up("add2", {x, layer.dropout("dropout2", dense("fc2", gelu, C), a)});
   }
   return x;

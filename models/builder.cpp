@@ -2,6 +2,7 @@
 
 #include "engine/ops/basic.h"
 #include "engine/ops/norm.h"
+#include "engine/ops/pointwise.h"
 #include "engine/ops/registry.h"
 
 namespace regolith {
@@ -33,7 +34,9 @@ int Builder::norm(const std::string& name, int x, const Attributes& a) const {
   return add(name, kind == "batch" ? parse_batch_norm(a) : parse_group_norm(a), {x});
 }
 
-int Builder::relu(const std::string& name, int x) const { return add(name, std::make_unique<ReluOp>(), {x}); }
+int Builder::relu(const std::string& name, int x) const {
+  return add(name, std::make_unique<ActivationOp>(kernels::Activation::relu), {x});
+}
 
 int Builder::dropout(const std::string& name, int x, const Attributes& a) const {
   if (a.number("rate", 0, 1, 0) == 0) return x;

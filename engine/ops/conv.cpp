@@ -122,7 +122,9 @@ void ConvOp::forward(const OpRun& run) {
 }
 
 void ConvOp::backward(const OpRun& run) {
-  if (a_.relu) kernels::relu_backward(*run.stream, {.y = run.y, .dy = run.dy, .dx = run.dy});
+  if (a_.relu)
+    kernels::activation_backward(*run.stream,
+                                 {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
   conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])

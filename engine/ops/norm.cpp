@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
-#include "kernels/activation.h"
 #include "kernels/batch_norm.h"
 #include "kernels/group_norm.h"
 
@@ -148,19 +147,6 @@ void BatchNormOp::backward(const OpRun& run) {
                                              .accumulate_dresidual = residual && run.accumulate[1],
                                              .accumulate_parameters = run.accumulate_grads,
                                              .workspace = run.workspace});
-}
-
-Inference ReluOp::infer(const std::vector<Shape>& inputs) {
-  Inference r;
-  r.shape = inputs[0];
-  r.saves_output = true;
-  return r;
-}
-
-void ReluOp::forward(const OpRun& run) { kernels::relu_forward(*run.stream, {.x = run.x[0], .y = run.y}); }
-
-void ReluOp::backward(const OpRun& run) {
-  kernels::relu_backward(*run.stream, {.y = run.y, .dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
 }
 
 std::unique_ptr<Op> parse_group_norm(const Attributes& a) {

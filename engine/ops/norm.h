@@ -1,4 +1,4 @@
-// Group and batch normalisation with the activation and the residual add that fusion puts into the same pass, and ReLU.
+// Group and batch normalisation with the activation and the residual add that fusion puts into the same pass.
 #pragma once
 
 #include "engine/graph/attributes.h"
@@ -68,16 +68,6 @@ class BatchNormOp : public NormOp {
   float momentum_;
   bool training_ = true;
   Shape shape_;
-};
-
-class ReluOp : public StridedOp<ReluOp> {
- public:
-  std::string_view kind() const override { return "relu"; }
-  bool forward_in_place() const override { return true; }
-  bool backward_in_place() const override { return true; }
-  Inference infer(const std::vector<Shape>& inputs) override;
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
 };
 
 std::unique_ptr<Op> parse_group_norm(const Attributes& a);  // groups, epsilon

@@ -2,7 +2,6 @@
 
 #include "engine/base/error.h"
 #include "kernels/multiply.h"
-#include "kernels/sigmoid.h"
 #include "kernels/softmax.h"
 
 namespace regolith {
@@ -33,17 +32,24 @@ void SoftmaxOp::backward(const OpRun& run) {
   kernels::softmax_backward(*run.stream, {.y = run.y, .dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
 }
 
-Inference SigmoidOp::infer(const std::vector<Shape>& inputs) {
+Inference ActivationOp::infer(const std::vector<Shape>& inputs) {
   Inference r;
   r.shape = inputs[0];
-  r.saves_output = true;
+  r.saves_input = {kernels::traits_of(f_).gradient_reads_x};
+  r.saves_output = !r.saves_input[0];
   return r;
 }
 
-void SigmoidOp::forward(const OpRun& run) { kernels::sigmoid_forward(*run.stream, {.x = run.x[0], .y = run.y}); }
+void ActivationOp::forward(const OpRun& run) {
+  kernels::activation_forward(*run.stream, {.f = f_, .x = run.x[0], .y = run.y});
+}
 
-void SigmoidOp::backward(const OpRun& run) {
-  kernels::sigmoid_backward(*run.stream, {.y = run.y, .dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
+void ActivationOp::backward(const OpRun& run) {
+  kernels::activation_backward(*run.stream, {.f = f_,
+                                             .saved = kernels::traits_of(f_).gradient_reads_x ? run.x[0] : run.y,
+                                             .dy = run.dy,
+                                             .dx = run.dx[0],
+                                             .accumulate = run.accumulate[0]});
 }
 
 std::string MultiplyOp::describe() const {

@@ -1,7 +1,8 @@
-// Squashing functions and products.
+// Activations, softmax and products.
 #pragma once
 
 #include "engine/graph/op.h"
+#include "kernels/activation.h"
 
 namespace regolith {
 
@@ -15,13 +16,19 @@ class SoftmaxOp : public StridedOp<SoftmaxOp> {
   void backward(const OpRun& run) override;
 };
 
-class SigmoidOp : public StridedOp<SigmoidOp> {
+// One of kernels/activation.h.
+class ActivationOp : public StridedOp<ActivationOp> {
  public:
-  std::string_view kind() const override { return "sigmoid"; }
+  explicit ActivationOp(kernels::Activation f) : f_(f) {}
+  std::string_view kind() const override { return kernels::traits_of(f_).name; }
+  bool forward_in_place() const override { return !kernels::traits_of(f_).gradient_reads_x; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+
+ private:
+  kernels::Activation f_;
 };
 
 // The product of two maps of one shape, or of a map and one that is repeated over its channels (N,H,W,1) or over its

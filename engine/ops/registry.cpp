@@ -29,6 +29,11 @@ std::unique_ptr<Op> plain(const Attributes&) {  // an op without attributes
   return std::make_unique<T>();
 }
 
+template <kernels::Activation f>
+std::unique_ptr<Op> activation(const Attributes&) {
+  return std::make_unique<ActivationOp>(f);
+}
+
 std::unique_ptr<Op> max_pool(const Attributes& a) {
   const int pool = a.integer("pool", 1, 64, 2);
   return std::make_unique<MaxPoolOp>(pool, a.integer("stride", 1, 64, pool));
@@ -42,7 +47,7 @@ std::unique_ptr<Op> resize(const Attributes& a) {
 }
 
 std::unique_ptr<Op> upsample(const Attributes& a) {
-  return std::make_unique<UpsampleOp>(a.integer("factor", 2, 64, 2), is_bilinear(a));
+  return std::make_unique<ResizeOp>(a.integer("factor", 2, 64, 2), is_bilinear(a));
 }
 
 std::unique_ptr<Op> conv(const Attributes& a) { return std::make_unique<ConvOp>(with_filters(a)); }
@@ -66,16 +71,16 @@ const std::vector<OpEntry>& op_registry() {
       {"conv", "convolution", window, 1, 1, conv},
       {"conv_transpose", "transposed convolution, the adjoint of the convolution", window, 1, 1, conv_transpose},
       {"dropout", "drops elements in training, the rest times 1 / (1 - rate)", {"rate"}, 1, 1, dropout},
-      {"gelu", "x times the normal distribution function", {}, 1, 1, plain<GeluOp>},
+      {"gelu", "x times the normal distribution function", {}, 1, 1, activation<kernels::Activation::gelu>},
       {"global_avg_pool", "the mean over the pixels of each image", {}, 1, 1, plain<GlobalAvgPoolOp>},
       {"group_norm", "group normalisation", {"groups", "epsilon"}, 1, 1, parse_group_norm},
       {"layer_norm", "normalisation of every pixel over its channels", {"epsilon"}, 1, 1, parse_layer_norm},
       {"max_pool", "max pooling without padding", {"pool", "stride"}, 1, 1, max_pool},
       {"multiply", "the product of two maps; one may have a single channel or pixel", {}, 2, 2, plain<MultiplyOp>},
       {"position_embedding", "adds a learned map to every image", {}, 1, 1, plain<PositionEmbeddingOp>},
-      {"relu", "max(x, 0)", {}, 1, 1, plain<ReluOp>},
+      {"relu", "max(x, 0)", {}, 1, 1, activation<kernels::Activation::relu>},
       {"resize", "to a height and width, nearest or bilinear", {"height", "width", "mode"}, 1, 1, resize},
-      {"sigmoid", "1 / (1 + exp(-x))", {}, 1, 1, plain<SigmoidOp>},
+      {"sigmoid", "1 / (1 + exp(-x))", {}, 1, 1, activation<kernels::Activation::sigmoid>},
       {"softmax", "softmax over the channels", {}, 1, 1, plain<SoftmaxOp>},
       {"spatial_dropout", "drops whole channels of an image in training", {"rate"}, 1, 1, spatial_dropout},
       {"squeeze_excite", "each channel times a gate of all means", {"ratio"}, 1, 1, parse_squeeze_excite},

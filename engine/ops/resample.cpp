@@ -4,7 +4,6 @@
 #include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
-#include "kernels/upsample.h"
 
 namespace regolith {
 
@@ -36,58 +35,31 @@ void MaxPoolOp::backward(const OpRun& run) {
                                            .accumulate = run.accumulate[0]});
 }
 
-std::string UpsampleOp::describe() const {
-  return std::string(bilinear_ ? "bilinear" : "nearest") + " x" + std::to_string(factor_);
-}
-
-Inference UpsampleOp::infer(const std::vector<Shape>& inputs) {
-  const Shape& x = inputs[0];
-  Inference r;
-  r.shape = {x.N, x.H * factor_, x.W * factor_, x.C};
-  return r;
-}
-
-void UpsampleOp::forward(const OpRun& run) {
-  kernels::upsample_forward(*run.stream, {.x = run.x[0], .y = run.y, .factor = factor_, .bilinear = bilinear_});
-}
-
-void UpsampleOp::backward(const OpRun& run) {
-  kernels::upsample_backward(
-      *run.stream,
-      {.dy = run.dy, .dx = run.dx[0], .factor = factor_, .bilinear = bilinear_, .accumulate = run.accumulate[0]});
-}
-
 std::string ResizeOp::describe() const {
-  return std::string(bilinear_ ? "bilinear" : "nearest") + " to " + std::to_string(height_) + "x" +
-         std::to_string(width_);
+  return std::string(bilinear_ ? "bilinear" : "nearest") +
+         (factor_ > 0 ? " x" + std::to_string(factor_)
+                      : " to " + std::to_string(height_) + "x" + std::to_string(width_));
 }
 
 Inference ResizeOp::infer(const std::vector<Shape>& inputs) {
   const Shape& x = inputs[0];
-  if (x.H > kernels::kResizeSize || x.W > kernels::kResizeSize)
-    throw GraphError("resize takes heights and widths up to " + std::to_string(kernels::kResizeSize) + ", not " +
-                     std::to_string(x.H) + "x" + std::to_string(x.W));
-  factor_ = height_ % x.H == 0 && width_ % x.W == 0 && height_ / x.H == width_ / x.W ? height_ / x.H : 0;
   Inference r;
-  r.shape = {x.N, height_, width_, x.C};
+  r.shape = {x.N, factor_ > 0 ? factor_ * x.H : height_, factor_ > 0 ? factor_ * x.W : width_, x.C};
+  for (const Shape& s : {x, r.shape}) {
+    if (factor_ != 2 && (s.H > kernels::kResizeSize || s.W > kernels::kResizeSize))
+      throw GraphError("resize takes heights and widths up to " + std::to_string(kernels::kResizeSize) + ", not " +
+                       std::to_string(s.H) + "x" + std::to_string(s.W));
+  }
   return r;
 }
 
 void ResizeOp::forward(const OpRun& run) {
-  if (factor_ > 0)
-    kernels::upsample_forward(*run.stream, {.x = run.x[0], .y = run.y, .factor = factor_, .bilinear = bilinear_});
-  else
-    kernels::resize_forward(*run.stream, {.x = run.x[0], .y = run.y, .bilinear = bilinear_});
+  kernels::resize_forward(*run.stream, {.x = run.x[0], .y = run.y, .bilinear = bilinear_});
 }
 
 void ResizeOp::backward(const OpRun& run) {
-  if (factor_ > 0)
-    kernels::upsample_backward(
-        *run.stream,
-        {.dy = run.dy, .dx = run.dx[0], .factor = factor_, .bilinear = bilinear_, .accumulate = run.accumulate[0]});
-  else
-    kernels::resize_backward(*run.stream,
-                             {.dy = run.dy, .dx = run.dx[0], .bilinear = bilinear_, .accumulate = run.accumulate[0]});
+  kernels::resize_backward(*run.stream,
+                           {.dy = run.dy, .dx = run.dx[0], .bilinear = bilinear_, .accumulate = run.accumulate[0]});
 }
 
 Inference GlobalAvgPoolOp::infer(const std::vector<Shape>& inputs) {

@@ -20,34 +20,20 @@ class MaxPoolOp : public StridedOp<MaxPoolOp> {
   int kernel_, stride_;
 };
 
-class UpsampleOp : public StridedOp<UpsampleOp> {
- public:
-  UpsampleOp(int factor, bool bilinear) : factor_(factor), bilinear_(bilinear) {}
-  std::string_view kind() const override { return "upsample"; }
-  std::string describe() const override;
-  Inference infer(const std::vector<Shape>& inputs) override;
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
-
- private:
-  int factor_;
-  bool bilinear_;
-};
-
-// To a height and width, up or down; see kernels/resize.h for where the pixels lie.
+// To a height and width, up or down, or by a whole factor; see kernels/resize.h for where the pixels lie.
 class ResizeOp : public StridedOp<ResizeOp> {
  public:
   ResizeOp(int height, int width, bool bilinear) : height_(height), width_(width), bilinear_(bilinear) {}
-  std::string_view kind() const override { return "resize"; }
+  ResizeOp(int factor, bool bilinear) : factor_(factor), bilinear_(bilinear) {}
+  std::string_view kind() const override { return factor_ > 0 ? "upsample" : "resize"; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 
  private:
-  int height_, width_;
+  int height_ = 0, width_ = 0, factor_ = 0;
   bool bilinear_;
-  int factor_ = 0;  // by which both grow, which upsampling does faster; 0: none
 };
 
 // (N,H,W,C) to (N,1,1,C).

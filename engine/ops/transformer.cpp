@@ -3,7 +3,6 @@
 #include "engine/base/error.h"
 #include "kernels/add.h"
 #include "kernels/attention.h"
-#include "kernels/gelu.h"
 #include "kernels/layer_norm.h"
 #include "kernels/position_embedding.h"
 
@@ -61,20 +60,6 @@ void LayerNormOp::backward(const OpRun& run) {
                                              .accumulate_dx = run.accumulate[0],
                                              .accumulate_parameters = run.accumulate_grads,
                                              .workspace = run.workspace});
-}
-
-Inference GeluOp::infer(const std::vector<Shape>& inputs) {
-  Inference r;
-  r.shape = inputs[0];
-  r.saves_input = {true};
-  return r;
-}
-
-void GeluOp::forward(const OpRun& run) { kernels::gelu_forward(*run.stream, {.x = run.x[0], .y = run.y}); }
-
-void GeluOp::backward(const OpRun& run) {
-  if (!run.dx[0]) return;
-  kernels::gelu_backward(*run.stream, {.x = run.x[0], .dy = run.dy, .dx = run.dx[0], .accumulate = run.accumulate[0]});
 }
 
 std::string AttentionOp::describe() const { return std::to_string(heads_) + " heads"; }

@@ -23,15 +23,6 @@ class LayerNormOp : public StridedOp<LayerNormOp> {
   Shape shape_;
 };
 
-class GeluOp : public StridedOp<GeluOp> {
- public:
-  std::string_view kind() const override { return "gelu"; }
-  bool backward_in_place() const override { return true; }
-  Inference infer(const std::vector<Shape>& inputs) override;
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
-};
-
 // (N,H,W,3C), the channels [q | k | v], to (N,H,W,C): every position attends to all H * W of its image.
 class AttentionOp : public OpBase<AttentionOp> {
  public:

@@ -28,6 +28,15 @@ struct Dim3 {
 #define __launch_bounds__(...)
 #endif
 
+// Before a loop over what a thread holds in registers: a compiler keeps arrays there only if it unrolls the loop.
+#if defined(__CUDACC__)
+#define REGOLITH_UNROLL _Pragma("unroll")
+#elif defined(REGOLITH_CHECKED)
+#define REGOLITH_UNROLL
+#else
+#define REGOLITH_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 #if defined(__CUDACC__)
 namespace regolith::kernels::gpu {
 inline constexpr Execution kExecution = Execution::gpu;

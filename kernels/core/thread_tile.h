@@ -31,11 +31,7 @@ struct Pack {
   template <class F, class... A>
   static __device__ __forceinline__ Pack each(F&& f, const A&... a) {
     Pack r;
-#if defined(__CUDACC__)
-#pragma unroll
-#else
-#pragma GCC unroll 8
-#endif
+    REGOLITH_UNROLL
     for (int k = 0; k < K; ++k) r.v[k] = f(a.v[k]...);
     return r;
   }
@@ -68,11 +64,7 @@ __device__ __forceinline__ Pack<L, K> where_positive(const Pack<L, K>& gate, con
 template <class P, class T>
 __device__ __forceinline__ P load_pack(const T* p) {
   P r;
-#if defined(__CUDACC__)
-#pragma unroll
-#else
-#pragma GCC unroll 8
-#endif
+  REGOLITH_UNROLL
   for (int k = 0; k < static_cast<int>(sizeof r.v / sizeof r.v[0]); ++k) {
     using V = std::remove_cvref_t<decltype(r.v[0])>;
     r.v[k] = load<V>(p + k * V::size);
@@ -81,11 +73,7 @@ __device__ __forceinline__ P load_pack(const T* p) {
 }
 template <class T, int L, int K>
 __device__ __forceinline__ void store_pack(T* p, const Pack<L, K>& a) {
-#if defined(__CUDACC__)
-#pragma unroll
-#else
-#pragma GCC unroll 8
-#endif
+  REGOLITH_UNROLL
   for (int k = 0; k < K; ++k) store(p + k * L, a.v[k]);
 }
 

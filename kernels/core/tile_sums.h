@@ -12,13 +12,6 @@
 #include "kernels/core/mma.h"
 #include "kernels/core/vec.h"
 
-// Before a loop over what a thread holds in registers: nvcc keeps arrays there only if it unrolls the loop.
-#if defined(__CUDACC__)
-#define REGOLITH_UNROLL _Pragma("unroll")
-#else
-#define REGOLITH_UNROLL
-#endif
-
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
 inline constexpr int kTileThreads = 256;  // of a block that uses TileSums

@@ -100,12 +100,10 @@ TestCase backward_case(const Resize& k) {
               }};
 }
 
-// Row by row what PyTorch's interpolate(x, size, mode='bilinear', align_corners=False) and mode='nearest-exact' give
-// for [0, 1, 2, 3, 4] resized to 3 and to 8.
-TestCase known_case(const char* name, bool bilinear, Values expected) {
+// What PyTorch's interpolate(x, size, mode='bilinear', align_corners=False) and mode='nearest-exact' give.
+TestCase known_case(const char* name, bool bilinear, Layout from, Values values, Layout to, Values expected) {
   return {.name = std::string("resize_forward_known_numbers_") + name, .make = [=](Fixture& fixture) {
-            Buffer& x = fixture.input("x", {1, 1, 5, 1}, Values{0, 1, 2, 3, 4});
-            Buffer& y = fixture.output("y", {1, 1, static_cast<int>(expected.size()), 1});
+            Buffer &x = fixture.input("x", from, values), &y = fixture.output("y", to);
             const kernels::ResizeForward args{x.map(), y.map(), bilinear};
             return CaseRun{
                 .run = [&fixture, args] { kernels::resize_forward(fixture.stream(), args); },
@@ -121,7 +119,18 @@ const Resize kResizes[] = {
     {"nearest_to_one_pixel", {1, 4, 5, 8}, 1, 1},
     {"nearest_accumulates", {2, 3, 4, 16, 0, 16}, 5, 3, false, true},
     {"bilinear_up", {2, 3, 5, 16}, 5, 8, true},
-    {"bilinear_twice", {1, 3, 4, 16}, 6, 8, true},
+    {"nearest_twice", {2, 3, 5, 16}, 6, 10},
+    {"nearest_twice_slices", {1, 4, 3, 32, 16, 0}, 8, 6, false, false, 32, 16},
+    {"nearest_twice_odd_channels", {2, 2, 3, 5, 1, 0}, 4, 6, false, false, 0, 3},
+    {"nearest_by_three", {1, 2, 3, 16}, 6, 9},
+    {"nearest_twice_accumulates", {2, 3, 2, 16, 0, 16}, 6, 4, false, true},
+    {"bilinear_twice", {2, 3, 5, 16}, 6, 10, true},
+    {"bilinear_twice_slices", {1, 4, 3, 32, 16, 0}, 8, 6, true, false, 32, 16},
+    {"bilinear_twice_odd_channels", {2, 2, 3, 5, 1, 0}, 4, 6, true, false, 0, 3},
+    {"bilinear_twice_one_pixel", {2, 1, 1, 16}, 2, 2, true},
+    {"bilinear_twice_accumulates", {2, 3, 2, 16, 0, 16}, 6, 4, true, true},
+    {"bilinear_by_three", {1, 3, 4, 16}, 9, 12, true},
+    {"bilinear_by_four", {1, 3, 2, 8}, 12, 8, true},
     {"bilinear_far_up", {1, 2, 3, 8}, 15, 20, true},
     {"bilinear_down", {2, 7, 9, 16}, 3, 4, true},
     {"bilinear_far_down", {1, 16, 21, 8}, 3, 2, true},
@@ -134,11 +143,15 @@ const Resize kResizes[] = {
 };
 
 const Register cases_of_resize([] {
+  const Layout line{1, 1, 5, 1};
+  const Values numbers{0, 1, 2, 3, 4};
   std::vector<TestCase> list{
-      known_case("down", true, {1.0 / 3, 2, 11.0 / 3}),
-      known_case("up", true, {0, 0.4375, 1.0625, 1.6875, 2.3125, 2.9375, 3.5625, 4}),
-      known_case("nearest_down", false, {0, 2, 4}),
-      known_case("nearest_up", false, {0, 0, 1, 2, 2, 3, 4, 4}),
+      known_case("down", true, line, numbers, {1, 1, 3, 1}, {1.0 / 3, 2, 11.0 / 3}),
+      known_case("up", true, line, numbers, {1, 1, 8, 1}, {0, 0.4375, 1.0625, 1.6875, 2.3125, 2.9375, 3.5625, 4}),
+      known_case("nearest_down", false, line, numbers, {1, 1, 3, 1}, {0, 2, 4}),
+      known_case("nearest_up", false, line, numbers, {1, 1, 8, 1}, {0, 0, 1, 2, 2, 3, 4, 4}),
+      known_case("twice", true, {1, 2, 2, 1}, {1, 2, 3, 5}, {1, 4, 4, 1},
+                 {1, 1.25, 1.75, 2, 1.5, 1.8125, 2.4375, 2.75, 2.5, 2.9375, 3.8125, 4.25, 3, 3.5, 4.5, 5}),
   };
   for (const Resize& k : kResizes) {
     if (!k.accumulate) list.push_back(forward_case(k));
@@ -146,7 +159,9 @@ const Register cases_of_resize([] {
   }
   for (const Resize& k :
        {Resize{"nearest_large", {4, 48, 96, 32}, 64, 128}, Resize{"bilinear_large", {4, 48, 96, 32}, 64, 128, true},
-        Resize{"bilinear_down_large", {4, 64, 128, 32}, 24, 48, true}}) {
+        Resize{"bilinear_down_large", {4, 64, 128, 32}, 24, 48, true},
+        Resize{"nearest_twice_large", {4, 32, 64, 32}, 64, 128},
+        Resize{"bilinear_twice_large", {4, 32, 64, 32}, 64, 128, true}}) {
     for (TestCase c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;

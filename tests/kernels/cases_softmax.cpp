@@ -1,32 +1,24 @@
-// Softmax over the channels, and the logistic function.
+// Softmax over the channels.
 #include <cmath>
 
-#include "kernels/sigmoid.h"
 #include "kernels/softmax.h"
 #include "tests/support/cases.h"
 
 namespace regolith::testing {
 namespace {
 
-struct Squash {
+struct Softmax {
   const char* name;
-  bool softmax;
   Layout x;
   int before = 0, after = 0;  // channels around y and dx in their parents
   bool accumulate = false;
   double sigma = 2;
   Layout y() const { return {x.N, x.H, x.W, x.C, before, after}; }
-  std::string title(const char* direction) const {
-    return std::string(softmax ? "softmax_" : "sigmoid_") + direction + "_" + name;
-  }
+  std::string title(const char* direction) const { return std::string("softmax_") + direction + "_" + name; }
 };
 
-Values forward(const Squash& k, const Values& x) {
+Values forward(const Softmax& k, const Values& x) {
   Values y(x.size());
-  if (!k.softmax) {
-    for (size_t i = 0; i < x.size(); ++i) y[i] = 1 / (1 + std::exp(-x[i]));
-    return y;
-  }
   const size_t C = k.x.C;
   for (size_t p = 0; p < x.size(); p += C) {
     double most = x[p], sum = 0;
@@ -37,12 +29,8 @@ Values forward(const Squash& k, const Values& x) {
   return y;
 }
 
-Values backward(const Squash& k, const Values& y, const Values& dy) {
+Values backward(const Softmax& k, const Values& y, const Values& dy) {
   Values dx(y.size());
-  if (!k.softmax) {
-    for (size_t i = 0; i < y.size(); ++i) dx[i] = dy[i] * y[i] * (1 - y[i]);
-    return dx;
-  }
   const size_t C = k.x.C;
   for (size_t p = 0; p < y.size(); p += C) {
     double sum = 0;
@@ -52,15 +40,12 @@ Values backward(const Squash& k, const Values& y, const Values& dy) {
   return dx;
 }
 
-TestCase forward_case(const Squash& k) {
+TestCase forward_case(const Softmax& k) {
   return {.name = k.title("forward"), .make = [k](Fixture& fixture) {
             Buffer& x = fixture.input("x", k.x, normal(k.sigma));
             Buffer& y = fixture.output("y", k.y());
-            const auto run = [&fixture, from = x.map(), to = y.map(), k] {
-              if (k.softmax)
-                kernels::softmax_forward(fixture.stream(), {from, to});
-              else
-                kernels::sigmoid_forward(fixture.stream(), {from, to});
+            const auto run = [&fixture, from = x.map(), to = y.map()] {
+              kernels::softmax_forward(fixture.stream(), {from, to});
             };
             // exp of a number whose rounding is relative to its size
             const Tolerance close = tolerance(fixture.dtype(), k.x.C, 0.1 * k.sigma);
@@ -71,7 +56,7 @@ TestCase forward_case(const Squash& k) {
           }};
 }
 
-TestCase backward_case(const Squash& k) {
+TestCase backward_case(const Softmax& k) {
   return {.name = k.title("backward"),
           .make =
               [k](Fixture& fixture) {
@@ -82,12 +67,9 @@ TestCase backward_case(const Squash& k) {
                 Values expected = backward(k, y.values(), dy.values());
                 for (size_t i = 0; k.accumulate && i < expected.size(); ++i) expected[i] += dx.values()[i];
                 const auto run = [&fixture, s = y.map(), g = dy.map(), to = dx.map(), k] {
-                  if (k.softmax)
-                    kernels::softmax_backward(fixture.stream(), {s, g, to, k.accumulate});
-                  else
-                    kernels::sigmoid_backward(fixture.stream(), {s, g, to, k.accumulate});
+                  kernels::softmax_backward(fixture.stream(), {s, g, to, k.accumulate});
                 };
-                const Tolerance close = tolerance(fixture.dtype(), k.softmax ? k.x.C : 1, 2);
+                const Tolerance close = tolerance(fixture.dtype(), k.x.C, 2);
                 return CaseRun{.run = run,
                                .check = [&dx, close, expected] { dx.expect(expected, close); },
                                .bytes = static_cast<int64_t>(3 * k.x.size() * size_of(fixture.dtype())),
@@ -110,8 +92,8 @@ TestCase backward_case(const Squash& k) {
 }
 
 // x may be y, and dx may be dy.
-TestCase in_place_case(bool softmax) {
-  const Squash k{"in_place", softmax, {2, 5, 7, 5}};
+TestCase in_place_case() {
+  const Softmax k{"in_place", {2, 5, 7, 5}};
   return {.name = k.title("both"), .make = [k](Fixture& fixture) {
             Buffer& x = fixture.inout("x", k.x, normal());
             Buffer& y = fixture.input("y", k.x, forward(k, x.values()));
@@ -119,14 +101,9 @@ TestCase in_place_case(bool softmax) {
             const Tolerance close = tolerance(fixture.dtype(), 5, 2);
             return CaseRun{
                 .run =
-                    [&fixture, k, m = x.map(), s = y.map(), g = dy.map()] {
-                      if (k.softmax) {
-                        kernels::softmax_forward(fixture.stream(), {m, m});
-                        kernels::softmax_backward(fixture.stream(), {s, g, g});
-                      } else {
-                        kernels::sigmoid_forward(fixture.stream(), {m, m});
-                        kernels::sigmoid_backward(fixture.stream(), {s, g, g});
-                      }
+                    [&fixture, m = x.map(), s = y.map(), g = dy.map()] {
+                      kernels::softmax_forward(fixture.stream(), {m, m});
+                      kernels::softmax_backward(fixture.stream(), {s, g, g});
                     },
                 .check =
                     [&x, &dy, close, first = forward(k, x.values()), second = backward(k, y.values(), dy.values())] {
@@ -136,51 +113,40 @@ TestCase in_place_case(bool softmax) {
           }};
 }
 
-// Far from zero nothing overflows: equal logits of any size share the pixel, and the logistic function ends at 0 and 1.
+// Far from zero nothing overflows: equal logits of any size share the pixel.
 TestCase extremes_case() {
   return {.name = "softmax_forward_extremes", .make = [](Fixture& fixture) {
             Buffer& x = fixture.input("x", {1, 1, 3, 2}, Values{60000, 60000, -60000, -60000, 60000, -60000});
             Buffer& y = fixture.output("y", {1, 1, 3, 2});
-            Buffer& s = fixture.output("sigmoid", {1, 1, 3, 2});
             return CaseRun{.run =
-                               [&fixture, m = x.map(), to = y.map(), too = s.map()] {
+                               [&fixture, m = x.map(), to = y.map()] {
                                  kernels::softmax_forward(fixture.stream(), {m, to});
-                                 kernels::sigmoid_forward(fixture.stream(), {m, too});
                                },
                            .check =
-                               [&y, &s] {
+                               [&y] {
                                  y.expect({.5, .5, .5, .5, 1, 0}, kExact);
-                                 s.expect({1, 1, 0, 0, 1, 0}, kExact);
                                }};
           }};
 }
 
-const Squash kSquashes[] = {
-    {"five_classes", true, {2, 9, 31, 5}},
-    {"one_channel", true, {1, 3, 5, 1}},
-    {"vectors", true, {1, 3, 5, 64}},
-    {"slices", true, {2, 4, 5, 16, 16, 0}, 0, 16},
-    {"odd_slices_accumulate", true, {2, 3, 7, 5, 1, 2}, 3, 1, true},
-    {"most_channels", true, {1, 2, 3, 384}},
-    {"wide_range", true, {1, 4, 9, 5}, 0, 0, false, 20},
-    {"whole", false, {2, 4, 5, 32}},
-    {"one_channel", false, {2, 8, 16, 1}},
-    {"slices", false, {2, 4, 5, 16, 16, 0}, 0, 16},
-    {"odd_slices_accumulate", false, {2, 3, 7, 5, 1, 2}, 3, 1, true},
-    {"accumulates", false, {1, 4, 4, 48}, 0, 0, true},
+const Softmax kSoftmaxes[] = {
+    {"five_classes", {2, 9, 31, 5}},
+    {"one_channel", {1, 3, 5, 1}},
+    {"vectors", {1, 3, 5, 64}},
+    {"slices", {2, 4, 5, 16, 16, 0}, 0, 16},
+    {"odd_slices_accumulate", {2, 3, 7, 5, 1, 2}, 3, 1, true},
+    {"most_channels", {1, 2, 3, 384}},
+    {"wide_range", {1, 4, 9, 5}, 0, 0, false, 20},
 };
 
 const Register cases_of_softmax([] {
-  std::vector<TestCase> list{in_place_case(true), in_place_case(false), extremes_case()};
-  for (const Squash& k : kSquashes) {
+  std::vector<TestCase> list{in_place_case(), extremes_case()};
+  for (const Softmax& k : kSoftmaxes) {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));
   }
-  const Squash large[] = {{"large", true, {8, 64, 128, 5}},
-                          {"large_32_channels", true, {4, 64, 128, 32}},
-                          {"large", false, {4, 64, 128, 32}},
-                          {"large_one_channel", false, {8, 64, 128, 1}}};
-  for (const Squash& k : large) {
+  const Softmax large[] = {{"large", {8, 64, 128, 5}}, {"large_32_channels", {4, 64, 128, 32}}};
+  for (const Softmax& k : large) {
     for (TestCase c : {forward_case(k), backward_case(k)}) {
       c.large = true;
       c.gradient = nullptr;

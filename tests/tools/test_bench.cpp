@@ -43,7 +43,7 @@ TEST_F(Cli, BenchListsLargeCasesUnlessAskedForAll) {
        {"adamw_large", "add_images_large", "add_large", "batch_norm_forward_large", "begin_update_large",
         "bias_forward_large", "group_norm_backward_large", "image_sum_large", "max_pool_backward_large",
         "multiply_forward_large", "relu_forward_large", "resize_forward_bilinear_large", "sample_",
-        "sigmoid_forward_large", "softmax_forward_large", "softmax_loss_", "upsample_backward_bilinear_large"})
+        "sigmoid_forward_large", "softmax_forward_large", "softmax_loss_", "resize_backward_bilinear_twice_large"})
     EXPECT_THAT(large.out, HasSubstr(kernel));
   EXPECT_THAT(large.out, Not(HasSubstr("add_whole")));
   EXPECT_THAT(all.out, HasSubstr("add_whole"));
