@@ -76,10 +76,13 @@ __global__ void __launch_bounds__(kColumnThreads, 4) resize(TensorView x, Tensor
         const Between s = between<kBilinear, false>(horizontal, w);
         for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
           const auto across = [&](const T* from) {
-            const V a = load<V>(from + s.first * x.pitch + c);
-            return kBilinear ? lerp(a, load<V>(from + s.second * x.pitch + c), s.weight) : a;
+            return fma(load<V>(from + s.second * x.pitch + c), V(s.weight),
+                       load<V>(from + s.first * x.pitch + c) * V(1 - s.weight));
           };
-          put(w, c, kBilinear ? lerp(across(upper), across(lower), h.weight) : across(upper));
+          if constexpr (kBilinear)
+            put(w, c, fma(across(lower), V(h.weight), across(upper) * V(1 - h.weight)));
+          else
+            put(w, c, load<V>(upper + s.first * x.pitch + c));
         }
       }
     }

@@ -1,4 +1,4 @@
-// Softmax, sigmoid, products, pooling and resizing inside a network: shapes, gradients through the planner, errors.
+// Softmax, activations, products, pooling and resizing inside a network: shapes, gradients through the planner, errors.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,12 +17,14 @@ Graph model(const std::string& nodes) {
   return read_model(Yaml::load_string("input: {height: 8, width: 16}\nnodes:\n" + nodes, "model.yaml"));
 }
 
-// Every kind of product, one of them with the image, which wants no gradient; and a map times itself.
+// Every activation (relu where it has no kink) and every kind of product, one of them with the image, which wants no
+// gradient; and a map times itself.
 Graph everything() {
   return model(
       "  a: {op: conv, in: input, filters: 6, kernel: 3}\n"
       "  p: {op: softmax, in: a}\n"
-      "  m: {op: multiply, in: [input, p]}\n"
+      "  i: {op: relu, in: p}\n"
+      "  m: {op: multiply, in: [input, i]}\n"
       "  g: {op: conv, in: m, filters: 1, kernel: 1}\n"
       "  q: {op: sigmoid, in: g}\n"
       "  b: {op: conv, in: input, filters: 6, kernel: 1}\n"
@@ -33,9 +35,10 @@ Graph everything() {
       "  r: {op: multiply, in: [o, o]}\n"
       "  t: {op: multiply, in: [r, b]}\n"
       "  d: {op: resize, in: t, height: 5, width: 11, mode: bilinear}\n"
-      "  f: {op: resize, in: d, height: 8, width: 16}\n"
+      "  e: {op: gelu, in: d}\n"
+      "  f: {op: resize, in: e, height: 8, width: 16}\n"
       "  k: {op: resize, in: v, height: 8, width: 16, mode: bilinear}\n"
-      "  x: {op: resize, in: f, height: 16, width: 32, mode: bilinear}\n"
+      "  x: {op: upsample, in: f, mode: bilinear}\n"
       "  y: {op: max_pool, in: x}\n"
       "  c: {op: concat, in: [y, p, k]}\n"
       "  logits: {op: conv, in: c, filters: 5, kernel: 1}\n");
@@ -173,6 +176,10 @@ TEST(PointwiseOps, ShapesFollowTheInputs) {
   EXPECT_EQ(g.nodes[g.find("o")].shape(), (Shape{3, 8, 16, 6}));
   EXPECT_EQ(g.nodes[g.find("v")].shape(), (Shape{3, 1, 1, 6}));
   EXPECT_EQ(g.nodes[g.find("d")].shape(), (Shape{3, 5, 11, 6}));
+  EXPECT_EQ(g.nodes[g.find("x")].shape(), (Shape{3, 16, 32, 6}));
+  EXPECT_EQ(g.nodes[g.find("d")].op->describe(), "bilinear to 5x11");
+  EXPECT_EQ(g.nodes[g.find("x")].op->describe(), "bilinear x2");
+  EXPECT_EQ(g.nodes[g.find("x")].op->kind(), "upsample");
   EXPECT_EQ(g.nodes[g.find("m")].op->describe(), "input 1 repeated over the channels");
   EXPECT_EQ(g.nodes[g.find("o")].op->describe(), "input 1 repeated over the pixels");
 }
