@@ -27,26 +27,27 @@ void Table::add(std::vector<std::string> row) {
 
 std::string Table::text() const {
   std::vector<size_t> widths;
-  std::vector<bool> numbers(header_.size(), true);  // columns with nothing but numbers and blanks
+  std::vector<bool> right(header_.size(), true);  // columns that hold only numbers and blanks
   for (const std::string& cell : header_) widths.push_back(width_of(cell));
   for (const auto& row : rows_)
     for (size_t i = 0; i < row.size(); ++i) {
       widths[i] = std::max(widths[i], width_of(row[i]));
-      numbers[i] = numbers[i] && (row[i].empty() || is_number(row[i]));
+      right[i] = right[i] && (row[i].empty() || is_number(row[i]));
     }
+  for (size_t i = 0; i < alignment_.size(); ++i) right[i] = alignment_[i] == 'r';
   std::string text;
   const auto line = [&](const std::vector<std::string>& cells) {
     std::string line;
     for (size_t i = 0; i < cells.size(); ++i) {
       const std::string fill(widths[i] - width_of(cells[i]), ' ');
-      line += (i ? "  " : "") + (numbers[i] ? fill + cells[i] : cells[i] + fill);
+      line += (i ? "  " : "") + (right[i] ? fill + cells[i] : cells[i] + fill);
     }
     text += line.erase(line.find_last_not_of(' ') + 1) + "\n";
   };
   std::vector<std::string> rule;
   for (const size_t width : widths) rule.push_back(std::string(width, '-'));
   line(header_);
-  line(rule);
+  if (underlined_) line(rule);
   for (const auto& row : rows_) line(row.empty() ? rule : row);
   return text;
 }

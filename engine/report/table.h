@@ -9,7 +9,10 @@ namespace regolith {
 
 class Table {
  public:
-  explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}
+  // `alignment`: 'l' or 'r' for each column, as "llr"; without it columns that hold only numbers are aligned right.
+  // `underlined`: a rule separates the header from the rows.
+  explicit Table(std::vector<std::string> header, std::string alignment = "", bool underlined = true)
+      : header_(std::move(header)), alignment_(std::move(alignment)), underlined_(underlined) {}
   // One cell per column; missing ones are blank. Throws std::invalid_argument where there are more.
   void add(std::vector<std::string> row);
   void add_rule() { rows_.push_back({}); }  // a line across
@@ -17,6 +20,8 @@ class Table {
 
  private:
   std::vector<std::string> header_;
+  std::string alignment_;
+  bool underlined_;
   std::vector<std::vector<std::string>> rows_;  // an empty one is a rule
 };
 

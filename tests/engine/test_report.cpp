@@ -94,6 +94,13 @@ TEST(Table, AlignsTextLeftAndNumbersRight) {
   EXPECT_THROW(table.add({"1", "2", "3"}), std::invalid_argument);
 }
 
+TEST(Table, AlignsColumnsAsAsked) {
+  Table table({"map", "n"}, "lr", false);
+  table.add({"4x8"});
+  table.add({"16x32", "none"});
+  EXPECT_EQ(table.text(), "map       n\n4x8\n16x32  none\n");
+}
+
 TEST(Table, ScoresOfARun) {
   const std::vector<double> iou{0.5, 0.61234, NAN}, precision{1, 0.25, NAN}, recall{0, 0.125, 0};
   const std::vector<std::string> names{"background", "soil"};
