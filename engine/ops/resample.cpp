@@ -1,6 +1,7 @@
 #include "engine/ops/resample.h"
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
@@ -9,14 +10,13 @@
 namespace regolith {
 
 std::string MaxPoolOp::describe() const {
-  return std::to_string(kernel_) + "x" + std::to_string(kernel_) + ", stride " + std::to_string(stride_);
+  return size_text({kernel_, kernel_}) + ", stride " + std::to_string(stride_);
 }
 
 Inference MaxPoolOp::infer(const std::vector<Shape>& inputs) {
   const Shape& x = inputs[0];
   if (x.H < kernel_ || x.W < kernel_ || (x.H - kernel_) % stride_ != 0 || (x.W - kernel_) % stride_ != 0)
-    throw GraphError("a map of " + std::to_string(x.H) + "x" + std::to_string(x.W) + " is not covered by windows of " +
-                     describe());
+    throw GraphError("a map of " + size_text({x.H, x.W}) + " is not covered by windows of " + describe());
   Inference r;
   r.shape = {x.N, (x.H - kernel_) / stride_ + 1, (x.W - kernel_) / stride_ + 1, x.C};
   r.saves_input = {true};
@@ -58,15 +58,14 @@ void UpsampleOp::backward(const OpRun& run) {
 }
 
 std::string ResizeOp::describe() const {
-  return std::string(bilinear_ ? "bilinear" : "nearest") + " to " + std::to_string(height_) + "x" +
-         std::to_string(width_);
+  return std::string(bilinear_ ? "bilinear" : "nearest") + " to " + size_text({height_, width_});
 }
 
 Inference ResizeOp::infer(const std::vector<Shape>& inputs) {
   const Shape& x = inputs[0];
   if (x.H > kernels::kResizeSize || x.W > kernels::kResizeSize)
     throw GraphError("resize takes heights and widths up to " + std::to_string(kernels::kResizeSize) + ", not " +
-                     std::to_string(x.H) + "x" + std::to_string(x.W));
+                     size_text({x.H, x.W}));
   factor_ = height_ % x.H == 0 && width_ % x.W == 0 && height_ / x.H == width_ / x.W ? height_ / x.H : 0;
   Inference r;
   r.shape = {x.N, height_, width_, x.C};

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <stdexcept>
+
+#include "engine/base/text.h"
 
 namespace regolith {
 namespace {
@@ -16,6 +17,8 @@ size_t width_of(const std::string& text) {
 bool is_number(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789.,+-%ex") == std::string::npos;
 }
+
+std::string score_text(double score) { return std::isnan(score) ? "-" : format("%.4f", score); }
 
 }  // namespace
 
@@ -52,21 +55,15 @@ std::string Table::text() const {
   return text;
 }
 
-std::string score_text(double score) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4f", score);
-  return std::isnan(score) ? "-" : text;
-}
-
-std::string score_table(const std::string& split, std::span<const std::string> names, const ScoreColumns& scores) {
+std::string score_table(const std::string& split, std::span<const std::string> names, const Scores& scores,
+                        std::span<const Metric> metrics) {
   Table table({split, "IoU", "precision", "recall"});
   for (size_t i = 0; i < scores.iou.size(); ++i)
     table.add({i < names.size() ? names[i] : "class " + std::to_string(i), score_text(scores.iou[i]),
                score_text(scores.precision[i]), score_text(scores.recall[i])});
   table.add_rule();
-  table.add({"miou", score_text(scores.miou)});
-  table.add({"miou_foreground", score_text(scores.miou_foreground)});
-  table.add({"miou_keras_ignore0", score_text(scores.miou_keras_ignore0)});
+  for (const Metric& metric : metrics)
+    if (metric.higher_is_better) table.add({metric.name, score_text(metric.value)});
   return table.text();
 }
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/train/metrics.h"
+
 namespace regolith {
 
 class Table {
@@ -25,13 +27,9 @@ class Table {
   std::vector<std::vector<std::string>> rows_;  // an empty one is a rule
 };
 
-std::string score_text(double score);  // "0.6123"; "-" for NaN, where there is nothing to score
-
-// The table at the end of a run. `split` is its title ("test"); names may be shorter than the scores ("class 3" then).
-struct ScoreColumns {
-  std::span<const double> iou, precision, recall;  // by class
-  double miou = 0, miou_foreground = 0, miou_keras_ignore0 = 0;
-};
-std::string score_table(const std::string& split, std::span<const std::string> names, const ScoreColumns& scores);
+// The table at the end of a run: IoU, precision and recall by class, then the metrics of which higher is better.
+// `split` is its title ("test"); names may be shorter than the scores ("class 3" then).
+std::string score_table(const std::string& split, std::span<const std::string> names, const Scores& scores,
+                        std::span<const Metric> metrics);
 
 }  // namespace regolith

@@ -31,4 +31,7 @@ struct Scores {
 // confusion: (classes, classes) pixels by truth (row) and prediction (column).
 Scores score(std::span<const int64_t> confusion, int classes);
 
+// `loss` and the mean IoUs by name, all of them whatever the matrix holds: an empty one gives the names.
+std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss);
+
 }  // namespace regolith
