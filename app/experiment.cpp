@@ -6,6 +6,7 @@
 #include "data/clean.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
+#include "engine/base/text.h"
 #include "engine/report/panel.h"
 #include "models/reader.h"
 
@@ -20,7 +21,8 @@ Dataset load(const NpyFiles& npy, const RunConfig&, int classes) {
   return load_npy(npy.images.path, npy.masks.path, classes).labelled;
 }
 Dataset load(const ImageFolders& folders, const RunConfig& c, int classes) {
-  const int channels = c.model.find("input").get<int>("channels", 1);
+  const Yaml given = c.model.find("input").find("channels");
+  const int channels = given ? static_cast<int>(given.as_int()) : 1;
   return load_folder(folders.images.path, folders.masks.path, classes, channels).labelled;
 }
 Dataset load(Terrain terrain, const RunConfig& c, int classes) {
@@ -71,8 +73,8 @@ const ExperimentData& Experiment::data() {
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
   Dataset all = std::visit([&](const auto& source) { return load(source, config, classes()); }, d.source);
-  p->report = all.origin + ": " + std::to_string(all.count) + " images of " + std::to_string(all.height) + "x" +
-              std::to_string(all.width) + "x" + std::to_string(all.channels) + "\n";
+  p->report = all.origin + ": " + std::to_string(all.count) + " images of " +
+              size_text({all.height, all.width, all.channels}) + "\n";
   if (all.masks.empty()) throw DataError(all.origin + ": has no masks to train on");
   check_image(all);
   if (d.clean.drop_shared_masks || d.clean.drop_duplicate_images) {
@@ -107,12 +109,10 @@ const ExperimentData& Experiment::data() {
 
 void Experiment::check_image(const Dataset& images) {
   const Shape& in = network().graph().nodes[network().graph().input].shape();
-  const auto text = [](int H, int W, int C) {
-    return std::to_string(H) + "x" + std::to_string(W) + "x" + std::to_string(C);
-  };
   if (in.H != images.height || in.W != images.width || in.C != images.channels)
-    config.model.find("input").fail("the model takes images of " + text(in.H, in.W, in.C) + "; " + images.origin +
-                                    " has " + text(images.height, images.width, images.channels));
+    config.model.find("input").fail("the model takes images of " + size_text({in.H, in.W, in.C}) + "; " +
+                                    images.origin + " has " +
+                                    size_text({images.height, images.width, images.channels}));
 }
 
 LossFunction Experiment::loss(const std::vector<double>& frequencies) {

@@ -24,6 +24,7 @@ struct StepProgress {
 
 struct EpochReport {
   EpochRecord record;
+  bool validated = false;
   double monitored = EpochRecord::kNone;  // the watched value, where this epoch validated
   bool improved = false;                  // the best so far; always, where there is no validation
   bool stop = false;                      // set by a listener: the run ends here

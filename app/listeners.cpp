@@ -22,7 +22,7 @@ class StoppingListener : public Listener {
  public:
   explicit StoppingListener(const EarlyStoppingSpec& spec) : stopping_(spec) {}
   void epoch(Training&, EpochReport& report) override {
-    if (std::isnan(report.record.val_loss)) return;  // not validated
+    if (!report.validated) return;
     const EarlyStopping::Verdict verdict = stopping_.end_epoch(report.record.epoch - 1, report.monitored);
     report.improved = verdict.improved;
     report.stop = verdict.stop;
@@ -45,14 +45,13 @@ class ProgressListener : public Listener {
               .loss = p.loss,
               .lr = p.lr,
               .images_per_second = p.images_per_second,
-              .val_loss = {},
-              .val_miou = {}};
+              .validation = {}};
     progress_.step(state_);
   }
   void epoch(Training&, EpochReport& report) override {
-    if (!std::isnan(report.record.val_loss)) {
-      state_.val_loss = report.record.val_loss;
-      state_.val_miou = report.record.val_miou_foreground;
+    for (const Metric& metric : report.record.validation) {
+      if (report.validated && metric.name == "loss") state_.validation.push_back(metric);
+      if (report.validated && metric.name == "miou_foreground") state_.validation.push_back({"mIoU", metric.value});
     }
     progress_.epoch(state_);
   }
@@ -106,15 +105,11 @@ class ScoresListener : public Listener {
     const Scores& s = report.scores;
     const std::vector<std::string> names = t.experiment().class_names();
     const std::string title = report.split + " (" + std::to_string(report.images->count) + " images)";
-    std::printf("\n%s", score_table(title, names,
-                                    {s.iou, s.precision, s.recall, s.miou, s.miou_foreground, s.miou_keras_ignore0})
-                            .c_str());
-    json scores{{"split", report.split},
-                {"loss", number(report.evaluation.loss)},
-                {"miou", number(s.miou)},
-                {"miou_foreground", number(s.miou_foreground)},
-                {"miou_keras_ignore0", number(s.miou_keras_ignore0)},
-                {"confusion", report.evaluation.confusion}};
+    const std::vector<Metric> all =
+        metrics(report.evaluation.confusion, static_cast<int>(names.size()), report.evaluation.loss);
+    std::printf("\n%s", score_table(title, names, s, all).c_str());
+    json scores{{"split", report.split}, {"confusion", report.evaluation.confusion}};
+    for (const Metric& metric : all) scores[metric.name] = number(metric.value);
     for (size_t k = 0; k < names.size(); ++k)
       scores["classes"].push_back({{"name", names[k]},
                                    {"iou", number(s.iou[k])},

@@ -124,7 +124,7 @@ void check(const RunConfig& c, ConfigUse use) {
   const SplitShares& split = c.data.split;
   if (std::abs(split.train + split.validation + split.test - 1) > 1e-6)
     data.find("split").fail("train + validation + test is " +
-                            config::number_text(split.train + split.validation + split.test) + "; expected 1");
+                            number(split.train + split.validation + split.test) + "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   if (split.validation == 0 && c.train.early_stopping)
     train.fail_key("early_stopping", "needs validation images, but data.split.validation is 0");

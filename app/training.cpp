@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "app/command_line.h"
+#include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/train/weights.h"
 
@@ -193,22 +194,17 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
                    .images_per_second = last.images_per_second,
                    .seconds = seconds,
                    .skipped_steps = state.skipped,
+                   .validation = metrics({}, 0, EpochRecord::kNone),
                    .val_iou = {}};
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
   const Evaluation e = trainer_->evaluate(view(experiment_.data().validation), false);
-  const Scores s = score(e.confusion, experiment_.classes());
-  report.record.val_loss = e.loss;
-  report.record.val_miou = s.miou;
-  report.record.val_miou_foreground = s.miou_foreground;
-  report.record.val_miou_keras_ignore0 = s.miou_keras_ignore0;
-  report.record.val_iou = s.iou;
-  const std::string watched = config_.monitor();
-  report.monitored = watched == "val_miou"              ? s.miou
-                     : watched == "val_miou_foreground" ? s.miou_foreground
-                     : watched == "val_loss"            ? e.loss
-                                                        : s.miou_keras_ignore0;
+  report.validated = true;
+  report.record.validation = metrics(e.confusion, experiment_.classes(), e.loss);
+  report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
+  for (const Metric& metric : report.record.validation)
+    if ("val_" + metric.name == config_.monitor()) report.monitored = metric.value;
   schedule_->end_epoch(report.monitored);
   return report;
 }
@@ -234,13 +230,12 @@ void Training::finish() {
 
 // What the plan promised, and what the process took at its most.
 std::string Training::memory_text() {
-  const auto mib = [](double bytes) { return std::to_string(std::lround(bytes / (1 << 20))) + " MiB"; };
   Network& network = experiment_.network();
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return "memory: arena " + mib(network.arena_bytes()) + ", data " + mib(trainer_->data_bytes()) + ", weights " +
-         mib(network.parameters().bytes() + network.packed_bytes()) + "; peak of the process " +
-         mib(1024.0 * static_cast<double>(usage.ru_maxrss));
+  return "memory: arena " + mebibytes(network.arena_bytes()) + ", data " + mebibytes(trainer_->data_bytes()) +
+         ", weights " + mebibytes(network.parameters().bytes() + network.packed_bytes()) + "; peak of the process " +
+         mebibytes(1024.0 * static_cast<double>(usage.ru_maxrss));
 }
 
 }  // namespace regolith

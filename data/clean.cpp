@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 
 namespace regolith {
 namespace {
@@ -80,12 +81,6 @@ SharedMask describe(const Dataset& d, const std::vector<int64_t>& group, const C
   return s;
 }
 
-std::string list(const std::vector<int64_t>& rows) {
-  std::string text;
-  for (size_t i = 0; i < rows.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(rows[i]);
-  return text;
-}
-
 std::string percent(double share) { return std::to_string(static_cast<int>(100 * share + 0.5)) + "%"; }
 
 }  // namespace
@@ -104,13 +99,13 @@ std::string CleanReport::summary() const {
           (rule.drop_shared_masks || odd.empty() ? "" : " (kept: drop_shared_masks is off)") + ".\n";
   for (const SharedMask& s : odd) {
     text += "    one mask in " + std::to_string(s.rows.size()) + " images, " + percent(s.fill) +
-            " of its bounding box, pixels by class " + list(s.pixels) + "\n";
+            " of its bounding box, pixels by class " + join(s.pixels) + "\n";
   }
   text += "  Plain masks that repeat, kept: " + std::to_string(kept.size()) + ", in " + std::to_string(in_kept) +
           " samples.\n";
   text += "  Copies of images: " + std::to_string(copies) +
           (copies > 0 && !rule.drop_duplicate_images ? " (kept)" : "") + ".\n";
-  if (!dropped.empty()) text += "  Dropped rows: " + list(dropped) + "\n";
+  if (!dropped.empty()) text += "  Dropped rows: " + join(dropped) + "\n";
   return text;
 }
 

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/io/image.h"
 #include "engine/io/npy.h"
 
@@ -18,13 +19,6 @@ namespace fs = std::filesystem;
 std::string place(int64_t sample, int64_t pixel, int width) {
   return "sample " + std::to_string(sample) + ", row " + std::to_string(pixel / width) + ", column " +
          std::to_string(pixel % width);
-}
-
-std::string number(double x) {
-  std::string s = std::to_string(x);
-  s.erase(s.find_last_not_of('0') + 1);
-  if (s.ends_with('.')) s.pop_back();
-  return s;
 }
 
 // Elements `first`, `first + stride` .. of `a`, runs of `run` elements each, as bytes through `convert`.
@@ -59,7 +53,7 @@ std::vector<uint8_t> images_of(const NpyArray& a, const Layout& l) {
   return gather(a, l.count, l.first, l.stride, run, [&](double x, int64_t r, int64_t i) {
     const double byte = std::floor(x * scale + 0.5);
     if (!(byte >= 0 && byte <= 255)) {
-      throw DataError(a.where + ": " + place(r, i / l.channels, l.width) + ": image value " + number(x) +
+      throw DataError(a.where + ": " + place(r, i / l.channels, l.width) + ": image value " + format("%g", x) +
                       ": expected 0 to 255, or floats of 0 to 1; rescale the array");
     }
     return static_cast<uint8_t>(byte);
@@ -188,10 +182,9 @@ Loaded load_npz(const std::string& path, int classes, const NpzNames& names) {
   const NpzReader npz(path);
   if (npz.has(names.training)) return load_study(npz, path, classes, names);
   if (!npz.has(names.images)) {
-    std::string found;
-    for (const std::string& n : npz.names()) found += (found.empty() ? "" : ", ") + n;
     throw DataError(path + ": has neither '" + names.training + "' (the study's layout) nor '" + names.images +
-                    "'; found: " + (found.empty() ? "no arrays" : found) + "; name the arrays in the configuration");
+                    "'; found: " + (npz.names().empty() ? "no arrays" : join(npz.names())) +
+                    "; name the arrays in the configuration");
   }
   Dataset d = plain_images(npz.read(names.images), fs::path(path).filename().string());
   if (!names.masks.empty()) add_plain_masks(d, npz.read(names.masks), classes);
@@ -214,9 +207,8 @@ Loaded load_folder(const std::string& images, const std::string& masks, int clas
   std::string first;  // the file that every other has to match
   const auto check = [&](const ImageBytes& image, const std::string& path) {
     if (image.height == d.height && image.width == d.width) return;
-    throw DataError(path + ": is " + std::to_string(image.width) + "x" + std::to_string(image.height) +
-                    " (width x height); " + first + " is " + std::to_string(d.width) + "x" + std::to_string(d.height) +
-                    ": all images and masks must be of one size");
+    throw DataError(path + ": is " + size_text({image.width, image.height}) + " (width x height); " + first + " is " +
+                    size_text({d.width, d.height}) + ": all images and masks must be of one size");
   };
   for (const auto& [stem, path] : files) {
     const ImageBytes image = read_image(path);

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/ops/basic.h"
 #include "engine/ops/registry.h"
 #include "models/builder.h"
@@ -304,9 +305,7 @@ std::string help_models() {
     text += std::string(title) + "\n";
     for (const auto& e : registry) {
       text += "  " + e.kind + std::string(e.kind.size() < 18 ? 18 - e.kind.size() : 1, ' ') + e.summary + "\n";
-      std::string names;
-      for (const auto& k : e.keys) names += (names.empty() ? "" : ", ") + k;
-      if (!names.empty()) text += std::string(20, ' ') + "keys: " + names + "\n";
+      if (!e.keys.empty()) text += std::string(20, ' ') + "keys: " + join(e.keys) + "\n";
     }
   };
   list("Blocks (model.nodes.NAME.block)", block_registry());

@@ -8,6 +8,7 @@
 
 #include "app/command_line.h"
 #include "app/experiment.h"
+#include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/report/table.h"
 #include "tools/timing.h"
@@ -19,10 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
-std::string fixed(double x, const char* format) {
-  char text[32];
-  std::snprintf(text, sizeof text, format, x);
-  return x == 0 ? "" : text;
+std::string fixed(double x, int digits, const char* unit = "") {
+  return x == 0 ? "" : format("%.*f%s", digits, x, unit);
 }
 
 // Adds up what each node takes. The device is waited for around every op, so that a GPU's times are its own.
@@ -159,11 +158,10 @@ int profile(RunConfig config, int steps, int warmup, const std::string& json_fil
     sum += ms[0] + ms[1];
     const double share = (ms[0] + ms[1]) / whole;
     const Shape& s = n.shape();
-    const std::string size = std::to_string(s.H) + "x" + std::to_string(s.W) + "x" + std::to_string(s.C);
+    const std::string size = size_text({s.H, s.W, s.C});
     const std::string provider = n.inferred.macs > 0 ? n.op->provider() : "";
-    table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], "%.2f"), fixed(floor[0], "%.2f"),
-               fixed(ms[1], "%.2f"), fixed(floor[1], "%.2f"), fixed(100 * share, "%.1f%%"), fixed(gflops[0], "%.0f"),
-               fixed(gflops[1], "%.0f")});
+    table.add({n.name, std::string(n.op->kind()), size, provider, fixed(ms[0], 2), fixed(floor[0], 2), fixed(ms[1], 2),
+               fixed(floor[1], 2), fixed(100 * share, 1, "%"), fixed(gflops[0], 0), fixed(gflops[1], 0)});
     rows.push_back({{"node", n.name},
                     {"op", n.op->kind()},
                     {"output", {s.H, s.W, s.C}},
@@ -178,8 +176,8 @@ int profile(RunConfig config, int steps, int warmup, const std::string& json_fil
                     {"backward_gflops", gflops[1]}});
   }
   table.add_rule();
-  table.add({"sampling, weights' copies, loss, optimizer", "", "", "", "", "", fixed(whole - sum, "%.2f"), "",
-             fixed(100 * (1 - sum / whole), "%.1f%%")});
+  table.add({"sampling, weights' copies, loss, optimizer", "", "", "", "", "", fixed(whole - sum, 2), "",
+             fixed(100 * (1 - sum / whole), 1, "%")});
   const std::string precision_name(name_of(precision));
   const double rate = 1e3 * batch / step;
   std::printf("%s\n%s, %s, batch %d: %.1f ms a step (median of %d), %.1f images/s\n", table.text().c_str(),

@@ -6,6 +6,7 @@
 #include "app/command_line.h"
 #include "app/experiment.h"
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/io/npy.h"
 #include "engine/train/weights.h"
 
@@ -49,11 +50,9 @@ Batch read_batch(const std::string& file, const Shape& in, int classes, int igno
     const double id = mask.at(i);
     if (!((id >= 0 && id < classes && id == std::floor(id)) || id == kernels::kAbsentClass ||
           (ignore >= 0 && id == ignore))) {
-      char value[32];
-      std::snprintf(value, sizeof value, "%.9g", id);
       throw DataError(mask.where + ": sample " + std::to_string(i / (in.H * in.W)) + ", row " +
-                      std::to_string(i / in.W % in.H) + ", column " + std::to_string(i % in.W) + ": class id " + value +
-                      "; expected 0 to " + std::to_string(classes - 1));
+                      std::to_string(i / in.W % in.H) + ", column " + std::to_string(i % in.W) + ": class id " +
+                      number(id) + "; expected 0 to " + std::to_string(classes - 1));
     }
     b.masks[i] = static_cast<uint8_t>(id);
   }

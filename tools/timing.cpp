@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 
+#include "engine/base/text.h"
 #include "engine/conv/provider.h"
 #include "kernels/add.h"
 #include "kernels/core/random.h"
@@ -116,10 +116,8 @@ MachineRates measure_rates(Device& device, DType type, bool tf32) {
 }
 
 std::string to_string(const MachineRates& rates) {
-  char text[128];
-  std::snprintf(text, sizeof text, "copy %.1f GB/s, matrix %.0f GFLOP/s (%s)", 1e-9 * rates.copy, 1e-9 * rates.matrix,
+  return format("copy %.1f GB/s, matrix %.0f GFLOP/s (%s)", 1e-9 * rates.copy, 1e-9 * rates.matrix,
                 rates.matrix_by.empty() ? "no provider" : rates.matrix_by.c_str());
-  return text;
 }
 
 }  // namespace regolith

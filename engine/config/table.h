@@ -15,6 +15,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/base/text.h"
 #include "engine/config/fields.h"
 #include "engine/config/yaml.h"
 #include "kernels/sample.h"
@@ -33,16 +34,10 @@ concept Section = requires(Names& names, T& value) {
 template <class T>
 concept Number = std::integral<T> || std::floating_point<T>;
 
-template <class T>
-std::string number_text(T value) {  // the shortest that reads back as the same value
-  if (value == std::trunc(value) && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
-  char text[32];
-  return {text, std::to_chars(text, text + sizeof text, value).ptr};
-}
 inline std::string range_text(const FieldInfo& info) {
   const bool low = info.min > -kNoLimit, high = info.max < kNoLimit;
-  if (low && high) return " " + number_text(info.min) + ".." + number_text(info.max);
-  return low ? " >= " + number_text(info.min) : high ? " <= " + number_text(info.max) : "";
+  if (low && high) return " " + number(info.min) + ".." + number(info.max);
+  return low ? " >= " + number(info.min) : high ? " <= " + number(info.max) : "";
 }
 
 // Leaves: read() from YAML, text() as flow YAML, type() for the reference.
@@ -66,7 +61,7 @@ requires(!std::same_as<T, bool>) std::string text(const T& value, const FieldInf
   if constexpr (std::integral<T>)
     return std::to_string(value);
   else
-    return number_text(value);
+    return number(value);
 }
 template <Number T>
 requires(!std::same_as<T, bool>) std::string type(const T&, const FieldInfo& info) {
@@ -78,11 +73,6 @@ inline void read(const Yaml& yaml, bool& value, const FieldInfo&) { value = yaml
 inline std::string text(const bool& value, const FieldInfo&) { return value ? "true" : "false"; }
 inline std::string type(const bool&, const FieldInfo&) { return "true|false"; }
 
-inline std::string join_names(const std::vector<std::string>& names) {
-  std::string all;
-  for (const std::string& name : names) all += (all.empty() ? "" : "|") + name;
-  return all;
-}
 inline void read(const Yaml& yaml, std::string& value, const FieldInfo& info) {
   value = info.names.empty() ? yaml.as<std::string>() : yaml.as_enum(info.names);
   if (value.empty()) yaml.fail("expected text, found none");
@@ -93,7 +83,7 @@ inline std::string text(const std::string& value, const FieldInfo&) {
   return out.c_str();
 }
 inline std::string type(const std::string&, const FieldInfo& info) {
-  return info.names.empty() ? "text" : join_names(info.names);
+  return info.names.empty() ? "text" : join(info.names, "|");
 }
 
 template <class E>
@@ -113,7 +103,7 @@ requires std::is_enum_v<E> std::string text(const E& value, const FieldInfo&) {
   return enum_names<E>()[static_cast<size_t>(value)];
 }
 template <class E>
-requires std::is_enum_v<E> std::string type(const E&, const FieldInfo&) { return join_names(enum_names<E>()); }
+requires std::is_enum_v<E> std::string type(const E&, const FieldInfo&) { return join(enum_names<E>(), "|"); }
 
 // Paths. An empty one was not given.
 inline std::string resolve(const Yaml& yaml) {
@@ -164,7 +154,7 @@ void read(const Yaml& yaml, T& value, const FieldInfo& info) {
 template <Pair T>
 std::string text(const T& value, const FieldInfo&) {
   const auto& [first, second] = value;
-  return "[" + number_text(first) + ", " + number_text(second) + "]";
+  return "[" + number(first) + ", " + number(second) + "]";
 }
 template <Pair T>
 std::string type(const T& value, const FieldInfo& info) {
@@ -175,9 +165,7 @@ inline void read(const Yaml& yaml, Colour& value, const FieldInfo&) {
   if (yaml.size() != 3) yaml.fail("expected a colour [red, green, blue] of numbers from 0 to 255");
   for (size_t i = 0; i < 3; ++i) value[i] = static_cast<uint8_t>(yaml.elements()[i].as_int(0, 255));
 }
-inline std::string text(const Colour& value, const FieldInfo&) {
-  return "[" + std::to_string(value[0]) + ", " + std::to_string(value[1]) + ", " + std::to_string(value[2]) + "]";
-}
+inline std::string text(const Colour& value, const FieldInfo&) { return "[" + join(value) + "]"; }
 inline std::string type(const Colour&, const FieldInfo&) { return "[red, green, blue]"; }
 
 template <class T>
@@ -368,7 +356,7 @@ struct Help {
   void one_of(V& variant, const Alternatives& alternatives, const FieldInfo& info) {
     std::vector<std::string> keys;
     for (const Alternative& alternative : alternatives) keys.push_back(alternative.key);
-    out << path << "{" << join_names(keys) << "}: one of these\n    " << info.doc << "\n";
+    out << path << "{" << join(keys, "|") << "}: one of these\n    " << info.doc << "\n";
     if (info.names.empty())  // else they are described elsewhere
       with_alternative(variant, alternatives, [&]<class T>(const Alternative& alternative, std::type_identity<T>) {
         T inner{};

@@ -8,14 +8,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <limits>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 namespace YAML {
@@ -24,11 +20,8 @@ class Emitter;
 
 namespace regolith {
 
-// "; did you mean 'filters'?" where a candidate is close to the name by edit distance, else "".
-std::string did_you_mean(std::string_view name, std::span<const std::string> candidates);
-
-// A shared, immutable view of one value. A default-constructed one, or one that find() did not find, is empty: false,
-// with the place and the path where the value would have been.
+// A shared, immutable view of one value. A default-constructed view, or the view of a key that find() did not find, is
+// empty: false, with the place and the path where the value would have been.
 class Yaml {
  public:
   struct Node;
@@ -52,47 +45,38 @@ class Yaml {
   bool is_scalar() const;
   size_t size() const;  // entries of a map or list, else 0
 
-  const std::string& path() const { return path_; }  // "model.nodes.e1.filters"; "" at the top
-  const Position& position() const {
-    return position_;
-  }                                      // of the value; of the map that lacks it where it is not there
-  std::filesystem::path folder() const;  // of the file it stands in; empty for the command line
+  const std::string& path() const { return path_; }       // "model.nodes.e1.filters"; "" at the top
+  const Position& position() const { return position_; }  // of the value, or of the map that lacks it
+  std::filesystem::path folder() const;                   // of the value's file; empty for the command line
 
   Yaml find(std::string_view key) const;  // empty where there is no such key (or this is empty); error if not a map
   Yaml at(std::string_view key) const;    // error if missing or null
   std::vector<Item> items() const;        // of a map, in the order of the file; error if not a map
   std::vector<Yaml> elements() const;     // of a list; error if not a list
 
-  // bool, int, int64_t, uint64_t, double, std::string, or a std::vector of them (a scalar is a list of one).
   // Numbers and booleans are plain scalars: `"3"` is a string. Any scalar can be read as a string.
+  int64_t as_int(int64_t min = std::numeric_limits<int64_t>::min(),
+                 int64_t max = std::numeric_limits<int64_t>::max()) const;
+  double as_double(double min = -std::numeric_limits<double>::infinity(),
+                   double max = std::numeric_limits<double>::infinity()) const;
   template <class T>
-  T as() const;
-  template <class T>
-  T get(std::string_view key, T fallback) const {
-    const Yaml value = find(key);
-    return value.exists() ? value.as<T>() : fallback;
-  }
-  int64_t as_int(int64_t min, int64_t max = std::numeric_limits<int64_t>::max()) const;
-  double as_double(double min, double max = std::numeric_limits<double>::infinity()) const;
-  std::string as_enum(std::span<const std::string> names) const;  // one of the names
-  std::string as_enum(std::initializer_list<std::string> names) const { return as_enum(std::span(names)); }
+  T as() const;  // bool, uint64_t, std::string, or std::vector<std::string> (a scalar is a list of one)
+  std::string as_enum(const std::vector<std::string>& names) const;  // one of the names
 
-  // Error at the first key of this map that is not among the names.
-  void expect_keys(std::span<const std::string> names) const;
-  void expect_keys(std::initializer_list<std::string> names) const { expect_keys(std::span(names)); }
-  // Of keys that exclude each other, the one that is set, or "". Where a file or the command line sets another one than
-  // the file it extends, the later wins; two in one file are an error.
-  std::string one_of(std::span<const std::string> names) const;
+  void expect_keys(const std::vector<std::string>& names) const;  // error at the first other key of this map
+  // The one key that is set of keys that exclude each other, or "". The key of the later layer wins: a file lies above
+  // the files it extends, the command line above all. Two keys in one layer are an error.
+  std::string one_of(const std::vector<std::string>& names) const;
 
   [[noreturn]] void fail(const std::string& message) const;                            // at the value
   [[noreturn]] void fail_key(std::string_view key, const std::string& message) const;  // at that key of this map
-  std::string dump() const;                                                            // as YAML text, without anchors
-  void emit(YAML::Emitter& out) const;
+  void emit(YAML::Emitter& out) const;                                                 // without anchors
 
  private:
   Yaml(std::shared_ptr<const Node> node, std::string path);
-  std::string child_path(std::string_view key) const;
-  const std::string& plain(const char* expected) const;
+  template <class T>
+  T number(std::string expected, T min, T max) const;
+  const std::string& plain(const std::string& expected) const;
   std::string what() const;  // "a list", "'text'", for messages
 
   std::shared_ptr<const Node> node_;
@@ -109,25 +93,10 @@ struct Yaml::Item {
 template <>
 bool Yaml::as<bool>() const;
 template <>
-int64_t Yaml::as<int64_t>() const;
-template <>
 uint64_t Yaml::as<uint64_t>() const;
 template <>
-int Yaml::as<int>() const;
-template <>
-double Yaml::as<double>() const;
-template <>
 std::string Yaml::as<std::string>() const;
-
-template <class T>
-T Yaml::as() const {
-  T list;  // a std::vector: every other type has its specialisation
-  if (is_scalar() && !std::is_class_v<typename T::value_type>) return T{as<typename T::value_type>()};
-  if constexpr (std::is_same_v<typename T::value_type, std::string>) {
-    if (is_scalar()) return T{as<std::string>()};
-  }
-  for (const Yaml& element : elements()) list.push_back(element.as<typename T::value_type>());
-  return list;
-}
+template <>
+std::vector<std::string> Yaml::as<std::vector<std::string>>() const;
 
 }  // namespace regolith

@@ -1,4 +1,5 @@
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/conv/builtin.h"
 
 namespace regolith {
@@ -16,12 +17,13 @@ std::vector<ConvProvider*> conv_providers() {
 }
 
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice) {
-  std::string refusals, names;
+  std::string refusals;
+  std::vector<std::string> names;
   std::unique_ptr<Convolution> second_best;
   bool known = choice.provider == "auto";
   for (ConvProvider* provider : conv_providers()) {
     const std::string name(provider->name());
-    names += (names.empty() ? "" : ", ") + name;
+    names.push_back(name);
     if (choice.provider == "auto") {
       // The simulated device shows the engine's faults; the reference loops run there, and only there, unasked.
       if ((device.kind() == DeviceKind::simulated) != (name == "reference")) continue;
@@ -40,7 +42,8 @@ std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest&
   if (second_best != nullptr) return second_best;
   const std::string what = "convolution " + to_string(request.shape) + " " + std::string(name_of(request.type));
   if (!known) {
-    throw GraphError(what + ": no provider '" + choice.provider + "' in this build; choose auto or one of " + names);
+    throw GraphError(what + ": no provider '" + choice.provider + "' in this build; choose auto or one of " +
+                     join(names));
   }
   throw GraphError(
       what + " on " + device.name() + ": no provider takes it (provider: " + choice.provider + ")" +

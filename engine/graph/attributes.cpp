@@ -1,5 +1,7 @@
 #include "engine/graph/attributes.h"
 
+#include "engine/base/text.h"
+
 namespace regolith {
 
 Yaml Attributes::resolve(const Yaml& value) const {

@@ -13,6 +13,21 @@
 #include "engine/base/error.h"
 
 namespace regolith {
+namespace {
+
+bool write_all(int file, const char* at, size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t written = ::write(file, at, std::min<size_t>(bytes, 1 << 30));
+    if (written < 0 && errno != EINTR) return false;
+    at += std::max<ssize_t>(written, 0);
+    bytes -= static_cast<size_t>(std::max<ssize_t>(written, 0));
+  }
+  return true;
+}
+
+bool flush(int file) { return ::fsync(file) == 0 || errno == EINVAL; }  // EINVAL: a file system without fsync
+
+}  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp") {
   file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -26,23 +41,16 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::write(file_, at, std::min<size_t>(bytes, 1 << 30));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail("cannot write");
-    at += written;
-    bytes -= static_cast<size_t>(written);
-  }
+  if (!write_all(file_, static_cast<const char*>(data), bytes)) fail("cannot write");
 }
 
 void AtomicFile::commit() {
-  if (::fsync(file_) != 0 && errno != EINVAL) fail("cannot write");  // EINVAL: a file system without fsync
+  if (!flush(file_)) fail("cannot write");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot rename to");
   ::close(std::exchange(file_, -1));
   const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
   const int entry = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (entry >= 0) {  // makes the rename itself last
+  if (entry >= 0) {  // the rename itself must reach the disk
     ::fsync(entry);
     ::close(entry);
   }
@@ -59,6 +67,14 @@ void write_file_atomically(const std::string& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text);
   file.commit();
+}
+
+void append_to_file(const std::string& path, std::string_view text) {
+  const int file = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  const bool whole = file >= 0 && write_all(file, text.data(), text.size()) && flush(file);
+  const int error = errno;
+  if (file >= 0) ::close(file);
+  if (!whole) throw IoError(path + ": cannot append to this file: " + std::strerror(error));
 }
 
 }  // namespace regolith

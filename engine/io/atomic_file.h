@@ -1,4 +1,4 @@
-// A file that is there whole or not at all: written beside its place, flushed to the disk, then renamed.
+// Files that are written whole or not at all: written beside their place, flushed to the disk, then renamed.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@ namespace regolith {
 
 class AtomicFile {
  public:
-  // Throws IoError, as write() and commit() do, naming the file and the reason. Whatever stood at `path` stays as it
-  // was until commit(); without a commit the temporary file goes with this object.
+  // Throws IoError, as write() and commit() do, naming the file and the reason. An earlier file at `path` stays as it
+  // was until commit(); without a commit the destructor removes the temporary file.
   explicit AtomicFile(std::string path);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -28,5 +28,7 @@ class AtomicFile {
 };
 
 void write_file_atomically(const std::string& path, std::string_view text);
+// The text is on the disk when the function returns. Throws IoError.
+void append_to_file(const std::string& path, std::string_view text);
 
 }  // namespace regolith

@@ -20,11 +20,9 @@ namespace {
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
-// libpng and libjpeg report errors by longjmp: what is changed between setjmp and the jump lives in an object whose
-// address the library has, not in registers.
+// libpng and libjpeg report errors by longjmp. Variables that change between setjmp and the jump must not live in
+// registers: they are members of an object whose address the library has.
 struct PngReading {
-  ImageBytes image;
-  std::vector<png_bytep> rows;
   png_structp png = nullptr;
   png_infop info = nullptr;
   std::string error;
@@ -33,7 +31,7 @@ struct PngReading {
 
 ImageBytes read_png(std::FILE* file, const std::string& path, bool raw) {
   PngReading r;
-  ImageBytes& image = r.image;
+  ImageBytes image;
   const auto on_error = [](png_structp png, png_const_charp text) {
     *static_cast<std::string*>(png_get_error_ptr(png)) = text;
     png_longjmp(png, 1);
@@ -43,27 +41,18 @@ ImageBytes read_png(std::FILE* file, const std::string& path, bool raw) {
   if (r.info == nullptr) throw DataError(path + ": no memory to read it");
   if (setjmp(png_jmpbuf(r.png)) != 0) throw DataError(path + ": damaged or truncated PNG: " + r.error);
   png_init_io(r.png, file);
-  png_read_info(r.png, r.info);
-  const int color = png_get_color_type(r.png, r.info), depth = png_get_bit_depth(r.png, r.info);
-  if (raw && ((color & PNG_COLOR_MASK_COLOR && color != PNG_COLOR_TYPE_PALETTE) || depth > 8)) {
-    throw DataError(path + ": expected a mask of 8 bits with one channel of class ids (grey or palette)");
-  }
-  png_set_strip_16(r.png);
-  if (!raw) png_set_expand(r.png);  // palettes to RGB, few grey bits to eight
-  png_set_packing(r.png);
-  png_set_strip_alpha(r.png);
-  png_set_interlace_handling(r.png);
-  png_read_update_info(r.png, r.info);
+  // PACKING: a byte per value; EXPAND: palettes to RGB, few grey bits to eight.
+  png_read_png(r.png, r.info,
+               PNG_TRANSFORM_STRIP_16 | PNG_TRANSFORM_PACKING | PNG_TRANSFORM_STRIP_ALPHA |
+                   (raw ? PNG_TRANSFORM_IDENTITY : PNG_TRANSFORM_EXPAND),
+               nullptr);
   image.width = static_cast<int>(png_get_image_width(r.png, r.info));
   image.height = static_cast<int>(png_get_image_height(r.png, r.info));
   image.channels = png_get_channels(r.png, r.info);
-  image.bytes.resize(static_cast<size_t>(image.width) * image.height * image.channels);
-  for (int y = 0; y < image.height; ++y) {
-    r.rows.push_back(image.bytes.data() + static_cast<size_t>(y) * image.width * image.channels);
-  }
-  png_read_image(r.png, r.rows.data());
-  png_read_end(r.png, nullptr);
-  return std::move(r.image);
+  const png_bytepp rows = png_get_rows(r.png, r.info);
+  for (int y = 0; y < image.height; ++y)
+    image.bytes.insert(image.bytes.end(), rows[y], rows[y] + static_cast<size_t>(image.width) * image.channels);
+  return image;
 }
 
 struct JpegReading {
@@ -126,10 +115,15 @@ void write_png(const std::string& path, const Picture& picture) {
 ImageBytes read_image(const std::string& path, bool raw) {
   const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
   if (!file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
-  unsigned char head[8] = {};
+  unsigned char head[26] = {};  // of a PNG: its signature, and of its first chunk the size, bits and colour type
   const size_t got = std::fread(head, 1, sizeof head, file.get());
   std::rewind(file.get());
-  if (got == sizeof head && png_sig_cmp(head, 0, sizeof head) == 0) return read_png(file.get(), path, raw);
+  if (png_sig_cmp(head, 0, 8) == 0) {
+    const int depth = head[24], color = head[25];
+    if (raw && ((color & PNG_COLOR_MASK_COLOR && color != PNG_COLOR_TYPE_PALETTE) || depth > 8))
+      throw DataError(path + ": expected a mask of 8 bits with one channel of class ids (grey or palette)");
+    return read_png(file.get(), path, raw);
+  }
   if (got >= 3 && head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff) {
     if (raw) throw DataError(path + ": a mask must be a PNG: JPEG does not keep class ids");
     return read_jpeg(file.get(), path);

@@ -25,14 +25,14 @@ struct Picture {
 // An 8-bit RGB PNG, written atomically. Throws IoError (no such folder, no space left, no permission).
 void write_png(const std::string& path, const Picture& picture);
 
-// An image file as bytes. Palettes are not applied and grey is not rescaled where `raw` asks for class ids.
+// An image file as bytes.
 struct ImageBytes {
   int height = 0, width = 0, channels = 1;  // 1 grey, 3 RGB
   std::vector<uint8_t> bytes;               // (height, width, channels)
 };
 
-// Reads PNG (any depth; alpha dropped, 16 bits cut to 8) and JPEG by their first bytes. `raw`: PNG only; one channel of
-// palette indices or grey values as stored. Throws DataError naming the file.
+// Reads PNG (any depth; drops alpha, cuts 16 bits to 8) and JPEG; the first bytes of the file say which it is. `raw` is
+// for class ids: PNG only, one channel, palette indices or grey values as stored. Throws DataError that names the file.
 ImageBytes read_image(const std::string& path, bool raw = false);
 
 }  // namespace regolith

@@ -5,13 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <iterator>
-#include <limits>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/core/dtype.h"
 
 namespace regolith {
@@ -24,49 +26,43 @@ class Header {
  public:
   Header(std::string_view text, const std::string& where) : text_(text), where_(where) {}
 
-  std::string_view quoted(std::string_view key) {
-    std::string_view v = value(key);
-    const char quote = v.empty() ? 0 : v.front();
-    const size_t end = v.size() > 1 ? v.find(quote, 1) : v.npos;
-    if ((quote != '\'' && quote != '"') || end == v.npos) bad(key, "a quoted element type");
+  std::string_view quoted(const char* key) {
+    const std::string_view v = value(key);
+    const size_t end = v.size() > 1 ? v.find(v[0], 1) : v.npos;
+    if (end == v.npos || (v[0] != '\'' && v[0] != '"')) bad(key, "a quoted element type");
     return v.substr(1, end - 1);
   }
-  bool boolean(std::string_view key) {
+  bool boolean(const char* key) {
     const std::string_view v = value(key);
-    if (v.starts_with("True")) return true;
-    if (!v.starts_with("False")) bad(key, "True or False");
-    return false;
+    if (!v.starts_with("True") && !v.starts_with("False")) bad(key, "True or False");
+    return v[0] == 'T';
   }
-  std::vector<int64_t> tuple(std::string_view key) {
-    std::string_view v = value(key);
+  std::vector<int64_t> tuple(const char* key) {
+    const std::string_view v = value(key);
     if (!v.starts_with("(") || v.find(')') == v.npos) bad(key, "a tuple");
     std::vector<int64_t> numbers;
-    bool inside = false;
-    for (const char c : v.substr(1, v.find(')') - 1)) {
-      if (c >= '0' && c <= '9') {
-        if (!inside) numbers.push_back(0);
-        if (numbers.back() > (std::numeric_limits<int64_t>::max() - 9) / 10) bad(key, "sizes below 2^63");
-        numbers.back() = numbers.back() * 10 + (c - '0');
-      } else if (c != ',' && c != ' ' && c != 'L') {
-        bad(key, "a tuple of whole numbers");
+    for (const char *at = v.data() + 1, *end = v.data() + v.find(')'); at < end;) {
+      if (*at == ',' || *at == ' ' || *at == 'L') {
+        ++at;
+        continue;
       }
-      inside = c >= '0' && c <= '9';
+      const auto [next, error] = std::from_chars(at, end, numbers.emplace_back());
+      if (error == std::errc::result_out_of_range) bad(key, "sizes below 2^63");
+      if (error != std::errc() || numbers.back() < 0) bad(key, "a tuple of whole numbers");
+      at = next;
     }
     return numbers;
   }
 
  private:
-  std::string_view value(std::string_view key) {
-    std::string quoted_key(key);
-    quoted_key.append("'");
-    size_t at = text_.find(quoted_key);
+  std::string_view value(const char* key) {
+    size_t at = text_.find(std::string(key) + "'");
     if (at != text_.npos) at = text_.find(':', at);
     if (at == text_.npos) bad(key, "this key");
-    const size_t start = text_.find_first_not_of(' ', at + 1);
-    return start == text_.npos ? std::string_view() : text_.substr(start);
+    return text_.substr(std::min(text_.find_first_not_of(' ', at + 1), text_.size()));
   }
-  [[noreturn]] void bad(std::string_view key, const char* expected) {
-    throw DataError(where_ + ": damaged .npy header: expected " + expected + " at '" + std::string(key) + "'");
+  [[noreturn]] void bad(const char* key, const char* expected) {
+    throw DataError(where_ + ": damaged .npy header: expected " + expected + " at '" + key + "'");
   }
   std::string_view text_;
   const std::string& where_;
@@ -94,10 +90,41 @@ std::vector<uint8_t> to_c_order(const std::vector<uint8_t>& in, const std::vecto
 }
 
 template <class T>
-T element(const std::vector<uint8_t>& bytes, int64_t i) {
+double read_element(const uint8_t* at) {
   T x;
-  std::memcpy(&x, bytes.data() + i * sizeof(T), sizeof(T));
-  return x;
+  std::memcpy(&x, at, sizeof x);
+  if constexpr (std::is_same_v<T, fp16>) {
+    return static_cast<float>(x);
+  } else {
+    return static_cast<double>(x);
+  }
+}
+
+struct ElementType {
+  char kind;
+  int item;
+  const char* name;
+  double (*read)(const uint8_t*);
+};
+constexpr ElementType kTypes[] = {
+    {'b', 1, "bool", read_element<uint8_t>},    {'u', 1, "uint8", read_element<uint8_t>},
+    {'u', 2, "uint16", read_element<uint16_t>}, {'u', 4, "uint32", read_element<uint32_t>},
+    {'u', 8, "uint64", read_element<uint64_t>}, {'i', 1, "int8", read_element<int8_t>},
+    {'i', 2, "int16", read_element<int16_t>},   {'i', 4, "int32", read_element<int32_t>},
+    {'i', 8, "int64", read_element<int64_t>},   {'f', 2, "float16", read_element<fp16>},
+    {'f', 4, "float32", read_element<float>},   {'f', 8, "float64", read_element<double>}};
+
+const ElementType* find_type(char kind, int item) {
+  const auto type = std::ranges::find_if(kTypes, [&](const auto& t) { return t.kind == kind && t.item == item; });
+  return type == std::end(kTypes) ? nullptr : type;
+}
+
+template <class T>
+std::vector<T> converted(const NpyArray& a) {
+  const auto read = find_type(a.kind, a.item)->read;
+  std::vector<T> out(a.count());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<T>(read(a.bytes.data() + i * a.item));
+  return out;
 }
 
 }  // namespace
@@ -108,72 +135,19 @@ int64_t NpyArray::count() const {
   return n;
 }
 
-std::string NpyArray::type_name() const {
-  if (kind == 'b') return "bool";
-  return (kind == 'u' ? "uint" : kind == 'i' ? "int" : "float") + std::to_string(8 * item);
-}
-
-double NpyArray::at(int64_t i) const {
-  switch (kind == 'f' ? -item : kind == 'i' ? 10 + item : item) {
-    case -2:
-      return static_cast<float>(std::bit_cast<fp16>(element<uint16_t>(bytes, i)));
-    case -4:
-      return element<float>(bytes, i);
-    case -8:
-      return element<double>(bytes, i);
-    case 11:
-      return element<int8_t>(bytes, i);
-    case 12:
-      return element<int16_t>(bytes, i);
-    case 14:
-      return element<int32_t>(bytes, i);
-    case 18:
-      return static_cast<double>(element<int64_t>(bytes, i));
-    case 1:
-      return element<uint8_t>(bytes, i);
-    case 2:
-      return element<uint16_t>(bytes, i);
-    case 4:
-      return element<uint32_t>(bytes, i);
-    default:
-      return static_cast<double>(element<uint64_t>(bytes, i));
-  }
-}
-
-std::vector<double> NpyArray::as_f64() const {
-  std::vector<double> out(count());
-  for (int64_t i = 0; i < count(); ++i) out[i] = at(i);
-  return out;
-}
-
-std::vector<float> NpyArray::as_f32() const {
-  std::vector<float> out(count());
-  if (kind == 'f' && item == 4) {
-    std::memcpy(out.data(), bytes.data(), bytes.size());
-  } else {
-    for (int64_t i = 0; i < count(); ++i) out[i] = static_cast<float>(at(i));
-  }
-  return out;
-}
+std::string NpyArray::type_name() const { return find_type(kind, item)->name; }
+double NpyArray::at(int64_t i) const { return find_type(kind, item)->read(bytes.data() + i * item); }
+std::vector<double> NpyArray::as_f64() const { return converted<double>(*this); }
+std::vector<float> NpyArray::as_f32() const { return converted<float>(*this); }
 
 std::vector<uint8_t> NpyArray::as_u8() const {
   if (kind == 'u' && item == 1) return bytes;
-  std::vector<uint8_t> out(count());
-  for (int64_t i = 0; i < count(); ++i) {
-    const double x = at(i);
-    if (!(x >= 0 && x <= 255) || x != std::floor(x)) {
+  const std::vector<double> values = as_f64();
+  for (size_t i = 0; i < values.size(); ++i)
+    if (const double x = values[i]; !(x >= 0 && x <= 255) || x != std::floor(x))
       throw DataError(where + ": element " + std::to_string(i) + " is " + std::to_string(x) +
                       ": expected whole numbers of 0 to 255");
-    }
-    out[i] = static_cast<uint8_t>(x);
-  }
-  return out;
-}
-
-std::string shape_text(std::span<const int64_t> shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
+  return converted<uint8_t>(*this);
 }
 
 NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
@@ -196,9 +170,7 @@ NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
   const std::string_view type = order ? descr.substr(1) : descr;
   a.kind = type.size() == 2 ? type[0] : 0;
   a.item = type.size() == 2 ? type[1] - '0' : 0;
-  const bool size_known = a.item == 1 || a.item == 2 || a.item == 4 || a.item == 8;
-  const bool valid = a.kind == 'b' ? a.item == 1 : a.kind == 'f' ? size_known && a.item > 1 : size_known;
-  if (!valid || (a.kind != 'b' && a.kind != 'u' && a.kind != 'i' && a.kind != 'f')) {
+  if (!find_type(a.kind, a.item)) {
     fail("has element type '" + std::string(descr) + "': expected bool, (u)int8 to 64 or float16 to 64");
   }
   if (a.shape.size() > kMostDimensions)
@@ -262,9 +234,7 @@ bool NpzReader::has(const std::string& name) const {
 
 NpyArray NpzReader::read(const std::string& name) const {
   if (!has(name)) {
-    std::string found;
-    for (const std::string& n : names_) found += (found.empty() ? "" : ", ") + n;
-    throw DataError(path_ + ": has no array '" + name + "'; found: " + (found.empty() ? "none" : found));
+    throw DataError(path_ + ": has no array '" + name + "'; found: " + (names_.empty() ? "none" : join(names_)));
   }
   const std::string where = path_ + ": array '" + name + "'";
   const std::unique_ptr<zip_file_t, decltype(&zip_fclose)> file(zip_fopen(archive_->zip, (name + ".npy").c_str(), 0),
@@ -284,19 +254,6 @@ NpyArray NpzReader::read(const std::string& name) const {
   return parse_npy(bytes, where);
 }
 
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data) {
-  return {std::move(name), std::move(shape), data, "<f4"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const double* data) {
-  return {std::move(name), std::move(shape), data, "<f8"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const uint8_t* data) {
-  return {std::move(name), std::move(shape), data, "|u1"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const int64_t* data) {
-  return {std::move(name), std::move(shape), data, "<i8"};
-}
-
 void write_npz(const std::string& path, std::span<const NpzEntry> entries) {
   int code = 0;
   zip_t* zip = zip_open(path.c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code);
@@ -311,30 +268,24 @@ void write_npz(const std::string& path, std::span<const NpzEntry> entries) {
     zip_error_fini(&error);
     fail(text);
   }
-  std::vector<std::string> headers;  // must live until the archive is closed
-  std::vector<std::vector<zip_buffer_fragment_t>> parts;
-  headers.reserve(entries.size());
-  parts.reserve(entries.size());
+  std::deque<std::string> headers;  // libzip reads headers and parts when the archive is closed
+  std::deque<std::array<zip_buffer_fragment_t, 2>> parts;
   for (const NpzEntry& e : entries) {
     std::string text = "{'descr': '" + e.descr + "', 'fortran_order': False, 'shape': " + shape_text(e.shape) + ", }";
     text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10, ' ');  // the data starts on a multiple of 64
     text.back() = '\n';
-    std::string& header = headers.emplace_back("\x93NUMPY\x01", 7);
-    header += '\0';
-    header += static_cast<char>(text.size() & 255);
-    header += static_cast<char>(text.size() >> 8);
+    std::string& header = headers.emplace_back(std::string("\x93NUMPY\x01\0", 8));
+    header += {static_cast<char>(text.size() & 255), static_cast<char>(text.size() >> 8)};
     header += text;
     uint64_t bytes = e.descr.back() - '0';
     for (const int64_t d : e.shape) bytes *= d;
     auto& fragments = parts.emplace_back();
-    fragments.push_back({reinterpret_cast<zip_uint8_t*>(header.data()), header.size()});
-    if (bytes > 0) fragments.push_back({static_cast<zip_uint8_t*>(const_cast<void*>(e.data)), bytes});
-    zip_source_t* source = zip_source_buffer_fragment(zip, fragments.data(), fragments.size(), 0);
-    const zip_int64_t index =
-        source == nullptr ? -1
-                          : zip_file_add(zip, (e.name + ".npy").c_str(), source, ZIP_FL_OVERWRITE | ZIP_FL_ENC_UTF_8);
+    fragments[0] = {reinterpret_cast<zip_uint8_t*>(header.data()), header.size()};
+    fragments[1] = {static_cast<zip_uint8_t*>(const_cast<void*>(e.data)), bytes};
+    zip_source_t* source = zip_source_buffer_fragment(zip, fragments.data(), bytes > 0 ? 2 : 1, 0);
+    const zip_int64_t index = zip_file_add(zip, (e.name + ".npy").c_str(), source, ZIP_FL_OVERWRITE | ZIP_FL_ENC_UTF_8);
     if (index < 0) {
-      if (source != nullptr) zip_source_free(source);
+      zip_source_free(source);
       fail(zip_strerror(zip));
     }
     zip_set_file_compression(zip, index, ZIP_CM_STORE, 0);

@@ -6,11 +6,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace regolith {
 
-// An array as it was read: its element type is kept, the bytes are in this machine's order and in C order.
+// An array in the element type of its file. The bytes are in this machine's order, the elements in C order.
 struct NpyArray {
   std::vector<int64_t> shape;
   char kind = 'u';    // 'b' bool, 'u' unsigned, 'i' signed, 'f' float
@@ -26,8 +28,6 @@ struct NpyArray {
   // Elements as bytes. Throws DataError naming the first element that is no whole number of 0..255.
   std::vector<uint8_t> as_u8() const;
 };
-
-std::string shape_text(std::span<const int64_t> shape);  // "(2615, 2, 64, 128)"
 
 // Throws DataError for what is no .npy, is truncated, has an element type that is not numeric (complex, text, objects).
 NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where);
@@ -57,10 +57,11 @@ struct NpzEntry {
   const void* data;
   std::string descr;  // NumPy's: "<f4", "<f8", "|u1", "<i8"
 };
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const double* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const uint8_t* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const int64_t* data);
+template <class T>
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const T* data) {
+  const char* kind = std::is_floating_point_v<T> ? "<f" : std::is_signed_v<T> ? "<i" : sizeof(T) > 1 ? "<u" : "|u";
+  return {std::move(name), std::move(shape), data, kind + std::to_string(sizeof(T))};
+}
 
 // Writes stored arrays to a temporary file and renames it. Throws IoError; an earlier file then stays as it was.
 void write_npz(const std::string& path, std::span<const NpzEntry> entries);

@@ -1,7 +1,6 @@
 #include "engine/io/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <filesystem>
 #include <fstream>
@@ -10,29 +9,20 @@
 #include <set>
 #include <utility>
 
+#include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 
 namespace regolith {
 namespace {
 using Json = nlohmann::json;
 
-static_assert(std::endian::native == std::endian::little, "safetensors are little-endian, and so are we");
+static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the format's own reader
 constexpr const char* kMetadata = "__metadata__";
-constexpr std::array<std::pair<DType, const char*>, 7> kTypes{{{DType::f32, "F32"},
-                                                               {DType::bf16, "BF16"},
-                                                               {DType::f16, "F16"},
-                                                               {DType::u8, "U8"},
-                                                               {DType::i32, "I32"},
-                                                               {DType::i64, "I64"},
-                                                               {DType::f64, "F64"}}};
+constexpr const char* kNames[] = {"F32", "BF16", "F16", "U8", "I32", "I64", "F64"};  // in the order of DType
 
-const char* safetensors_name(DType type) {
-  return std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& entry) { return entry.first == type; })->second;
-}
-
-// The header, before anything in it is believed.
+// A tensor as the header describes it.
 struct Entry {
   std::string name;
   DType type;
@@ -48,13 +38,12 @@ Entry read_entry(const std::string& path, const std::string& name, const Json& j
   if (!json.is_object() || !json.contains("dtype") || !json.contains("shape") || !json.contains("data_offsets"))
     fail("expected an entry with dtype, shape and data_offsets");
   const Json &dtype = json["dtype"], &shape = json["shape"], &offsets = json["data_offsets"];
-  const auto type =
-      std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& entry) { return dtype == entry.second; });
-  if (type == kTypes.end()) fail("element type " + dtype.dump() + " is not known here");
-  if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_size)) fail("bad shape " + shape.dump());
+  const auto type = std::ranges::find_if(kNames, [&](const char* name) { return dtype == name; });
+  if (type == std::end(kNames)) fail("element type " + dtype.dump() + " is not known here");
+  if (!shape.is_array() || !std::ranges::all_of(shape, is_size)) fail("bad shape " + shape.dump());
   if (!offsets.is_array() || offsets.size() != 2 || !is_size(offsets[0]) || !is_size(offsets[1]))
     fail("bad data_offsets " + offsets.dump());
-  Entry entry{name, type->first, {}, offsets[0].get<uint64_t>(), offsets[1].get<uint64_t>()};
+  Entry entry{name, static_cast<DType>(type - kNames), {}, offsets[0].get<uint64_t>(), offsets[1].get<uint64_t>()};
   if (entry.begin > entry.end || entry.end > data_bytes)
     fail("its data (" + std::to_string(entry.begin) + " to " + std::to_string(entry.end) + ") lies outside of the " +
          std::to_string(data_bytes) + " bytes of the file; the file is truncated or damaged");
@@ -66,7 +55,7 @@ Entry read_entry(const std::string& path, const std::string& name, const Json& j
     entry.shape.push_back(static_cast<int64_t>(n));
   }
   if (bytes != entry.end - entry.begin)
-    fail("shape " + shape_string(entry.shape) + " of " + type->second + " needs " + std::to_string(bytes) +
+    fail("shape " + shape_text(entry.shape) + " of " + *type + " needs " + std::to_string(bytes) +
          " bytes, data_offsets hold " + std::to_string(entry.end - entry.begin));
   return entry;
 }
@@ -88,12 +77,6 @@ Json parse_header(const std::string& path, const std::string& text) {
 
 }  // namespace
 
-std::string shape_string(std::span<const int64_t> shape) {
-  std::string text;
-  for (const int64_t extent : shape) text += (text.empty() ? "" : ", ") + std::to_string(extent);
-  return "(" + text + ")";
-}
-
 void Checkpoint::set(const std::string& name, DType type, std::vector<int64_t> shape, const void* data) {
   size_t bytes = size_of(type);
   for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
@@ -112,8 +95,8 @@ const CheckpointTensor& Checkpoint::tensor(const std::string& name, DType type, 
   const CheckpointTensor& found = tensor(name);
   if (found.type != type) wrong_type(name, found.type, type);
   if (!std::equal(shape.begin(), shape.end(), found.shape.begin(), found.shape.end()))
-    throw CheckpointError(origin + ": tensor '" + name + "' has the shape " + shape_string(found.shape) +
-                          ", expected " + shape_string(shape) + "; it was written for another network");
+    throw CheckpointError(origin + ": tensor '" + name + "' has the shape " + shape_text(found.shape) + ", expected " +
+                          shape_text(shape) + "; it was written for another network");
   return found;
 }
 
@@ -141,7 +124,7 @@ void save_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   uint64_t offset = 0;
   for (const auto* entry : order) {
     const CheckpointTensor& tensor = entry->second;
-    header[entry->first] = {{"dtype", safetensors_name(tensor.type)},
+    header[entry->first] = {{"dtype", kNames[static_cast<int>(tensor.type)]},
                             {"shape", tensor.shape},
                             {"data_offsets", {offset, offset + tensor.bytes.size()}}};
     offset += tensor.bytes.size();

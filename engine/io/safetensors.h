@@ -8,7 +8,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include "engine/base/error.h"
@@ -24,17 +23,6 @@ struct CheckpointTensor {
   int64_t count() const { return static_cast<int64_t>(bytes.size() / size_of(type)); }
 };
 
-template <class T>
-constexpr DType checkpoint_type() {
-  if constexpr (std::is_same_v<T, float>) return DType::f32;
-  if constexpr (std::is_same_v<T, double>) return DType::f64;
-  if constexpr (std::is_same_v<T, bf16>) return DType::bf16;
-  if constexpr (std::is_same_v<T, fp16>) return DType::f16;
-  if constexpr (std::is_same_v<T, uint8_t>) return DType::u8;
-  if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
-  if constexpr (std::is_same_v<T, int64_t>) return DType::i64;
-}
-
 struct Checkpoint {
   std::map<std::string, CheckpointTensor> tensors;
   std::map<std::string, std::string> metadata;
@@ -44,7 +32,7 @@ struct Checkpoint {
   void set(const std::string& name, DType type, std::vector<int64_t> shape, const void* data);
   template <class T>
   void set(const std::string& name, std::vector<int64_t> shape, std::span<const T> values) {
-    set(name, checkpoint_type<T>(), std::move(shape), values.data());
+    set(name, dtype_of<T>(), std::move(shape), values.data());
   }
   // Each throws CheckpointError that names the file and what is missing, or has another type or shape.
   const CheckpointTensor& tensor(const std::string& name) const;
@@ -53,15 +41,13 @@ struct Checkpoint {
   template <class T>
   std::span<const T> values(const std::string& name) const {
     const CheckpointTensor& found = tensor(name);
-    if (found.type != checkpoint_type<T>()) wrong_type(name, found.type, checkpoint_type<T>());
+    if (found.type != dtype_of<T>()) wrong_type(name, found.type, dtype_of<T>());
     return {reinterpret_cast<const T*>(found.bytes.data()), static_cast<size_t>(found.count())};
   }
 
  private:
   [[noreturn]] void wrong_type(const std::string& name, DType found, DType expected) const;
 };
-
-std::string shape_string(std::span<const int64_t> shape);  // "(64, 3, 3, 32)"
 
 // Whole or not at all (AtomicFile). The same checkpoint gives the same bytes. Throws IoError where the disk refuses.
 void save_checkpoint(const std::string& path, const Checkpoint& checkpoint);

@@ -1,9 +1,9 @@
 #include "engine/ops/aspp.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/channel_sum.h"
 #include "kernels/copy_matrices.h"
 #include "kernels/image_sum.h"
@@ -11,12 +11,7 @@
 namespace regolith {
 namespace {
 
-std::string list(const std::vector<int>& numbers) {
-  std::string text;
-  for (int n : numbers) text += (text.empty() ? "" : ", ") + std::to_string(n);
-  return text;
-}
-std::string rates_text(const std::vector<int>& rates) { return (rates.size() > 1 ? "rates " : "rate ") + list(rates); }
+std::string rates_text(const std::vector<int>& rates) { return (rates.size() > 1 ? "rates " : "rate ") + join(rates); }
 
 // The copies between parameters and the tensors that are gathered of them, in either direction.
 class Copies {
@@ -92,11 +87,8 @@ std::string AsppOp::note(int H, int W) const {
     text += (text.empty() ? "" : ", ") + rates_text(c.rates) + ": ";
     text += c.taps == 1 ? "centre only" : c.taps == 9 ? "all 9 taps" : std::to_string(c.taps) + " of 9 taps";
   }
-  char factor[64] = "";
   const int all = 1 + 9 * static_cast<int>(a_.rates.size());
-  if (kept < all)
-    std::snprintf(factor, sizeof factor, "; %.2fx fewer multiplications in the branches", 1.0 * all / kept);
-  return text + factor;
+  return text + (kept < all ? format("; %.2fx fewer multiplications in the branches", 1.0 * all / kept) : "");
 }
 
 Inference AsppOp::infer(const std::vector<Shape>& inputs) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/activation.h"
 #include "kernels/bias.h"
 #include "kernels/channel_sum.h"
@@ -10,12 +11,10 @@
 namespace regolith {
 namespace {
 
-std::string size_text(std::array<int, 2> a) { return std::to_string(a[0]) + "x" + std::to_string(a[1]); }
-
 std::string describe(const ConvAttributes& a) {
-  std::string text = size_text(a.kernel) + ", " + std::to_string(a.filters) + " filters";
-  if (a.stride != std::array{1, 1}) text += ", stride " + size_text(a.stride);
-  if (a.dilation != std::array{1, 1}) text += ", dilation " + size_text(a.dilation);
+  std::string text = join(a.kernel, "x") + ", " + std::to_string(a.filters) + " filters";
+  if (a.stride != std::array{1, 1}) text += ", stride " + join(a.stride, "x");
+  if (a.dilation != std::array{1, 1}) text += ", dilation " + join(a.dilation, "x");
   if (!a.same) text += ", valid";
   if (a.relu) text += " + relu";
   return text;
@@ -25,7 +24,7 @@ void check(const ConvAttributes& a) {
   if (a.filters < 1) throw GraphError("filters is " + std::to_string(a.filters) + "; expected at least 1");
   for (int i = 0; i < 2; ++i) {
     if (a.dilation[i] > 1 && a.kernel[i] % 2 == 0)
-      throw GraphError("dilation " + std::to_string(a.dilation[i]) + " on the even kernel " + size_text(a.kernel) +
+      throw GraphError("dilation " + std::to_string(a.dilation[i]) + " on the even kernel " + join(a.kernel, "x") +
                        " has no centre; use an odd kernel or dilation 1");
   }
 }
@@ -40,8 +39,7 @@ ConvShape conv_shape(const ConvAttributes& a, int N, int H, int W, int C, int K)
     s.pad_after = {h[1], w[1]};
   }
   if (s.P() < 1 || s.Q() < 1)
-    throw GraphError("a " + size_text(a.kernel) + " kernel does not fit a map of " + std::to_string(H) + "x" +
-                     std::to_string(W));
+    throw GraphError("a " + join(a.kernel, "x") + " kernel does not fit a map of " + size_text({H, W}));
   return s;
 }
 

@@ -1,6 +1,6 @@
 #include "engine/ops/dropout.h"
 
-#include <cstdio>
+#include "engine/base/text.h"
 
 #include "kernels/dropout.h"
 
@@ -10,11 +10,7 @@ DropoutDraws dropout_draws(const OpRun& run, float rate, bool spatial) {
   return {run.dropout ? rate : 0, spatial, run.seed, run.step, run.first_sample};
 }
 
-std::string describe_rate(float rate) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", static_cast<double>(rate));
-  return text;
-}
+std::string describe_rate(float rate) { return format("%g", static_cast<double>(rate)); }
 
 std::string DropoutOp::describe() const { return "rate " + describe_rate(rate_); }
 

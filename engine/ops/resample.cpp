@@ -1,6 +1,7 @@
 #include "engine/ops/resample.h"
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
@@ -8,14 +9,13 @@
 namespace regolith {
 
 std::string MaxPoolOp::describe() const {
-  return std::to_string(kernel_) + "x" + std::to_string(kernel_) + ", stride " + std::to_string(stride_);
+  return size_text({kernel_, kernel_}) + ", stride " + std::to_string(stride_);
 }
 
 Inference MaxPoolOp::infer(const std::vector<Shape>& inputs) {
   const Shape& x = inputs[0];
   if (x.H < kernel_ || x.W < kernel_ || (x.H - kernel_) % stride_ != 0 || (x.W - kernel_) % stride_ != 0)
-    throw GraphError("a map of " + std::to_string(x.H) + "x" + std::to_string(x.W) + " is not covered by windows of " +
-                     describe());
+    throw GraphError("a map of " + size_text({x.H, x.W}) + " is not covered by windows of " + describe());
   Inference r;
   r.shape = {x.N, (x.H - kernel_) / stride_ + 1, (x.W - kernel_) / stride_ + 1, x.C};
   r.saves_input = {true};
@@ -37,8 +37,7 @@ void MaxPoolOp::backward(const OpRun& run) {
 
 std::string ResizeOp::describe() const {
   return std::string(bilinear_ ? "bilinear" : "nearest") +
-         (factor_ > 0 ? " x" + std::to_string(factor_)
-                      : " to " + std::to_string(height_) + "x" + std::to_string(width_));
+         (factor_ > 0 ? " x" + std::to_string(factor_) : " to " + size_text({height_, width_}));
 }
 
 Inference ResizeOp::infer(const std::vector<Shape>& inputs) {
@@ -48,7 +47,7 @@ Inference ResizeOp::infer(const std::vector<Shape>& inputs) {
   for (const Shape& s : {x, r.shape}) {
     if (factor_ != 2 && (s.H > kernels::kResizeSize || s.W > kernels::kResizeSize))
       throw GraphError("resize takes heights and widths up to " + std::to_string(kernels::kResizeSize) + ", not " +
-                       std::to_string(s.H) + "x" + std::to_string(s.W));
+                       size_text({s.H, s.W}));
   }
   return r;
 }

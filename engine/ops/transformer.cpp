@@ -1,6 +1,7 @@
 #include "engine/ops/transformer.h"
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "kernels/add.h"
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
@@ -80,9 +81,9 @@ Inference AttentionOp::infer(const std::vector<Shape>& inputs) {
                      ": choose other `heads`, or another number of channels");
   const int64_t positions = static_cast<int64_t>(x.H) * x.W;
   if (positions > kernels::kAttentionPositions)
-    throw GraphError("a map of " + std::to_string(x.H) + "x" + std::to_string(x.W) + " has " +
-                     std::to_string(positions) + " positions; attention takes at most " +
-                     std::to_string(kernels::kAttentionPositions) + ": put it where the map is smaller");
+    throw GraphError("a map of " + size_text({x.H, x.W}) + " has " + std::to_string(positions) +
+                     " positions; attention takes at most " + std::to_string(kernels::kAttentionPositions) +
+                     ": put it where the map is smaller");
   shape_ = {x.N, x.H, x.W, C};
   Inference r;
   r.shape = shape_;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/train/metrics.h"
+
 namespace regolith {
 
 // A value that was not measured is NaN here and null in the file.
@@ -13,9 +15,9 @@ struct EpochRecord {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   int64_t epoch = 0, step = 0;  // step: of the whole run, at the end of the epoch
   double lr = kNone, loss = kNone, images_per_second = kNone, seconds = kNone;
-  int64_t skipped_steps = 0;  // so far, for gradients that were not finite
-  double val_loss = kNone, val_miou = kNone, val_miou_foreground = kNone, val_miou_keras_ignore0 = kNone;
-  std::vector<double> val_iou;  // by class
+  int64_t skipped_steps = 0;       // so far, for gradients that were not finite
+  std::vector<Metric> validation;  // "miou" is "val_miou" in the file
+  std::vector<double> val_iou;     // by class
 };
 
 class History {
@@ -25,7 +27,7 @@ class History {
   explicit History(std::string path, int64_t resumed_epoch = 0);
   void append(const EpochRecord& record);  // on the disk when it returns; throws IoError
   const std::vector<EpochRecord>& records() const { return records_; }
-  // A last line without its end, from a run that was killed, is dropped.
+  // Drops a last line without its end, left by a run that was killed.
   static std::vector<EpochRecord> read(const std::string& path);
 
  private:
@@ -33,7 +35,7 @@ class History {
   std::vector<EpochRecord> records_;
 };
 
-// Losses on the left, mIoUs on the right, over epochs.
+// Losses on the left, the validation's scores (higher is better) on the right, over epochs.
 std::string history_svg(const std::string& title, const std::vector<EpochRecord>& records);
 
 }  // namespace regolith

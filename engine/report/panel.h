@@ -14,8 +14,8 @@ struct LegendEntry {
   Rgb colour;
 };
 
-// `n` colours that people with any colour vision tell apart (Okabe and Ito, "Color Universal Design", 2008), the first
-// near black; beyond eight they come again, lighter.
+// `n` colours that people with any colour vision can tell apart (Okabe and Ito, "Color Universal Design", 2008). The
+// first is near black; beyond eight the colours repeat, lighter.
 std::vector<Rgb> default_colours(int n);
 
 struct PanelRow {
@@ -29,7 +29,7 @@ struct PanelRow {
 Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int channels,
                    std::span<const LegendEntry> legend);
 
-// Text in capitals, 5x7 pixels a character times `scale`, 6 apart; what the font lacks is drawn as a box.
+// Draws text in capitals: 5x7 pixels a character times `scale`, 6 apart, a box for a character that the font lacks.
 void draw_text(Picture& picture, int x, int y, const std::string& text, Rgb colour, int scale = 1);
 int text_width(const std::string& text, int scale = 1);
 

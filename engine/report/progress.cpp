@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
+
+#include "engine/base/text.h"
 
 namespace regolith {
 namespace {
@@ -17,22 +18,15 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-template <class... Args>
-std::string format(const char* pattern, Args... args) {
-  char text[128];
-  std::snprintf(text, sizeof text, pattern, args...);
-  return text;
-}
-
 }  // namespace
 
 std::string duration_text(double seconds) {
   if (!std::isfinite(seconds)) return "?";
   if (seconds < 9.95) return format("%.1fs", std::max(0.0, seconds));
-  const auto whole = static_cast<long long>(std::llround(seconds));
-  if (whole < 60) return format("%llds", whole);
-  if (whole < 3600) return format("%lld:%02lld", whole / 60, whole % 60);
-  return format("%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60, whole % 60);
+  const long whole = std::lround(seconds);
+  if (whole < 60) return format("%lds", whole);
+  if (whole < 3600) return format("%ld:%02ld", whole / 60, whole % 60);
+  return format("%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
 Progress::Progress(std::ostream& out, int columns, Clock clock)
@@ -50,17 +44,16 @@ int Progress::columns_of(int file_descriptor) {
 
 std::string Progress::line(const ProgressState& s) const {
   const int64_t done = (s.epoch - 1) * s.steps + s.step, total = s.epochs * s.steps;
-  const int width = static_cast<int>(std::to_string(s.epochs).size());
-  const int step_width = static_cast<int>(std::to_string(s.steps).size());
-  std::string text = format("epoch %*d/%d  step %*lld/%lld", width, s.epoch, s.epochs, step_width,
-                            static_cast<long long>(s.step), static_cast<long long>(s.steps));
+  const std::string epochs = std::to_string(s.epochs), steps = std::to_string(s.steps);
+  std::string text = format("epoch %*d/%s  step %*ld/%s", static_cast<int>(epochs.size()), s.epoch, epochs.c_str(),
+                            static_cast<int>(steps.size()), s.step, steps.c_str());
   text += format("  loss %.4g  lr %.2e  %.1f images/s", s.loss, s.lr, s.images_per_second);
   if (done > first_ && done < total)
     text += "  ETA " +
             duration_text((clock_() - start_) / static_cast<double>(done - first_) * static_cast<double>(total - done));
   if (done >= total) text += "  in " + duration_text(clock_() - start_);
-  if (s.val_loss) text += format("  val loss %.4g", *s.val_loss);
-  if (s.val_miou) text += format("  val mIoU %.4f", *s.val_miou);
+  for (const Metric& metric : s.validation)
+    text += format(metric.higher_is_better ? "  val %s %.4f" : "  val %s %.4g", metric.name.c_str(), metric.value);
   return text;
 }
 
@@ -77,7 +70,7 @@ void Progress::draw(const std::string& line) {
 
 void Progress::step(const ProgressState& state) {
   const double now = clock_();
-  if (first_ < 0) {  // the clock of the ETA starts after the first step, which pays for what happens once
+  if (first_ < 0) {  // the ETA's clock starts after the first step, which also takes what happens once
     first_ = (state.epoch - 1) * state.steps + state.step;
     start_ = now;
   }
@@ -116,13 +109,13 @@ void Phases::stop() {
 }
 
 std::string Phases::text() const {
-  std::string text;
+  std::vector<std::string> phases;
   double total = 0;
   for (const auto& [name, seconds] : seconds_) {
-    text += (text.empty() ? "" : ", ") + name + " " + duration_text(seconds);
+    phases.push_back(name + " " + duration_text(seconds));
     total += seconds;
   }
-  return text + "; " + duration_text(total) + " in all";
+  return join(phases) + "; " + duration_text(total) + " in all";
 }
 
 }  // namespace regolith

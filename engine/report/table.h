@@ -5,11 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "engine/train/metrics.h"
+
 namespace regolith {
 
 class Table {
  public:
-  explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}
+  // `alignment`: 'l' or 'r' for each column, as "llr"; without it columns that hold only numbers are aligned right.
+  // `underlined`: a rule separates the header from the rows.
+  explicit Table(std::vector<std::string> header, std::string alignment = "", bool underlined = true)
+      : header_(std::move(header)), alignment_(std::move(alignment)), underlined_(underlined) {}
   // One cell per column; missing ones are blank. Throws std::invalid_argument where there are more.
   void add(std::vector<std::string> row);
   void add_rule() { rows_.push_back({}); }  // a line across
@@ -17,16 +22,14 @@ class Table {
 
  private:
   std::vector<std::string> header_;
+  std::string alignment_;
+  bool underlined_;
   std::vector<std::vector<std::string>> rows_;  // an empty one is a rule
 };
 
-std::string score_text(double score);  // "0.6123"; "-" for NaN, where there is nothing to score
-
-// The table at the end of a run. `split` is its title ("test"); names may be shorter than the scores ("class 3" then).
-struct ScoreColumns {
-  std::span<const double> iou, precision, recall;  // by class
-  double miou = 0, miou_foreground = 0, miou_keras_ignore0 = 0;
-};
-std::string score_table(const std::string& split, std::span<const std::string> names, const ScoreColumns& scores);
+// The table at the end of a run: IoU, precision and recall by class, then the metrics of which higher is better.
+// `split` is its title ("test"); names may be shorter than the scores ("class 3" then).
+std::string score_table(const std::string& split, std::span<const std::string> names, const Scores& scores,
+                        std::span<const Metric> metrics);
 
 }  // namespace regolith

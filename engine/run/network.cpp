@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 
 namespace regolith {
 namespace {
@@ -17,8 +18,6 @@ NetworkOptions resolved(NetworkOptions options, const Device& device) {
   if (options.precision == Precision::automatic) options.precision = best_precision(device);
   return options;
 }
-
-std::string mebibytes(size_t bytes) { return std::to_string(bytes / (1 << 20)) + " MiB"; }
 
 // What the largest map of a slice of a batch on a CPU may take. In larger slices the packed weights are read less
 // often, in smaller ones the maps stay in the cache; as measured with 32 MiB of that.
@@ -99,13 +98,14 @@ void Network::check_memory(const Program& program) const {
   std::vector<const PlanBuffer*> largest;
   for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
   std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
-  std::string names;
+  std::vector<std::string> names;
   for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
-    names += (i == 0 ? "" : ", ") + largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")";
+    names.push_back(largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")");
   const int N = program.options().N;
   throw DeviceError("the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) + ", and " +
-                    device_.name() + " has " + mebibytes(free) + " free. Largest tensors: " + names + ". A batch of " +
-                    std::to_string(std::max<size_t>(1, N * free / plan.bytes)) + " would fit; or set train.slices");
+                    device_.name() + " has " + mebibytes(free) + " free. Largest tensors: " + join(names) +
+                    ". A batch of " + std::to_string(std::max<size_t>(1, N * free / plan.bytes)) +
+                    " would fit; or set train.slices");
 }
 
 size_t Network::packed_bytes() const {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/base/text.h"
+
 namespace regolith {
 
 struct Shape {
@@ -14,8 +16,6 @@ struct Shape {
 };
 
 // "32x64x128x1"
-inline std::string to_string(const Shape& s) {
-  return std::to_string(s.N) + "x" + std::to_string(s.H) + "x" + std::to_string(s.W) + "x" + std::to_string(s.C);
-}
+inline std::string to_string(const Shape& s) { return size_text({s.N, s.H, s.W, s.C}); }
 
 }  // namespace regolith

@@ -55,4 +55,12 @@ Scores score(std::span<const int64_t> confusion, int classes) {
   return s;
 }
 
+std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss) {
+  const Scores s = score(confusion, classes);
+  return {{"loss", loss, false},
+          {"miou", s.miou},
+          {"miou_foreground", s.miou_foreground},
+          {"miou_keras_ignore0", s.miou_keras_ignore0}};
+}
+
 }  // namespace regolith

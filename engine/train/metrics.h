@@ -3,9 +3,17 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace regolith {
+
+// One number that judges a network: "loss", "miou". Reports take lists of them and know no name.
+struct Metric {
+  std::string name;
+  double value = 0;  // NaN: not measured
+  bool higher_is_better = true;
+};
 
 // NaN where there is nothing to divide by: no pixel of the class, neither true nor predicted (iou), none predicted
 // (precision), none true (recall).
@@ -22,5 +30,8 @@ struct Scores {
 
 // confusion: (classes, classes) pixels by truth (row) and prediction (column).
 Scores score(std::span<const int64_t> confusion, int classes);
+
+// `loss` and the mean IoUs by name, all of them whatever the matrix holds: an empty one gives the names.
+std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss);
 
 }  // namespace regolith

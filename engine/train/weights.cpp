@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "engine/config/yaml.h"
+#include "engine/base/text.h"
 
 namespace regolith {
 namespace {
@@ -33,7 +33,7 @@ void check_parameters(Network& network, const Checkpoint& checkpoint) {
   for (const auto& e : parameters.entries()) {
     if (!checkpoint.tensors.contains(e.name))
       throw CheckpointError(checkpoint.origin + ": is of another model: it lacks the parameter '" + e.name + "' " +
-                            shape_string(e.shape));
+                            shape_text(e.shape));
     checkpoint.tensor(e.name, DType::f32, e.shape);  // its error says what differs
   }
 }

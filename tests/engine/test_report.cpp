@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::Not;
 
-ProgressState state(int epoch, int64_t step) { return {epoch, 12, step, 24, 0.12345, 1e-3, 51.26, {}, {}}; }
+ProgressState state(int epoch, int64_t step) { return {epoch, 12, step, 24, 0.12345, 1e-3, 51.26, {}}; }
 
 TEST(Progress, PipedGivesOnePlainLinePerEpoch) {
   std::ostringstream out;
@@ -29,8 +29,7 @@ TEST(Progress, PipedGivesOnePlainLinePerEpoch) {
     Progress progress(out, 0, [&] { return now; });
     for (int step = 1; step <= 24; ++step, now += 0.5) progress.step(state(1, step));
     ProgressState done = state(1, 24);
-    done.val_loss = 0.5;
-    done.val_miou = 0.61;
+    done.validation = {{"loss", 0.5, false}, {"mIoU", 0.61}};
     progress.epoch(done);
   }
   // The clock started after the first step: 23 steps took 12 s, 264 are left.
@@ -94,10 +93,19 @@ TEST(Table, AlignsTextLeftAndNumbersRight) {
   EXPECT_THROW(table.add({"1", "2", "3"}), std::invalid_argument);
 }
 
+TEST(Table, AlignsColumnsAsAsked) {
+  Table table({"map", "n"}, "lr", false);
+  table.add({"4x8"});
+  table.add({"16x32", "none"});
+  EXPECT_EQ(table.text(), "map       n\n4x8\n16x32  none\n");
+}
+
 TEST(Table, ScoresOfARun) {
   const std::vector<double> iou{0.5, 0.61234, NAN}, precision{1, 0.25, NAN}, recall{0, 0.125, 0};
   const std::vector<std::string> names{"background", "soil"};
-  EXPECT_EQ(score_table("test", names, {iou, precision, recall, 0.55, 0.6, 0.3}),
+  const std::vector<Metric> metrics{
+      {"loss", 0.7, false}, {"miou", 0.55}, {"miou_foreground", 0.6}, {"miou_keras_ignore0", 0.3}};
+  EXPECT_EQ(score_table("test", names, {.iou = iou, .precision = precision, .recall = recall}, metrics),
             "test                   IoU  precision  recall\n"
             "------------------  ------  ---------  ------\n"
             "background          0.5000     1.0000  0.0000\n"
@@ -125,7 +133,11 @@ class HistoryTest : public testing::Test {
     r.epoch = epoch;
     r.step = 10 * epoch;
     r.loss = 1.0 / static_cast<double>(epoch);
-    if (epoch % 2 == 0) r.val_iou = {0.1, EpochRecord::kNone}, r.val_loss = 0.3, r.val_miou = 0.25;
+    const bool validated = epoch % 2 == 0;
+    if (validated) r.val_iou = {0.1, EpochRecord::kNone};
+    r.validation = {{"loss", validated ? 0.3 : EpochRecord::kNone, false},
+                    {"miou", validated ? 0.25 : EpochRecord::kNone},
+                    {"miou_foreground", EpochRecord::kNone}};
     return r;
   }
   fs::path folder_;
@@ -142,9 +154,15 @@ TEST_F(HistoryTest, ComesBackAndGoesOnAfterTheResumedEpoch) {
   EXPECT_EQ(records[2].loss, 1.0 / 3);
   EXPECT_EQ(records[1].val_iou[0], 0.1);
   EXPECT_TRUE(std::isnan(records[1].val_iou[1]));
-  EXPECT_TRUE(std::isnan(records[0].val_loss));
+  ASSERT_EQ(records[1].validation.size(), 3u);
+  EXPECT_EQ(records[1].validation[0].name, "loss");
+  EXPECT_EQ(records[1].validation[0].value, 0.3);
+  EXPECT_FALSE(records[1].validation[0].higher_is_better);
+  EXPECT_TRUE(records[1].validation[1].higher_is_better);
+  EXPECT_TRUE(std::isnan(records[0].validation[0].value));
   const std::string before = text();
   EXPECT_THAT(before, testing::StartsWith(R"({"epoch":1,"step":10,"lr":null,"loss":1.0,)"));
+  EXPECT_THAT(before, HasSubstr(R"(,"skipped_steps":0,"val_loss":0.3,"val_miou":0.25,"val_miou_foreground":null,)"));
 
   std::ofstream(path_, std::ios::app) << R"({"epoch":5,"st)";  // killed while it wrote
   History resumed(path_, 3);

@@ -1,6 +1,7 @@
 // The YAML view: positions, inheritance, overrides, typed access, and every way a file can be wrong.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <yaml-cpp/emitter.h>
 
 #include <filesystem>
 #include <functional>
@@ -34,6 +35,12 @@ std::string load_error(const std::string& name) {
   return text;
 }
 
+std::string dump(const Yaml& yaml) {
+  YAML::Emitter out;
+  yaml.emit(out);
+  return out.c_str();
+}
+
 std::vector<std::string> keys(const Yaml& map) {
   std::vector<std::string> names;
   for (const Yaml::Item& item : map.items()) names.push_back(item.key);
@@ -42,30 +49,29 @@ std::vector<std::string> keys(const Yaml& map) {
 
 TEST(Yaml, ReadsTypedValuesWithTheirPlaces) {
   const Yaml root = parse("a:\n  b: [1, 2.5, x]\n  c: \"7\"\n  d: yes\ne: +3\n");
-  EXPECT_EQ(root.at("e").as<int>(), 3);
+  EXPECT_EQ(root.at("e").as_int(), 3);
   EXPECT_TRUE(root.at("a").at("d").as<bool>());
   EXPECT_EQ(root.at("a").at("c").as<std::string>(), "7");
   EXPECT_THAT(root.at("a").at("b").as<std::vector<std::string>>(), ElementsAre("1", "2.5", "x"));
-  EXPECT_THAT(root.at("e").as<std::vector<int64_t>>(), ElementsAre(3));
+  EXPECT_THAT(root.at("e").as<std::vector<std::string>>(), ElementsAre("+3"));
   const Yaml element = root.at("a").at("b").elements()[1];
   EXPECT_EQ(element.path(), "a.b.1");
   EXPECT_EQ(element.position().text(), "t.yaml:2:10");
-  EXPECT_EQ(element.as<double>(), 2.5);
-  EXPECT_EQ(root.get<int>("none", 9), 9);
+  EXPECT_EQ(element.as_double(), 2.5);
   EXPECT_FALSE(root.find("none").find("deeper").exists());
-  EXPECT_EQ(parse("x: [[1, 2], [3]]").at("x").as<std::vector<std::vector<int>>>()[1], std::vector<int>{3});
+  EXPECT_EQ(parse("x: [[1, 2], [3]]").at("x").elements()[1].elements()[0].as_int(), 3);
 }
 
 TEST(Yaml, NamesPlaceKeyAndExpectation) {
   const Yaml root = parse("a: {n: 3.5, s: [], big: 99, q: \"4\", null_one: }\nm: fast\n");
   const Yaml a = root.at("a");
-  EXPECT_EQ(message_of([&] { a.at("n").as<int64_t>(); }), "t.yaml:1:8: a.n: expected a whole number, found '3.5'");
+  EXPECT_EQ(message_of([&] { a.at("n").as_int(); }), "t.yaml:1:8: a.n: expected a whole number, found '3.5'");
   EXPECT_EQ(message_of([&] { a.at("s").as<std::string>(); }), "t.yaml:1:16: a.s: expected text, found a list");
   EXPECT_EQ(message_of([&] { a.at("big").as_int(1, 64); }),
             "t.yaml:1:25: a.big: expected a whole number from 1 to 64, found '99'");
   EXPECT_EQ(message_of([&] { a.at("big").as_double(-1, 1); }),
             "t.yaml:1:25: a.big: expected a number from -1 to 1, found '99'");
-  EXPECT_EQ(message_of([&] { a.at("q").as<int>(); }).substr(0, 22), "t.yaml:1:32: a.q: expe");
+  EXPECT_EQ(message_of([&] { a.at("q").as_int(); }).substr(0, 22), "t.yaml:1:32: a.q: expe");
   EXPECT_EQ(message_of([&] { a.at("null_one"); }), "t.yaml:1:37: a.null_one: this key has no value");
   EXPECT_EQ(message_of([&] { a.at("gone"); }), "t.yaml:1:4: a.gone: this key is missing and has no default");
   EXPECT_EQ(message_of([&] {
@@ -75,8 +81,8 @@ TEST(Yaml, NamesPlaceKeyAndExpectation) {
   EXPECT_EQ(message_of([&] { root.at("m").find("x"); }), "t.yaml:2:4: m: expected a map, found 'fast'");
   EXPECT_EQ(message_of([&] { root.at("a").elements(); }), "t.yaml:1:4: a: expected a list, found a map");
   for (const char* text : {"x: nan", "x: .inf", "x: 1e999", "x: 0x10", "x: 1 2", "x: true"})
-    EXPECT_THAT(message_of([&] { parse(text).at("x").as<double>(); }), HasSubstr("t.yaml:1:4: x: expected a number"));
-  EXPECT_THAT(message_of([&] { parse("x: 99999999999").at("x").as<int>(); }),
+    EXPECT_THAT(message_of([&] { parse(text).at("x").as_double(); }), HasSubstr("t.yaml:1:4: x: expected a number"));
+  EXPECT_THAT(message_of([&] { parse("x: 99999999999").at("x").as_int(0, 1 << 30); }),
               HasSubstr("expected a whole number from"));
   EXPECT_THAT(message_of([&] { parse("x: -1").at("x").as<uint64_t>(); }), HasSubstr("of at least 0, found '-1'"));
 }
@@ -117,8 +123,8 @@ TEST(Yaml, ExtendsMergesMapsReplacesListsAndKeepsPlaces) {
   const Yaml root = Yaml::load(kFolder + "child.yaml");
   EXPECT_THAT(keys(root), ElementsAre("run", "data", "loss", "train"));
   EXPECT_THAT(keys(root.at("train")), ElementsAre("batch", "epochs", "panels"));
-  EXPECT_EQ(root.at("train").at("batch").as<int>(), 16);
-  EXPECT_THAT(root.at("data").at("sizes").as<std::vector<int>>(), ElementsAre(9));
+  EXPECT_EQ(root.at("train").at("batch").as_int(), 16);
+  EXPECT_THAT(root.at("data").at("sizes").as<std::vector<std::string>>(), ElementsAre("9"));
   EXPECT_EQ(root.at("train").at("batch").position().text(), kFolder + "child.yaml:5:10");
   EXPECT_EQ(root.at("train").at("epochs").position().text(), kFolder + "base.yaml:5:11");
   EXPECT_EQ(root.at("run").at("name").as<std::string>(), "grandparent");
@@ -138,11 +144,11 @@ TEST(Yaml, ExtendsReportsCirclesAndMissingFiles) {
 TEST(Yaml, OverridesReplaceCreateAndIndex) {
   const Yaml root = parse("a: {list: [1, {k: 2}], b: {x: 1, y: 2}}\n")
                         .with_overrides({"a.list.1.k=5", "a.list.0=[7]", "a.b={z: 3}", "new.deep.key=text", "e="});
-  EXPECT_EQ(root.at("a").at("list").elements()[1].at("k").as<int>(), 5);
-  EXPECT_THAT(root.at("a").at("list").elements()[0].as<std::vector<int>>(), ElementsAre(7));
+  EXPECT_EQ(root.at("a").at("list").elements()[1].at("k").as_int(), 5);
+  EXPECT_THAT(root.at("a").at("list").elements()[0].as<std::vector<std::string>>(), ElementsAre("7"));
   EXPECT_THAT(keys(root.at("a").at("b")), ElementsAre("z"));
   EXPECT_EQ(root.at("new").at("deep").at("key").as<std::string>(), "text");
-  EXPECT_EQ(message_of([&] { root.at("new").at("deep").at("key").as<int>(); }).substr(0, 27),
+  EXPECT_EQ(message_of([&] { root.at("new").at("deep").at("key").as_int(); }).substr(0, 27),
             "command line: new.deep.key:");
   EXPECT_EQ(message_of([&] { root.expect_keys({"a", "e"}); }), "command line: new: unknown key; known here: a, e");
   EXPECT_TRUE(root.find("e").exists());
@@ -172,12 +178,12 @@ TEST(Yaml, OfAlternativesTheLaterLayerWinsAndTwoInOneFileAreAnError) {
 TEST(Yaml, DumpReadsBackTheSame) {
   const Yaml root =
       parse("a: {n: 1, s: \"1\", t: 'null', e: \"\"}\nb:\n  - x: ~\n  - [1, \"a: b\"]\nc: &k {z: 'it''s'}\nd: *k\n");
-  const Yaml again = Yaml::load_string(root.dump(), "again.yaml");
-  EXPECT_EQ(again.dump(), root.dump());
+  const Yaml again = Yaml::load_string(dump(root) + "\n", "again.yaml");
+  EXPECT_EQ(dump(again), dump(root));
   EXPECT_EQ(again.at("a").at("t").as<std::string>(), "null");
   EXPECT_EQ(again.at("d").at("z").as<std::string>(), "it's");
   EXPECT_EQ(again.at("b").elements()[1].elements()[1].as<std::string>(), "a: b");
-  EXPECT_NE(message_of([&] { again.at("a").at("s").as<int>(); }), "no error");
+  EXPECT_NE(message_of([&] { again.at("a").at("s").as_int(); }), "no error");
 }
 
 }  // namespace
