@@ -29,10 +29,6 @@ std::string new_folder(const RunOptions& run) {
   }
 }
 
-SplitView view(const Dataset& d) {
-  return {d.images.data(), d.masks.empty() ? nullptr : d.masks.data(), d.count, d.height, d.width, d.channels};
-}
-
 }  // namespace
 
 Training::Training(Experiment& experiment, TrainingOptions options, Listeners listeners)
@@ -50,9 +46,10 @@ bool Training::run() {
   phases_.start("data");
   const ExperimentData& data = experiment_.data();
   std::fputs(data.report.c_str(), stdout);
-  trainer_ = std::make_unique<Trainer>(network, experiment_.loss(data.frequencies), experiment_.trainer_options());
+  loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
-  trainer_->set_training_data(view(data.train), static_cast<int64_t>(data.epoch.size()));
+  trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
+                                       experiment_.trainer_options());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs,
                     config_.monitor());
   open_folder(last);
@@ -197,18 +194,14 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
-  const Evaluation e = trainer_->evaluate(view(experiment_.data().validation), false);
-  const Scores s = score(e.confusion, experiment_.classes());
+  const Evaluation e = trainer_->evaluate(experiment_.data().validation, false);
+  const std::vector<Metric> scores = metrics(e.confusion, experiment_.classes(), e.loss);
   report.record.val_loss = e.loss;
-  report.record.val_miou = s.miou;
-  report.record.val_miou_foreground = s.miou_foreground;
-  report.record.val_miou_keras_ignore0 = s.miou_keras_ignore0;
-  report.record.val_iou = s.iou;
-  const std::string watched = config_.monitor();
-  report.monitored = watched == "val_miou"              ? s.miou
-                     : watched == "val_miou_foreground" ? s.miou_foreground
-                     : watched == "val_loss"            ? e.loss
-                                                        : s.miou_keras_ignore0;
+  report.record.val_miou = value_of(scores, "miou");
+  report.record.val_miou_foreground = value_of(scores, "miou_foreground");
+  report.record.val_miou_keras_ignore0 = value_of(scores, "miou_keras_ignore0");
+  report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
+  report.monitored = value_of(scores, config_.monitor().substr(4));  // without val_
   schedule_->end_epoch(report.monitored);
   return report;
 }
@@ -219,11 +212,12 @@ void Training::finish() {
   for (const auto& l : listeners_) l->before_evaluation(*this);
   const ExperimentData& data = experiment_.data();
   FinalReport report;
-  const bool has_test = data.test.count > 0;
-  report.images = has_test ? &data.test : validates() ? &data.validation : &data.train;
+  const bool has_test = !data.test.empty();
+  report.samples = has_test ? data.test : validates() ? data.validation : data.train;
   report.split = has_test ? "test" : validates() ? "validation" : "training";
-  report.evaluation = trainer_->evaluate(view(*report.images), true);
+  report.evaluation = trainer_->evaluate(report.samples, true);
   report.scores = score(report.evaluation.confusion, experiment_.classes());
+  report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
   report.written = {"config.yaml"};
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();

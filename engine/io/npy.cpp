@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <limits>
 
 #include "engine/base/error.h"
@@ -93,79 +92,87 @@ std::vector<uint8_t> to_c_order(const std::vector<uint8_t>& in, const std::vecto
   return out;
 }
 
-template <class T>
-T element(const std::vector<uint8_t>& bytes, int64_t i) {
-  T x;
-  std::memcpy(&x, bytes.data() + i * sizeof(T), sizeof(T));
-  return x;
+template <class T, class Through = double>
+void convert(const uint8_t* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i, from += sizeof(T)) {
+    T x;
+    std::memcpy(&x, from, sizeof x);
+    to[i] = static_cast<Through>(x);
+  }
+}
+
+void to_doubles(const NpyHeader& type, const uint8_t* from, double* to, int64_t n) {
+  switch (type.kind == 'f' ? -type.item : type.kind == 'i' ? 10 + type.item : type.item) {
+    case -2:
+      return convert<fp16, float>(from, to, n);
+    case -4:
+      return convert<float>(from, to, n);
+    case -8:
+      return convert<double>(from, to, n);
+    case 11:
+      return convert<int8_t>(from, to, n);
+    case 12:
+      return convert<int16_t>(from, to, n);
+    case 14:
+      return convert<int32_t>(from, to, n);
+    case 18:
+      return convert<int64_t>(from, to, n);
+    case 1:
+      return convert<uint8_t>(from, to, n);
+    case 2:
+      return convert<uint16_t>(from, to, n);
+    case 4:
+      return convert<uint32_t>(from, to, n);
+    default:
+      return convert<uint64_t>(from, to, n);
+  }
+}
+
+NpyArray whole(NpyStream stream) {
+  NpyArray a{stream.header(), {}};
+  a.bytes.resize(a.count() * a.item);
+  stream.read(a.bytes.data(), a.count());
+  return a;
 }
 
 }  // namespace
 
-int64_t NpyArray::count() const {
+int64_t NpyHeader::count() const {
   int64_t n = 1;
   for (const int64_t d : shape) n *= d;
   return n;
 }
 
-std::string NpyArray::type_name() const {
+std::string NpyHeader::type_name() const {
   if (kind == 'b') return "bool";
   return (kind == 'u' ? "uint" : kind == 'i' ? "int" : "float") + std::to_string(8 * item);
 }
 
 double NpyArray::at(int64_t i) const {
-  switch (kind == 'f' ? -item : kind == 'i' ? 10 + item : item) {
-    case -2:
-      return static_cast<float>(std::bit_cast<fp16>(element<uint16_t>(bytes, i)));
-    case -4:
-      return element<float>(bytes, i);
-    case -8:
-      return element<double>(bytes, i);
-    case 11:
-      return element<int8_t>(bytes, i);
-    case 12:
-      return element<int16_t>(bytes, i);
-    case 14:
-      return element<int32_t>(bytes, i);
-    case 18:
-      return static_cast<double>(element<int64_t>(bytes, i));
-    case 1:
-      return element<uint8_t>(bytes, i);
-    case 2:
-      return element<uint16_t>(bytes, i);
-    case 4:
-      return element<uint32_t>(bytes, i);
-    default:
-      return static_cast<double>(element<uint64_t>(bytes, i));
-  }
+  double x;
+  to_doubles(*this, bytes.data() + i * item, &x, 1);
+  return x;
 }
 
 std::vector<double> NpyArray::as_f64() const {
   std::vector<double> out(count());
-  for (int64_t i = 0; i < count(); ++i) out[i] = at(i);
+  to_doubles(*this, bytes.data(), out.data(), count());
   return out;
 }
 
 std::vector<float> NpyArray::as_f32() const {
-  std::vector<float> out(count());
-  if (kind == 'f' && item == 4) {
-    std::memcpy(out.data(), bytes.data(), bytes.size());
-  } else {
-    for (int64_t i = 0; i < count(); ++i) out[i] = static_cast<float>(at(i));
-  }
-  return out;
+  const std::vector<double> all = as_f64();
+  return {all.begin(), all.end()};
 }
 
 std::vector<uint8_t> NpyArray::as_u8() const {
-  if (kind == 'u' && item == 1) return bytes;
-  std::vector<uint8_t> out(count());
-  for (int64_t i = 0; i < count(); ++i) {
-    const double x = at(i);
+  std::vector<uint8_t> out;
+  for (const double x : as_f64()) {
     if (!(x >= 0 && x <= 255) || x != std::floor(x)) {
-      throw DataError(where + ": element " + std::to_string(i) + " is " + std::to_string(x) +
+      throw DataError(where + ": element " + std::to_string(out.size()) + " is " + std::to_string(x) +
                       ": expected whole numbers of 0 to 255");
     }
-    out[i] = static_cast<uint8_t>(x);
+    out.push_back(static_cast<uint8_t>(x));
   }
   return out;
 }
@@ -176,22 +183,26 @@ std::string shape_text(std::span<const int64_t> shape) {
   return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
+NpyStream::NpyStream(const std::string& where, uint64_t size, Source source) : source_(std::move(source)) {
   const auto fail = [&](const std::string& what) { throw DataError(where + ": " + what); };
-  if (file.size() < 10 || std::memcmp(file.data(), "\x93NUMPY", 6) != 0)
+  uint8_t start[12] = {};
+  if (source_(start, 10) < 10 || std::memcmp(start, "\x93NUMPY", 6) != 0)
     fail("not a .npy array: its first bytes differ");
-  const int version = file[6];
+  const int version = start[6];
   if (version < 1 || version > 3) fail("written in .npy format " + std::to_string(version) + ": 1 to 3 can be read");
   const size_t prefix = version == 1 ? 10 : 12;
-  if (file.size() < prefix) fail("truncated in its header");
-  const size_t length = file[8] | file[9] << 8 | (version == 1 ? 0 : size_t{file[10]} << 16 | size_t{file[11]} << 24);
-  if (file.size() < prefix + length) fail("truncated in its header");
-  Header header({reinterpret_cast<const char*>(file.data()) + prefix, length}, where);
+  if (source_(start + 10, prefix - 10) < prefix - 10) fail("truncated in its header");
+  const size_t length =
+      start[8] | start[9] << 8 | (version == 1 ? 0 : size_t{start[10]} << 16 | size_t{start[11]} << 24);
+  if (size < prefix + length) fail("truncated in its header");
+  std::string text(length, ' ');
+  if (source_(text.data(), length) < length) fail("truncated in its header");
+  Header header(text, where);
   const std::string_view descr = header.quoted("descr");
-  NpyArray a;
+  NpyHeader& a = header_;
   a.where = where;
   a.shape = header.tuple("shape");
-  const bool fortran = header.boolean("fortran_order");
+  fortran_ = header.boolean("fortran_order") && a.shape.size() > 1;
   const bool order = !descr.empty() && std::string_view("<>|=").find(descr[0]) != std::string_view::npos;
   const std::string_view type = order ? descr.substr(1) : descr;
   a.kind = type.size() == 2 ? type[0] : 0;
@@ -201,6 +212,7 @@ NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
   if (!valid || (a.kind != 'b' && a.kind != 'u' && a.kind != 'i' && a.kind != 'f')) {
     fail("has element type '" + std::string(descr) + "': expected bool, (u)int8 to 64 or float16 to 64");
   }
+  big_endian_ = descr[0] == '>' && a.item > 1;
   if (a.shape.size() > kMostDimensions)
     fail("has " + std::to_string(a.shape.size()) + " dimensions: at most 64 can be read");
   uint64_t bytes = a.item;
@@ -208,26 +220,58 @@ NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(d), &bytes))
       fail("has a size beyond 2^64: " + shape_text(a.shape));
   }
-  const uint64_t found = file.size() - prefix - length;
+  const uint64_t found = size - prefix - length;
   if (found != bytes) {
     fail((found < bytes ? "truncated: " : "longer than it says: ") + shape_text(a.shape) + " of " + a.type_name() +
          " takes " + std::to_string(bytes) + " bytes, found " + std::to_string(found));
   }
-  a.bytes.assign(file.begin() + prefix + length, file.end());
-  if (descr[0] == '>' && a.item > 1) {
-    for (size_t i = 0; i < a.bytes.size(); i += a.item) std::reverse(&a.bytes[i], &a.bytes[i] + a.item);
-  }
-  if (fortran && a.shape.size() > 1) a.bytes = to_c_order(a.bytes, a.shape, a.item);
-  return a;
 }
 
-NpyArray read_npy(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
-  const std::vector<uint8_t> file((std::istreambuf_iterator<char>(in)), {});
-  if (in.bad()) throw DataError(path + ": cannot be read");
-  return parse_npy(file, path);
+void NpyStream::read_source(void* to, size_t bytes) {
+  if (source_(to, bytes) < bytes) throw DataError(header_.where + ": truncated");
+  auto* p = static_cast<uint8_t*>(to);
+  for (size_t i = 0; big_endian_ && i < bytes; i += header_.item) std::reverse(p + i, p + i + header_.item);
 }
+
+void NpyStream::read(uint8_t* to, int64_t elements) {
+  const int64_t item = header_.item, all = header_.count();
+  if (fortran_ && whole_.empty()) {
+    whole_.resize(all * item);
+    read_source(whole_.data(), whole_.size());
+    whole_ = to_c_order(whole_, header_.shape, header_.item);
+  }
+  if (fortran_) {
+    std::copy_n(whole_.begin() + position_ * item, elements * item, to);
+  } else {
+    read_source(to, elements * item);
+  }
+  position_ += elements;
+  uint8_t more;
+  if (position_ == all && source_(&more, 1) > 0)  // an archive's checksum is compared at the end
+    throw DataError(header_.where + ": longer than it says");
+}
+
+void NpyStream::read(double* to, int64_t elements) {
+  uint8_t chunk[1 << 14];
+  for (int64_t n; elements > 0; elements -= n, to += n) {
+    n = std::min<int64_t>(elements, sizeof chunk / header_.item);
+    read(chunk, n);
+    to_doubles(header_, chunk, to, n);
+  }
+}
+
+NpyStream open_npy(const std::string& path) {
+  const auto file = std::make_shared<std::ifstream>(path, std::ios::binary | std::ios::ate);
+  if (!*file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
+  const auto size = static_cast<uint64_t>(file->tellg());
+  file->seekg(0);
+  return {path, size, [path, file](void* to, size_t bytes) {
+            file->read(static_cast<char*>(to), static_cast<std::streamsize>(bytes));
+            if (file->bad()) throw DataError(path + ": cannot be read");
+            return static_cast<size_t>(file->gcount());
+          }};
+}
+NpyArray read_npy(const std::string& path) { return whole(open_npy(path)); }
 
 struct NpzReader::Archive {
   zip_t* zip = nullptr;
@@ -260,29 +304,34 @@ bool NpzReader::has(const std::string& name) const {
   return std::find(names_.begin(), names_.end(), name) != names_.end();
 }
 
-NpyArray NpzReader::read(const std::string& name) const {
+NpyStream NpzReader::open(const std::string& name) const {
   if (!has(name)) {
     std::string found;
     for (const std::string& n : names_) found += (found.empty() ? "" : ", ") + n;
     throw DataError(path_ + ": has no array '" + name + "'; found: " + (found.empty() ? "none" : found));
   }
   const std::string where = path_ + ": array '" + name + "'";
-  const std::unique_ptr<zip_file_t, decltype(&zip_fclose)> file(zip_fopen(archive_->zip, (name + ".npy").c_str(), 0),
-                                                                &zip_fclose);
-  if (!file) throw DataError(where + ": cannot be read: " + zip_strerror(archive_->zip));
-  std::vector<uint8_t> bytes;  // grows with what is there: the size in a damaged archive may be anything
-  constexpr size_t kChunk = size_t{1} << 22;
-  for (;;) {
-    const size_t at = bytes.size();
-    bytes.resize(at + kChunk);
-    const zip_int64_t got = zip_fread(file.get(), bytes.data() + at, kChunk);
-    if (got < 0)
-      throw DataError(where + ": damaged or truncated: " + zip_error_strerror(zip_file_get_error(file.get())));
-    bytes.resize(at + got);
-    if (got == 0) break;
-  }
-  return parse_npy(bytes, where);
+  const std::string member = name + ".npy";
+  const std::shared_ptr<zip_file_t> file(zip_fopen(archive_->zip, member.c_str(), 0),
+                                         [](zip_file_t* f) { f != nullptr ? zip_fclose(f) : 0; });
+  zip_stat_t stat;
+  if (!file || zip_stat(archive_->zip, member.c_str(), 0, &stat) != 0)
+    throw DataError(where + ": cannot be read: " + zip_strerror(archive_->zip));
+  // Deflate shortens by at most 1032: the size in a damaged archive may be anything.
+  if (stat.size / 1032 > stat.comp_size) throw DataError(where + ": damaged: has an impossible size");
+  return {
+      where, stat.size, [where, file](void* to, size_t bytes) {
+        size_t got = 0;
+        for (zip_int64_t n = 1; got < bytes && n > 0; got += n) {
+          n = zip_fread(file.get(), static_cast<uint8_t*>(to) + got, bytes - got);
+          if (n < 0)
+            throw DataError(where + ": damaged or truncated: " + zip_error_strerror(zip_file_get_error(file.get())));
+        }
+        return got;
+      }};
 }
+
+NpyArray NpzReader::read(const std::string& name) const { return whole(open(name)); }
 
 NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data) {
   return {std::move(name), std::move(shape), data, "<f4"};
