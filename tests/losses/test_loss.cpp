@@ -105,7 +105,7 @@ TEST_F(LossTest, SlicesOfABatchAddUp) {
 
 // The weight of a head multiplies every term.
 TEST_F(LossTest, AHeadsWeightMultipliesLossAndGradient) {
-  const Loss loss({{{1, CrossEntropySpec{}}, {.5, FocalSpec{}}, {2, DiceSpec{}}}}, 3);
+  const Loss loss(sum({{1, CrossEntropy{}}, {.5, Focal{}}, {2, Dice{}}}), 3);
   const Values x = random_logits(2 * 5 * 3), mask = {0, 1, 2, 2, 1, 1, 1, 0, 0, 2};
   const Result whole = run(loss, x, mask, 2, 3), part = run(loss, x, mask, 2, 3, 2, .3);
   EXPECT_NEAR(part.loss, .3 * whole.loss, 1e-6 * whole.loss);
