@@ -154,9 +154,9 @@ bool Training::train_epochs() {
         [&](const StepReport& r) {
           if (std::isfinite(r.loss)) loss_sum_ += r.loss, ++loss_steps_;
           ++steps;
-          now.step = r.step - first_step;
+          now.step = r.state.step - first_step;
           now.loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_));
-          now.lr = schedule_->learning_rate(r.step - 1);
+          now.lr = schedule_->learning_rate(r.state.step - 1);
           now.images_per_second = static_cast<double>(steps * config_.train.batch) / elapsed();
           for (const auto& l : listeners_) l->step(*this, now);
           return options_.interrupted == nullptr || !options_.interrupted->load();

@@ -44,9 +44,8 @@ Batch read_batch(const std::string& file, const Shape& in, int classes, int igno
   b.images = image.as_f32();
   if (image.kind == 'u' && image.item == 1)
     for (float& x : b.images) x /= 255;
-  b.masks.resize(static_cast<size_t>(mask.count()));
-  for (int64_t i = 0; i < mask.count(); ++i) {
-    const double id = mask.at(i);
+  for (const double id : mask.as_f64()) {
+    const int64_t i = std::ssize(b.masks);
     if (!((id >= 0 && id < classes && id == std::floor(id)) || id == kernels::kAbsentClass ||
           (ignore >= 0 && id == ignore))) {
       char value[32];
@@ -55,7 +54,7 @@ Batch read_batch(const std::string& file, const Shape& in, int classes, int igno
                       std::to_string(i / in.W % in.H) + ", column " + std::to_string(i % in.W) + ": class id " + value +
                       "; expected 0 to " + std::to_string(classes - 1));
     }
-    b.masks[i] = static_cast<uint8_t>(id);
+    b.masks.push_back(static_cast<uint8_t>(id));
   }
   return b;
 }

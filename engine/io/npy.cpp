@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -102,30 +101,12 @@ void convert(const uint8_t* from, double* to, int64_t n) {
 }
 
 void to_doubles(const NpyHeader& type, const uint8_t* from, double* to, int64_t n) {
-  switch (type.kind == 'f' ? -type.item : type.kind == 'i' ? 10 + type.item : type.item) {
-    case -2:
-      return convert<fp16, float>(from, to, n);
-    case -4:
-      return convert<float>(from, to, n);
-    case -8:
-      return convert<double>(from, to, n);
-    case 11:
-      return convert<int8_t>(from, to, n);
-    case 12:
-      return convert<int16_t>(from, to, n);
-    case 14:
-      return convert<int32_t>(from, to, n);
-    case 18:
-      return convert<int64_t>(from, to, n);
-    case 1:
-      return convert<uint8_t>(from, to, n);
-    case 2:
-      return convert<uint16_t>(from, to, n);
-    case 4:
-      return convert<uint32_t>(from, to, n);
-    default:
-      return convert<uint64_t>(from, to, n);
-  }
+  using Convert = void (*)(const uint8_t*, double*, int64_t);
+  constexpr Convert unsigneds[] = {convert<uint8_t>, convert<uint16_t>, convert<uint32_t>, convert<uint64_t>},
+                    signeds[] = {convert<int8_t>, convert<int16_t>, convert<int32_t>, convert<int64_t>},
+                    floats[] = {nullptr, convert<fp16, float>, convert<float>, convert<double>};
+  const int size = std::countr_zero(static_cast<unsigned>(type.item));  // 1, 2, 4, 8 bytes: 0, 1, 2, 3
+  (type.kind == 'f' ? floats : type.kind == 'i' ? signeds : unsigneds)[size](from, to, n);
 }
 
 NpyArray whole(NpyStream stream) {
@@ -148,12 +129,6 @@ std::string NpyHeader::type_name() const {
   return (kind == 'u' ? "uint" : kind == 'i' ? "int" : "float") + std::to_string(8 * item);
 }
 
-double NpyArray::at(int64_t i) const {
-  double x;
-  to_doubles(*this, bytes.data() + i * item, &x, 1);
-  return x;
-}
-
 std::vector<double> NpyArray::as_f64() const {
   std::vector<double> out(count());
   to_doubles(*this, bytes.data(), out.data(), count());
@@ -163,18 +138,6 @@ std::vector<double> NpyArray::as_f64() const {
 std::vector<float> NpyArray::as_f32() const {
   const std::vector<double> all = as_f64();
   return {all.begin(), all.end()};
-}
-
-std::vector<uint8_t> NpyArray::as_u8() const {
-  std::vector<uint8_t> out;
-  for (const double x : as_f64()) {
-    if (!(x >= 0 && x <= 255) || x != std::floor(x)) {
-      throw DataError(where + ": element " + std::to_string(out.size()) + " is " + std::to_string(x) +
-                      ": expected whole numbers of 0 to 255");
-    }
-    out.push_back(static_cast<uint8_t>(x));
-  }
-  return out;
 }
 
 std::string shape_text(std::span<const int64_t> shape) {

@@ -26,11 +26,8 @@ struct NpyHeader {
 struct NpyArray : NpyHeader {
   std::vector<uint8_t> bytes;
 
-  double at(int64_t i) const;  // element i in C order; 64-bit integers beyond 2^53 are rounded
-  std::vector<double> as_f64() const;
+  std::vector<double> as_f64() const;  // 64-bit integers beyond 2^53 are rounded
   std::vector<float> as_f32() const;
-  // Elements as bytes. Throws DataError naming the first element that is no whole number of 0..255.
-  std::vector<uint8_t> as_u8() const;
 };
 
 // An array read a part at a time, from its first element in C order to its last, so that it need not be in memory as it

@@ -7,36 +7,31 @@
 namespace regolith {
 namespace {
 
+struct Counts {  // pixels of one class
+  int64_t hit = 0, truth = 0, predicted = 0;
+  int64_t unlabelled = 0;  // predicted as this class, but of class 0
+  int64_t either() const { return truth + predicted - hit; }
+};
+
+std::vector<Counts> count(std::span<const int64_t> confusion, int classes) {
+  const auto K = static_cast<size_t>(classes);
+  if (confusion.size() != K * K) throw TrainError("metrics: the confusion matrix is not classes x classes");
+  std::vector<Counts> counts(K);
+  for (size_t truth = 0; truth < K; ++truth) {
+    for (size_t predicted = 0; predicted < K; ++predicted) {
+      const int64_t pixels = confusion[truth * K + predicted];
+      counts[truth].truth += pixels;
+      counts[predicted].predicted += pixels;
+      if (truth == predicted) counts[truth].hit = pixels;
+      if (truth == 0) counts[predicted].unlabelled = pixels;
+    }
+  }
+  return counts;
+}
+
 double ratio(int64_t part, int64_t whole) {
   return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : std::numeric_limits<double>::quiet_NaN();
 }
-
-// Counts of pixels.
-class Confusion {
- public:
-  Confusion(std::span<const int64_t> pixels, int classes) : classes(static_cast<size_t>(classes)), pixels_(pixels) {
-    if (pixels.size() != this->classes * this->classes)
-      throw TrainError("metrics: the confusion matrix is not classes x classes");
-  }
-  int64_t at(size_t truth, size_t predicted) const { return pixels_[truth * classes + predicted]; }
-  int64_t hit(size_t c) const { return at(c, c); }
-  int64_t truth(size_t c) const {
-    int64_t n = 0;
-    for (size_t j = 0; j < classes; ++j) n += at(c, j);
-    return n;
-  }
-  int64_t predicted(size_t c) const {
-    int64_t n = 0;
-    for (size_t j = 0; j < classes; ++j) n += at(j, c);
-    return n;
-  }
-  int64_t either(size_t c) const { return truth(c) + predicted(c) - hit(c); }
-
-  const size_t classes;
-
- private:
-  std::span<const int64_t> pixels_;
-};
 
 class Mean {
  public:
@@ -52,57 +47,48 @@ class Mean {
   int count_ = 0;
 };
 
-double miou(const Confusion& m) {
+double miou(std::span<const Counts> classes) {
   Mean mean;
-  for (size_t c = 0; c < m.classes; ++c) mean.add(m.hit(c), m.either(c));
+  for (const Counts& c : classes) mean.add(c.hit, c.either());
   return mean.value();
 }
 
-// Without the first row class 0 is never true, and the others lose the predictions that fell on it.
-double miou_foreground(const Confusion& m) {
+// Without the pixels of class 0 it is never true, and the others lose the predictions that fell on it.
+void add_foreground(Mean& mean, std::span<const Counts> classes) {
+  for (size_t c = 1; c < classes.size(); ++c) mean.add(classes[c].hit, classes[c].either() - classes[c].unlabelled);
+}
+
+double miou_foreground(std::span<const Counts> classes) {
   Mean mean;
-  for (size_t c = 1; c < m.classes; ++c) mean.add(m.hit(c), m.either(c) - m.at(0, c));
+  add_foreground(mean, classes);
   return mean.value();
 }
 
-double miou_keras_ignore0(const Confusion& m) {
+double miou_keras_ignore0(std::span<const Counts> classes) {
   Mean mean;
-  for (size_t c = 0; c < m.classes; ++c) {
-    if (c == 0) mean.add(0, m.predicted(0) - m.hit(0));
-    if (c > 0) mean.add(m.hit(c), m.either(c) - m.at(0, c));
-  }
+  if (!classes.empty()) mean.add(0, classes[0].predicted - classes[0].hit);
+  add_foreground(mean, classes);
   return mean.value();
 }
-
-struct NamedMetric {
-  const char* name;
-  double (*value)(const Confusion&);
-  bool higher_is_better;
-};
-constexpr NamedMetric kMetrics[] = {
-    {"miou", miou, true},
-    {"miou_foreground", miou_foreground, true},
-    {"miou_keras_ignore0", miou_keras_ignore0, true},
-};
 
 }  // namespace
 
 Scores score(std::span<const int64_t> confusion, int classes) {
-  const Confusion m(confusion, classes);
   Scores s;
-  for (size_t c = 0; c < m.classes; ++c) {
-    s.iou.push_back(ratio(m.hit(c), m.either(c)));
-    s.precision.push_back(ratio(m.hit(c), m.predicted(c)));
-    s.recall.push_back(ratio(m.hit(c), m.truth(c)));
+  for (const Counts& c : count(confusion, classes)) {
+    s.iou.push_back(ratio(c.hit, c.either()));
+    s.precision.push_back(ratio(c.hit, c.predicted));
+    s.recall.push_back(ratio(c.hit, c.truth));
   }
   return s;
 }
 
 std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss) {
-  const Confusion m(confusion, classes);
-  std::vector<Metric> all{{"loss", loss, false}};
-  for (const NamedMetric& metric : kMetrics) all.push_back({metric.name, metric.value(m), metric.higher_is_better});
-  return all;
+  const std::vector<Counts> counts = count(confusion, classes);
+  return {{"loss", loss, false},
+          {"miou", miou(counts)},
+          {"miou_foreground", miou_foreground(counts)},
+          {"miou_keras_ignore0", miou_keras_ignore0(counts)}};
 }
 
 double value_of(std::span<const Metric> metrics, std::string_view name) {

@@ -17,16 +17,12 @@ constexpr int64_t kMostSkipped = 20;
 
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
-  struct Slot {
-    StepState state;
-    double loss;
-  };
-  explicit Pinned(Device& d) : device(d), slots(static_cast<Slot*>(d.allocate_host(2 * sizeof(Slot)))) {
+  explicit Pinned(Device& d) : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
     for (auto& e : events) e = d.make_event();
   }
   ~Pinned() { device.release_host(slots); }
   Device& device;
-  Slot* slots;
+  StepReport* slots;
   std::array<std::unique_ptr<Event>, 2> events;
 };
 
@@ -97,12 +93,6 @@ void Trainer::mark_profile(int64_t step) {
   device_.profile(step == first);
 }
 
-void Trainer::read_report(int slot, StepReport& report) {
-  pinned_->events[slot]->synchronize();
-  const Pinned::Slot& s = pinned_->slots[slot];
-  report = {s.state.step, s.loss, s.state.gradient_norm, s.state.loss_scale, s.state.skipped, s.state.skipped_in_a_row};
-}
-
 bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<double(int64_t step)>& learning_rate,
                         const std::function<bool(const StepReport&)>& report) {
   if (static_cast<int64_t>(order.size()) != entries_)
@@ -137,12 +127,12 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     network_.parameters().mark_dirty();
   };
 
-  StepReport r;
   bool go_on = true;
   int pending = -1;  // the slot of a step that has not been read yet
   const auto on_step = [&](int slot) {
-    read_report(slot, r);
-    if (r.skipped_in_a_row >= kMostSkipped) explain_divergence(full.empty() ? tail : full);
+    pinned_->events[slot]->synchronize();
+    const StepReport r = pinned_->slots[slot];
+    if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(full.empty() ? tail : full);
     return report(r);
   };
   for (int64_t i = in_epoch; i < steps_per_epoch_ && go_on; ++i) {

@@ -22,13 +22,10 @@ struct TrainerOptions : BatchOptions {
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
 };
 
-// What the host knows of a finished step.
+// What the host knows of a finished step; state.step counts it.
 struct StepReport {
-  int64_t step = 0;  // steps done, this one included
+  StepState state;
   double loss = 0;
-  double gradient_norm = 0;
-  float loss_scale = 1;
-  int64_t skipped = 0, skipped_in_a_row = 0;
 };
 
 class Trainer {
@@ -74,7 +71,6 @@ class Trainer {
   using MicroBatches = std::vector<Evaluator::MicroBatch>;
   void mark_profile(int64_t step);
   void enqueue_step(const MicroBatches& parts);
-  void read_report(int slot, StepReport& report);
   [[noreturn]] void explain_divergence(const MicroBatches& parts);
 
   Network& network_;

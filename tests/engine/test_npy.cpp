@@ -158,11 +158,10 @@ TEST(Npz, WritesWhatItReads) {
   EXPECT_THAT(npz.read("grad/a.weight").shape, ElementsAre(2, 3));
   EXPECT_EQ(npz.read("grad/a.weight").as_f32(), f);
   EXPECT_EQ(npz.read("loss").as_f64(), d);
-  EXPECT_EQ(npz.read("u").as_u8(), u);
-  EXPECT_EQ(npz.read("i").at(1), 0x1p40);
+  EXPECT_EQ(npz.read("u").bytes, u);
+  EXPECT_EQ(npz.read("i").as_f64()[1], 0x1p40);
   EXPECT_THAT(message_of([&] { npz.read("nothing"); }),
               HasSubstr("no array 'nothing'; found: grad/a.weight, loss, u, i"));
-  EXPECT_THAT(message_of([&] { npz.read("i").as_u8(); }), HasSubstr("array 'i': element 0 is -5"));
   const auto size = std::filesystem::file_size(path);
   write_npz(path, entries);  // replaces, with the same bytes
   EXPECT_EQ(std::filesystem::file_size(path), size);

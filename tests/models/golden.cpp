@@ -130,7 +130,7 @@ Graph Fixture::graph() const {
 
 Evaluator::BatchResult Fixture::gradients(Mode mode) {
   std::vector<float> x = read("images").as_f32();
-  std::vector<uint8_t> y = read("masks").as_u8();
+  std::vector<uint8_t> y = read("masks").bytes;
   x.resize(static_cast<size_t>(batch_) * height_ * width_);
   y.resize(x.size());
   for (float& v : x) v /= 255;
@@ -143,7 +143,7 @@ void Fixture::expect_batch(const Bounds& bounds) {
     const Values want = read("logits" + suffix).as_f64(), difference = minus(doubles(r.logits), want);
     EXPECT_LE(norm(difference), bounds.logits * norm(want)) << "logits" << suffix;
     EXPECT_LE(largest(difference), bounds.largest_logit * largest(want)) << "logits" << suffix;
-    EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1), bounds.loss) << "loss" << suffix;
+    EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).as_f64()[0] - 1), bounds.loss) << "loss" << suffix;
   };
   expect(Mode::eval, "_eval");
   expect(Mode::train_without_dropout, "");
@@ -176,8 +176,8 @@ void Fixture::expect_steps(double bound, double bound_of_statistics) {
   Dataset data{.count = static_cast<int64_t>(expected.size()) * batch_,
                .height = height_,
                .width = width_,
-               .images = read("images").as_u8(),
-               .masks = read("masks").as_u8(),
+               .images = read("images").bytes,
+               .masks = read("masks").bytes,
                .source = {},
                .origin = "golden"};
   std::vector<int32_t> order;
