@@ -296,19 +296,6 @@ NpyStream NpzReader::open(const std::string& name) const {
 
 NpyArray NpzReader::read(const std::string& name) const { return whole(open(name)); }
 
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data) {
-  return {std::move(name), std::move(shape), data, "<f4"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const double* data) {
-  return {std::move(name), std::move(shape), data, "<f8"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const uint8_t* data) {
-  return {std::move(name), std::move(shape), data, "|u1"};
-}
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const int64_t* data) {
-  return {std::move(name), std::move(shape), data, "<i8"};
-}
-
 void write_npz(const std::string& path, std::span<const NpzEntry> entries) {
   int code = 0;
   zip_t* zip = zip_open(path.c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code);

@@ -84,10 +84,11 @@ struct NpzEntry {
   const void* data;
   std::string descr;  // NumPy's: "<f4", "<f8", "|u1", "<i8"
 };
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const float* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const double* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const uint8_t* data);
-NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const int64_t* data);
+template <class T>
+NpzEntry npz_entry(std::string name, std::vector<int64_t> shape, const T* data) {
+  const char* type = std::is_floating_point_v<T> ? "f" : std::is_signed_v<T> ? "i" : "u";
+  return {std::move(name), std::move(shape), data, (sizeof(T) == 1 ? "|" : "<") + (type + std::to_string(sizeof(T)))};
+}
 
 // Writes stored arrays to a temporary file and renames it. Throws IoError; an earlier file then stays as it was.
 void write_npz(const std::string& path, std::span<const NpzEntry> entries);

@@ -108,6 +108,36 @@ TEST_F(Sources, TheScaleOfFloatsIsThatOfTheWholeArray) {
   EXPECT_THAT(load().back(), 200);
 }
 
+int64_t kilobytes(const std::string& key) {  // of /proc/self/status
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word != key) continue;
+    int64_t n = 0;
+    status >> n;
+    return n;
+  }
+  return 0;
+}
+
+// An array of doubles becomes bytes as it is read: the peak is that of the bytes.
+TEST_F(Sources, ReadingTakesLittleMoreThanTheBytes) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory is in the peak";
+#endif
+  constexpr int64_t kCount = 600, kElements = kCount * 2 * 64 * 128;
+  std::string file;
+  {
+    const std::vector<double> values(kElements, 3);
+    file = npz({npz_entry("training_set", {kCount, 2, 64, 128}, values.data())});
+  }
+  std::ofstream clear("/proc/self/clear_refs");  // 5: the peak begins anew
+  if (!(clear << "5" << std::flush)) GTEST_SKIP() << "the peak of the memory cannot be reset here";
+  const int64_t before = kilobytes("VmRSS:");
+  const Dataset d = load_npz(file, 5);
+  EXPECT_EQ(d.images[kElements / 2 - 1], 3);
+  EXPECT_LE(kilobytes("VmHWM:") - before, 1.3 * kElements / 1024);
+}
+
 TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   std::vector<uint8_t> bytes(24, 1);
   std::vector<double> doubles(24, 1);
