@@ -1,7 +1,6 @@
 #include "app/experiment.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "data/clean.h"
 #include "data/sources.h"
@@ -15,30 +14,22 @@ namespace {
 
 Dataset load(std::monostate, const RunConfig&, int) { throw DataError("the configuration names no data"); }
 Dataset load(const FilePath& npz, const RunConfig& c, int classes) {
-  return load_npz(npz.path, classes, c.data.arrays).labelled;
+  return load_npz(npz.path, classes, c.data.arrays);
 }
 Dataset load(const NpyFiles& npy, const RunConfig&, int classes) {
-  return load_npy(npy.images.path, npy.masks.path, classes).labelled;
+  return load_npy(npy.images.path, npy.masks.path, classes);
 }
 Dataset load(const ImageFolders& folders, const RunConfig& c, int classes) {
   const Yaml given = c.model.find("input").find("channels");
   const int channels = given ? static_cast<int>(given.as_int()) : 1;
-  return load_folder(folders.images.path, folders.masks.path, classes, channels).labelled;
+  return load_folder(folders.images.path, folders.masks.path, classes, channels);
 }
 Dataset load(Terrain terrain, const RunConfig& c, int classes) {
   if (classes < kTerrainClasses)
     throw DataError("data.synthetic: has " + std::to_string(kTerrainClasses) + " classes; the model's last layer has " +
                     std::to_string(classes));
   if (terrain.seed < 0) terrain.seed = static_cast<int64_t>(c.run.seed);
-  return make_synthetic(terrain).labelled;
-}
-
-std::vector<double> class_frequencies(const Dataset& data, int classes) {
-  std::vector<double> share(classes, 0.0);
-  for (uint8_t m : data.masks)
-    if (m < classes) share[m] += 1;
-  for (double& s : share) s /= std::max<double>(1, static_cast<double>(data.masks.size()));
-  return share;
+  return make_synthetic(terrain);
 }
 
 }  // namespace
@@ -72,36 +63,35 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  Dataset all = std::visit([&](const auto& source) { return load(source, config, classes()); }, d.source);
+  p->images = std::visit([&](const auto& source) { return load(source, config, classes()); }, d.source);
+  const Dataset& all = p->images;
   p->report = all.origin + ": " + std::to_string(all.count) + " images of " +
               size_text({all.height, all.width, all.channels}) + "\n";
   if (all.masks.empty()) throw DataError(all.origin + ": has no masks to train on");
   check_image(all);
+  std::vector<int64_t> samples = all.labelled_samples();
   if (d.clean.drop_shared_masks || d.clean.drop_duplicate_images) {
-    Cleaned cleaned = clean(all, d.clean);
-    p->report += cleaned.report.summary();
-    all = std::move(cleaned.data);
+    CleanReport cleaned = clean(all, samples, d.clean);
+    p->report += cleaned.summary();
+    samples = std::move(cleaned.samples);
   }
   const uint64_t seed = d.split.seed < 0 ? config.run.seed : static_cast<uint64_t>(d.split.seed);
-  const Split parts = split(all, d.split.train, d.split.validation, d.split.test, seed);
+  Split parts = split(all, samples, d.split.train, d.split.validation, d.split.test, seed);
   p->report += parts.summary;
-  p->train = select_samples(all, parts.train);
-  p->validation = select_samples(all, parts.validation);
-  p->test = select_samples(all, parts.test);
-  p->frequencies = class_frequencies(p->train, classes());
-
-  std::vector<int64_t> rows(p->train.count);
-  std::iota(rows.begin(), rows.end(), 0);
+  p->train = std::move(parts.train);
+  p->validation = std::move(parts.validation);
+  p->test = std::move(parts.test);
+  p->frequencies = class_frequencies(all, p->train, classes());
   if (d.oversample) {
     p->augment = d.augment.value_or(d.oversample->augment);
-    p->epoch = oversample(p->train, rows, *d.oversample, d.augment.has_value());
+    p->epoch = oversample(all, p->train, *d.oversample, d.augment.has_value());
     p->report += "oversampling: images with at least " + std::to_string(d.oversample->min_pixels) +
                  " pixels of class " + std::to_string(d.oversample->class_id) + " are seen " +
                  std::to_string(d.oversample->factor) + " times, " + std::to_string(p->epoch.size()) +
                  " images an epoch\n";
   } else {
     if (d.augment) p->augment = *d.augment;
-    for (int64_t i : rows) p->epoch.push_back({i, d.augment.has_value()});
+    for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
   data_ = std::move(p);
   return *data_;
@@ -115,21 +105,19 @@ void Experiment::check_image(const Dataset& images) {
                                     size_text({images.height, images.width, images.channels}));
 }
 
-LossFunction Experiment::loss(const std::vector<double>& frequencies) {
-  auto losses = std::make_shared<std::vector<Loss>>();
+DeviceData& Experiment::device_data() {
+  if (!device_data_)
+    device_data_ =
+        std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch, config.data.streaming);
+  return *device_data_;
+}
+
+Loss Experiment::loss(const std::vector<double>& frequencies) {
   try {
-    for (const LossHead& head : network().graph().heads)
-      losses->emplace_back(config.loss, classes(), frequencies, head.weight);
+    return {config.loss, classes(), frequencies};
   } catch (const OptionError& e) {
     config.fail("loss", e);
   }
-  LossFunction f;
-  f.run = [losses](Stream& stream, int head, kernels::SoftmaxLoss call, int64_t images) {
-    (*losses)[head].forward_backward(stream, std::move(call), images);
-  };
-  f.workspace_bytes = [losses](int N, int H, int W) { return losses->front().workspace_bytes(N, H, W); };
-  f.couples_images = losses->front().couples_images();
-  return f;
 }
 
 TrainerOptions Experiment::trainer_options() {
@@ -144,7 +132,6 @@ TrainerOptions Experiment::trainer_options() {
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
   o.capture = config.run.cuda_graph;
   if (config.profile) o.profile_start = config.profile->start, o.profile_steps = config.profile->steps;
-  o.streaming = config.data.streaming;
   return o;
 }
 

@@ -12,11 +12,12 @@
 namespace regolith {
 
 struct ExperimentData {
-  Dataset train, validation, test;
-  std::vector<SampleIndex> epoch;   // an epoch's worth of the training set
-  kernels::Augment augment;         // of those that are augmented
-  std::vector<double> frequencies;  // share of each class in the training pixels
-  std::string report;               // what was read, dropped, split and repeated: a few lines
+  Dataset images;
+  std::vector<int64_t> train, validation, test;  // samples of it
+  std::vector<SampleIndex> epoch;                // an epoch's worth of the training samples
+  kernels::Augment augment;                      // of those that are augmented
+  std::vector<double> frequencies;               // share of each class in the training pixels
+  std::string report;                            // what was read, dropped, split and repeated: a few lines
 };
 
 class Experiment {
@@ -29,8 +30,9 @@ class Experiment {
   int classes() { return network().graph().classes(); }
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
-  // A loss per head of the graph, weighted. Throws ConfigError, at the key, for one that does not fit the classes.
-  LossFunction loss(const std::vector<double>& frequencies);
+  DeviceData& device_data();  // the same on the device
+  // Throws ConfigError, at the key, for one that does not fit the classes.
+  Loss loss(const std::vector<double>& frequencies);
   TrainerOptions trainer_options();
 
   std::vector<std::string> class_names();  // made up where the configuration has none
@@ -42,6 +44,7 @@ class Experiment {
   std::unique_ptr<Device> device_;
   std::unique_ptr<Network> network_;
   std::unique_ptr<ExperimentData> data_;
+  std::unique_ptr<DeviceData> device_data_;
 };
 
 }  // namespace regolith

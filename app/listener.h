@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "data/dataset.h"
 #include "engine/report/history.h"
 #include "engine/train/metrics.h"
 #include "engine/train/trainer.h"
@@ -33,9 +32,10 @@ struct EpochReport {
 // What is known at the end: the best weights on the test images, or on the validation or training images without such.
 struct FinalReport {
   std::string split;
-  const Dataset* images = nullptr;  // that were evaluated
+  std::vector<int64_t> samples;  // that were evaluated
   Evaluation evaluation;
   Scores scores;
+  std::vector<Metric> metrics;
   std::vector<std::string> written;  // files of the run's folder, to be listed
 };
 

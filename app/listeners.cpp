@@ -104,12 +104,10 @@ class ScoresListener : public Listener {
   void end(Training& t, FinalReport& report) override {
     const Scores& s = report.scores;
     const std::vector<std::string> names = t.experiment().class_names();
-    const std::string title = report.split + " (" + std::to_string(report.images->count) + " images)";
-    const std::vector<Metric> all =
-        metrics(report.evaluation.confusion, static_cast<int>(names.size()), report.evaluation.loss);
-    std::printf("\n%s", score_table(title, names, s, all).c_str());
+    const std::string title = report.split + " (" + std::to_string(report.samples.size()) + " images)";
+    std::printf("\n%s", score_table(title, names, s, report.metrics).c_str());
     json scores{{"split", report.split}, {"confusion", report.evaluation.confusion}};
-    for (const Metric& metric : all) scores[metric.name] = number(metric.value);
+    for (const Metric& m : report.metrics) scores[m.name] = number(m.value);
     for (size_t k = 0; k < names.size(); ++k)
       scores["classes"].push_back({{"name", names[k]},
                                    {"iou", number(s.iou[k])},
@@ -128,18 +126,19 @@ class PanelsListener : public Listener {
  public:
   explicit PanelsListener(int count) : count_(count) {}
   void end(Training& t, FinalReport& report) override {
-    const Dataset& data = *report.images;
+    const Dataset& data = t.experiment().data().images;
     const std::vector<std::string> names = t.experiment().class_names();
     const std::vector<Colour> colours = t.experiment().class_colours();
     std::vector<LegendEntry> legend;
     for (size_t k = 0; k < names.size(); ++k)
       legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
     std::vector<PanelRow> rows;
-    const int64_t count = std::min<int64_t>(count_, data.count);
+    const int64_t all = std::ssize(report.samples), count = std::min<int64_t>(count_, all);
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = i * data.count / count;
-      rows.push_back({data.image(at), data.mask(at), report.evaluation.predictions.data() + at * data.mask_bytes(),
-                      "image " + std::to_string(data.source[at])});
+      const int64_t at = i * all / count, sample = report.samples[at];
+      rows.push_back({data.image(sample), data.mask(sample),
+                      report.evaluation.predictions.data() + at * data.mask_bytes(),
+                      "image " + std::to_string(data.source[sample])});
     }
     write_png(t.path("panels.png"), draw_panel(rows, data.height, data.width, data.channels, legend));
     report.written.push_back("panels.png");

@@ -123,8 +123,8 @@ void check(const RunConfig& c, ConfigUse use) {
     c.yaml.at("run").at("name").fail("expected a name that can be a folder's, without '/'");
   const SplitShares& split = c.data.split;
   if (std::abs(split.train + split.validation + split.test - 1) > 1e-6)
-    data.find("split").fail("train + validation + test is " +
-                            number(split.train + split.validation + split.test) + "; expected 1");
+    data.find("split").fail("train + validation + test is " + number(split.train + split.validation + split.test) +
+                            "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   if (split.validation == 0 && c.train.early_stopping)
     train.fail_key("early_stopping", "needs validation images, but data.split.validation is 0");

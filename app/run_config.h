@@ -14,7 +14,7 @@
 #include "data/synthetic.h"
 #include "engine/config/yaml.h"
 #include "engine/run/network.h"
-#include "engine/train/batch_source.h"
+#include "engine/train/device_data.h"
 #include "engine/train/optimizer.h"
 #include "engine/train/schedule.h"
 #include "losses/loss.h"

@@ -30,10 +30,6 @@ std::string new_folder(const RunOptions& run) {
   }
 }
 
-SplitView view(const Dataset& d) {
-  return {d.images.data(), d.masks.empty() ? nullptr : d.masks.data(), d.count, d.height, d.width, d.channels};
-}
-
 }  // namespace
 
 Training::Training(Experiment& experiment, TrainingOptions options, Listeners listeners)
@@ -51,9 +47,10 @@ bool Training::run() {
   phases_.start("data");
   const ExperimentData& data = experiment_.data();
   std::fputs(data.report.c_str(), stdout);
-  trainer_ = std::make_unique<Trainer>(network, experiment_.loss(data.frequencies), experiment_.trainer_options());
+  loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
-  trainer_->set_training_data(view(data.train), static_cast<int64_t>(data.epoch.size()));
+  trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
+                                       experiment_.trainer_options());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs,
                     config_.monitor());
   open_folder(last);
@@ -158,9 +155,9 @@ bool Training::train_epochs() {
         [&](const StepReport& r) {
           if (std::isfinite(r.loss)) loss_sum_ += r.loss, ++loss_steps_;
           ++steps;
-          now.step = r.step - first_step;
+          now.step = r.state.step - first_step;
           now.loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_));
-          now.lr = schedule_->learning_rate(r.step - 1);
+          now.lr = schedule_->learning_rate(r.state.step - 1);
           now.images_per_second = static_cast<double>(steps * config_.train.batch) / elapsed();
           for (const auto& l : listeners_) l->step(*this, now);
           return options_.interrupted == nullptr || !options_.interrupted->load();
@@ -199,12 +196,11 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
-  const Evaluation e = trainer_->evaluate(view(experiment_.data().validation), false);
+  const Evaluation e = trainer_->evaluate(experiment_.data().validation, false);
   report.validated = true;
   report.record.validation = metrics(e.confusion, experiment_.classes(), e.loss);
   report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
-  for (const Metric& metric : report.record.validation)
-    if ("val_" + metric.name == config_.monitor()) report.monitored = metric.value;
+  report.monitored = value_of(report.record.validation, config_.monitor().substr(4));  // without val_
   schedule_->end_epoch(report.monitored);
   return report;
 }
@@ -215,11 +211,12 @@ void Training::finish() {
   for (const auto& l : listeners_) l->before_evaluation(*this);
   const ExperimentData& data = experiment_.data();
   FinalReport report;
-  const bool has_test = data.test.count > 0;
-  report.images = has_test ? &data.test : validates() ? &data.validation : &data.train;
+  const bool has_test = !data.test.empty();
+  report.samples = has_test ? data.test : validates() ? data.validation : data.train;
   report.split = has_test ? "test" : validates() ? "validation" : "training";
-  report.evaluation = trainer_->evaluate(view(*report.images), true);
+  report.evaluation = trainer_->evaluate(report.samples, true);
   report.scores = score(report.evaluation.confusion, experiment_.classes());
+  report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
   report.written = {"config.yaml"};
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();

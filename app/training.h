@@ -32,7 +32,7 @@ class Training {
   // Weights, moments and the state of the run after `epochs` whole epochs, to last.safetensors.
   void save_last(int64_t epochs);
   int64_t epochs_done() const { return epoch_; }
-  bool validates() { return experiment_.data().validation.count > 0; }
+  bool validates() { return !experiment_.data().validation.empty(); }
 
  private:
   Checkpoint read_last();
@@ -48,6 +48,7 @@ class Training {
   TrainingOptions options_;
   Listeners listeners_;
   Phases phases_;
+  std::optional<Loss> loss_;
   std::unique_ptr<Trainer> trainer_;
   std::optional<Schedule> schedule_;
   std::string folder_;

@@ -4,10 +4,8 @@
 #define THRUST_HOST_SYSTEM THRUST_HOST_SYSTEM_CPP
 #define THRUST_DEVICE_SYSTEM THRUST_DEVICE_SYSTEM_OMP
 #include <thrust/execution_policy.h>
-#include <thrust/iterator/counting_iterator.h>
-#include <thrust/reduce.h>
+#include <thrust/for_each.h>
 #include <thrust/sort.h>
-#include <thrust/transform.h>
 
 #include <algorithm>
 #include <cstring>
@@ -33,28 +31,26 @@ uint64_t hash_bytes(const uint8_t* p, int64_t n) {
   return h;
 }
 
-// Groups of at least two equal blocks among `count` blocks of `bytes`, each group ascending, in the order of their
-// first members. Sorted by hash, then by content, so that equal hashes of different blocks do no harm.
-std::vector<std::vector<int64_t>> equal_groups(const std::vector<uint8_t>& data, int64_t count, int64_t bytes) {
+// Groups of at least two samples whose blocks of `bytes` are equal, each group ascending, in the order of their first
+// members. Sorted by hash, then by content, so that equal hashes of different blocks do no harm.
+std::vector<std::vector<int64_t>> equal_groups(std::vector<int64_t> order, const std::vector<uint8_t>& data,
+                                               int64_t bytes) {
   const auto block = [&](int64_t i) { return data.data() + i * bytes; };
-  std::vector<uint64_t> hash(count);
-  std::vector<int64_t> order(count), heads(count), lengths(count), ones(count, 1);
-  const thrust::counting_iterator<int64_t> first(0);
-  thrust::transform(thrust::device, first, first + count, hash.begin(),
-                    [&](int64_t i) { return hash_bytes(block(i), bytes); });
-  thrust::copy(thrust::host, first, first + count, order.begin());
+  std::vector<uint64_t> hash(data.size() / bytes);
+  thrust::for_each(thrust::device, order.begin(), order.end(),
+                   [&](int64_t i) { hash[i] = hash_bytes(block(i), bytes); });
+  const auto equal = [&](int64_t a, int64_t b) {
+    return hash[a] == hash[b] && std::memcmp(block(a), block(b), bytes) == 0;
+  };
   thrust::sort(thrust::host, order.begin(), order.end(), [&](int64_t a, int64_t b) {
     if (hash[a] != hash[b]) return hash[a] < hash[b];
     const int c = std::memcmp(block(a), block(b), bytes);
     return c != 0 ? c < 0 : a < b;
   });
-  const auto ends = thrust::reduce_by_key(
-      thrust::host, order.begin(), order.end(), ones.begin(), heads.begin(), lengths.begin(),
-      [&](int64_t a, int64_t b) { return hash[a] == hash[b] && std::memcmp(block(a), block(b), bytes) == 0; });
   std::vector<std::vector<int64_t>> groups;
-  auto member = order.begin();
-  for (auto length = lengths.begin(); length != ends.second; member += *length++) {
-    if (*length > 1) groups.emplace_back(member, member + *length);
+  for (auto member = order.begin(), next = member; member != order.end(); member = next) {
+    while (next != order.end() && equal(*member, *next)) ++next;
+    if (next - member > 1) groups.emplace_back(member, next);
   }
   std::sort(groups.begin(), groups.end());
   return groups;
@@ -90,8 +86,8 @@ std::string CleanReport::summary() const {
   for (const SharedMask& s : odd) in_odd += static_cast<int64_t>(s.rows.size());
   for (const SharedMask& s : kept) in_kept += static_cast<int64_t>(s.rows.size());
   for (const auto& group : duplicate_images) copies += static_cast<int64_t>(group.size()) - 1;
-  std::string text = "Cleaning: " + std::to_string(before) + " samples, " + std::to_string(before - after) +
-                     " dropped, " + std::to_string(after) + " kept.\n  Rule: a mask shared by " +
+  std::string text = "Cleaning: " + std::to_string(before) + " samples, " + std::to_string(dropped.size()) +
+                     " dropped, " + std::to_string(samples.size()) + " kept.\n  Rule: a mask shared by " +
                      std::to_string(rule.min_shared) +
                      " or more different images is odd, unless it is plain: one class that fills " +
                      percent(rule.plain_fill) + " of its bounding box, or nothing labelled.\n";
@@ -109,14 +105,13 @@ std::string CleanReport::summary() const {
   return text;
 }
 
-Cleaned clean(const Dataset& data, const CleanRule& rule) {
-  Cleaned result;
-  CleanReport& report = result.report;
+CleanReport clean(const Dataset& data, const std::vector<int64_t>& samples, const CleanRule& rule) {
+  CleanReport report;
   report.rule = rule;
-  report.before = data.count;
+  report.before = static_cast<int64_t>(samples.size());
   std::vector<bool> drop(static_cast<size_t>(data.count), false);
   std::vector<bool> copy(static_cast<size_t>(data.count), false);  // of an image that came earlier
-  for (const auto& group : equal_groups(data.images, data.count, data.image_bytes())) {
+  for (const auto& group : equal_groups(samples, data.images, data.image_bytes())) {
     auto& rows = report.duplicate_images.emplace_back();
     for (const int64_t i : group) {
       rows.push_back(data.source[i]);
@@ -125,7 +120,7 @@ Cleaned clean(const Dataset& data, const CleanRule& rule) {
     }
   }
   if (!data.masks.empty()) {
-    for (const auto& group : equal_groups(data.masks, data.count, data.mask_bytes())) {
+    for (const auto& group : equal_groups(samples, data.masks, data.mask_bytes())) {
       const auto different = std::count_if(group.begin(), group.end(), [&](int64_t i) { return !copy[i]; });
       if (different < rule.min_shared) continue;
       SharedMask s = describe(data, group, rule);
@@ -139,36 +134,13 @@ Cleaned clean(const Dataset& data, const CleanRule& rule) {
     std::stable_sort(groups->begin(), groups->end(),
                      [](const SharedMask& a, const SharedMask& b) { return a.rows.size() > b.rows.size(); });
   }
-  std::vector<int64_t> keep;
-  for (int64_t i = 0; i < data.count; ++i) {
-    if (drop[i]) {
-      report.dropped.push_back(data.source[i]);
-    } else {
-      keep.push_back(i);
-    }
+  for (const int64_t i : samples) {
+    if (drop[i]) report.dropped.push_back(data.source[i]);
+    if (!drop[i]) report.samples.push_back(i);
   }
   std::sort(report.dropped.begin(), report.dropped.end());
-  report.after = static_cast<int64_t>(keep.size());
-  if (keep.empty()) throw DataError(data.origin + ": cleaning would drop every sample\n" + report.summary());
-  result.data = select_samples(data, keep);
-  return result;
-}
-
-Dataset select_samples(const Dataset& data, const std::vector<int64_t>& indices) {
-  Dataset d;
-  d.count = static_cast<int64_t>(indices.size());
-  d.height = data.height;
-  d.width = data.width;
-  d.channels = data.channels;
-  d.origin = data.origin;
-  d.images.reserve(static_cast<size_t>(d.count * d.image_bytes()));
-  d.source.reserve(indices.size());
-  for (const int64_t i : indices) {
-    d.images.insert(d.images.end(), data.image(i), data.image(i) + d.image_bytes());
-    if (!data.masks.empty()) d.masks.insert(d.masks.end(), data.mask(i), data.mask(i) + d.mask_bytes());
-    d.source.push_back(data.source[i]);
-  }
-  return d;
+  if (report.samples.empty()) throw DataError(data.origin + ": cleaning would drop every sample\n" + report.summary());
+  return report;
 }
 
 }  // namespace regolith

@@ -34,7 +34,8 @@ struct SharedMask {
 };
 
 struct CleanReport {
-  int64_t before = 0, after = 0;
+  int64_t before = 0;
+  std::vector<int64_t> samples;                        // what is left: indices into the data set, ascending
   std::vector<int64_t> dropped;                        // rows of the file, ascending
   std::vector<SharedMask> odd, kept;                   // groups of at least min_shared images, largest first
   std::vector<std::vector<int64_t>> duplicate_images;  // groups of rows whose images are equal byte for byte
@@ -43,14 +44,8 @@ struct CleanReport {
   std::string summary() const;  // a few lines: what was dropped, by which rule, what was kept in spite of it
 };
 
-struct Cleaned {
-  Dataset data;
-  CleanReport report;
-};
-// Throws DataError where nothing would be left.
-Cleaned clean(const Dataset& data, const CleanRule& rule = {.drop_shared_masks = true});
-
-// The samples at `indices`, in that order.
-Dataset select_samples(const Dataset& data, const std::vector<int64_t>& indices);
+// Looks at the given samples of the data. Throws DataError if nothing would be left.
+CleanReport clean(const Dataset& data, const std::vector<int64_t>& samples,
+                  const CleanRule& rule = {.drop_shared_masks = true});
 
 }  // namespace regolith

@@ -1,8 +1,10 @@
 #include "data/sources.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -10,137 +12,154 @@
 #include "engine/base/text.h"
 #include "engine/io/image.h"
 #include "engine/io/npy.h"
+#include "kernels/sample.h"
 
 namespace regolith {
 namespace {
 
 namespace fs = std::filesystem;
 
+using OpenArray = std::function<NpyStream()>;
+
+std::string place(int64_t pixel, int width) {
+  return "row " + std::to_string(pixel / width) + ", column " + std::to_string(pixel % width);
+}
 std::string place(int64_t sample, int64_t pixel, int width) {
-  return "sample " + std::to_string(sample) + ", row " + std::to_string(pixel / width) + ", column " +
-         std::to_string(pixel % width);
+  return "sample " + std::to_string(sample) + ", " + place(pixel, width);
 }
 
-// Elements `first`, `first + stride` .. of `a`, runs of `run` elements each, as bytes through `convert`.
+// The next `n` elements: bytes as they are, other types through `convert(value, index)`.
 template <class F>
-std::vector<uint8_t> gather(const NpyArray& a, int64_t runs, int64_t first, int64_t stride, int64_t run, F&& convert) {
-  std::vector<uint8_t> out(static_cast<size_t>(runs * run));
-  const bool plain = a.kind == 'u' && a.item == 1;
-  for (int64_t r = 0; r < runs; ++r) {
-    for (int64_t i = 0; i < run; ++i) {
-      const int64_t from = first + r * stride + i;
-      out[r * run + i] = convert(plain ? a.bytes[from] : a.at(from), r, i);
-    }
+void read_bytes(NpyStream& a, uint8_t* to, int64_t n, F&& convert) {
+  if (a.header().kind == 'u' && a.header().item == 1) return a.read(to, n);
+  std::array<double, 2048> values;
+  for (int64_t begin = 0, part; begin < n; begin += part) {
+    part = std::min<int64_t>(n - begin, values.size());
+    a.read(values.data(), part);
+    for (int64_t i = 0; i < part; ++i) to[begin + i] = convert(values[i], begin + i);
   }
-  return out;
-}
-
-struct Layout {  // where one sample after the other lies in an array
-  int64_t count, first, stride;
-  int height, width, channels;
-};
-
-std::vector<uint8_t> images_of(const NpyArray& a, const Layout& l) {
-  const int64_t run = static_cast<int64_t>(l.height) * l.width * l.channels;
-  double scale = a.kind == 'b' ? 255 : 1;
-  if (a.kind == 'f') {
-    double largest = 0;
-    for (int64_t r = 0; r < l.count; ++r) {
-      for (int64_t i = 0; i < run; ++i) largest = std::max(largest, a.at(l.first + r * l.stride + i));
-    }
-    if (largest <= 1) scale = 255;
-  }
-  return gather(a, l.count, l.first, l.stride, run, [&](double x, int64_t r, int64_t i) {
-    const double byte = std::floor(x * scale + 0.5);
-    if (!(byte >= 0 && byte <= 255)) {
-      throw DataError(a.where + ": " + place(r, i / l.channels, l.width) + ": image value " + format("%g", x) +
-                      ": expected 0 to 255, or floats of 0 to 1; rescale the array");
-    }
-    return static_cast<uint8_t>(byte);
-  });
 }
 
 [[noreturn]] void bad_class(const std::string& where, double id, int classes, const std::string& at) {
-  throw DataError(where + ": " + at + ": class id " + number(id) + ": expected 0 to " + std::to_string(classes - 1) +
-                  "; correct the mask or the number of classes");
+  throw DataError(where + ": " + at + ": class id " + format("%g", id) + ": expected 0 to " +
+                  std::to_string(classes - 1) + "; correct the mask or the number of classes");
 }
 
-std::vector<uint8_t> masks_of(const NpyArray& a, const Layout& l, int classes) {
-  return gather(a, l.count, l.first, l.stride, static_cast<int64_t>(l.height) * l.width,
-                [&](double x, int64_t r, int64_t i) {
-                  if (!(x >= 0 && x < classes) || x != std::floor(x)) {
-                    bad_class(a.where, x, classes, place(r, i, l.width));
-                  }
-                  return static_cast<uint8_t>(x);
-                });
+// The first pixel whose class is not known, or null.
+const uint8_t* find_odd(const uint8_t* mask, int64_t pixels, int classes) {
+  const uint8_t* end = mask + pixels;
+  const uint8_t* odd = std::find_if(mask, end, [&](uint8_t id) { return id >= classes; });
+  return odd == end ? nullptr : odd;
 }
 
-[[noreturn]] void bad_shape(const NpyArray& a, const std::string& expected) {
+void read_mask(NpyStream& a, Dataset& d, int64_t i, int classes) {
+  uint8_t* mask = d.masks.data() + i * d.mask_bytes();
+  const auto fail = [&](double id, int64_t pixel) {
+    bad_class(a.header().where, id, classes, place(i, pixel, d.width));
+  };
+  read_bytes(a, mask, d.mask_bytes(), [&](double id, int64_t pixel) {
+    if (!(id >= 0 && id < classes) || id != std::floor(id)) fail(id, pixel);
+    return static_cast<uint8_t>(id);
+  });
+  if (const uint8_t* odd = find_odd(mask, d.mask_bytes(), classes)) fail(*odd, odd - mask);
+}
+
+// Samples first..end-1 from an array of images, each followed by its mask if `classes` is not 0. Floats are taken as
+// 0..1 if `scale` is 255; false: one of them is larger.
+bool read_samples(NpyStream a, Dataset& d, int64_t first, int64_t end, int classes, double scale) {
+  const bool expects_fractions = a.header().kind == 'f' && scale == 255;
+  bool larger = false;
+  std::string fault;  // thrown at the end: until then the scale may be another
+  for (int64_t i = first; i < end && !larger; ++i) {
+    read_bytes(a, d.images.data() + i * d.image_bytes(), d.image_bytes(), [&](double x, int64_t at) -> uint8_t {
+      larger |= expects_fractions && x > 1;
+      const double byte = std::floor(x * scale + 0.5);
+      if (byte >= 0 && byte <= 255) return static_cast<uint8_t>(byte);
+      if (fault.empty())
+        fault = a.header().where + ": " + place(i - first, at / d.channels, d.width) + ": image value " +
+                format("%g", x) + ": expected 0 to 255, or floats of 0 to 1; rescale the array";
+      return 0;
+    });
+    if (classes > 0 && !larger) read_mask(a, d, i, classes);
+  }
+  if (!larger && !fault.empty()) throw DataError(fault);
+  return !larger;
+}
+
+void read_images(const OpenArray& open, Dataset& d, int64_t first, int64_t end, int classes = 0) {
+  NpyStream a = open();
+  const bool fractions = a.header().kind == 'f' || a.header().kind == 'b';
+  if (!read_samples(std::move(a), d, first, end, classes, fractions ? 255 : 1))
+    read_samples(open(), d, first, end, classes, 1);
+}
+
+[[noreturn]] void bad_shape(const NpyHeader& a, const std::string& expected) {
   throw DataError(a.where + ": expected shape " + expected + ", found " + shape_text(a.shape));
 }
 
-void check_size(const NpyArray& a, int64_t height, int64_t width, const std::string& expected) {
+void check_size(const NpyHeader& a, int64_t height, int64_t width, const std::string& expected) {
   if (height < 1 || width < 1 || height > 1 << 15 || width > 1 << 15)
     bad_shape(a, expected + " with sides of 1 to 32768");
 }
 
-Dataset start(const std::string& origin, int64_t count, int height, int width, int channels) {
+// Room for the images of `count` samples, without masks.
+Dataset start(const std::string& origin, int64_t count, int64_t height, int64_t width, int64_t channels) {
   Dataset d;
-  d.count = count;
-  d.height = height;
-  d.width = width;
-  d.channels = channels;
+  d.count = d.unlabelled = count;
+  d.height = static_cast<int>(height);
+  d.width = static_cast<int>(width);
+  d.channels = static_cast<int>(channels);
   d.origin = origin;
+  d.images.resize(static_cast<size_t>(count * d.image_bytes()));
   d.source.resize(static_cast<size_t>(count));
   std::iota(d.source.begin(), d.source.end(), 0);
   return d;
 }
 
-Dataset plain_images(const NpyArray& a, const std::string& origin,
-                     const std::string& expected = "(N, H, W) or (N, H, W, C)") {
+// Room for masks of all but the last `unlabelled` samples.
+void add_masks(Dataset& d, int64_t unlabelled = 0) {
+  d.unlabelled = unlabelled;
+  d.masks.resize(static_cast<size_t>(d.count * d.mask_bytes()), kernels::kAbsentClass);
+}
+
+Dataset load_plain(const OpenArray& images, const OpenArray& masks, const std::string& origin, int classes) {
+  const NpyHeader a = images().header();
+  const std::string expected = "(N, H, W) or (N, H, W, C)";
   const auto& s = a.shape;
   const int64_t channels = s.size() == 4 ? s[3] : 1;
   if (s.size() < 3 || s.size() > 4 || s[0] < 1 || channels < 1 || channels > 16) bad_shape(a, expected);
   check_size(a, s[1], s[2], expected);
-  Dataset d = start(origin, s[0], static_cast<int>(s[1]), static_cast<int>(s[2]), static_cast<int>(channels));
-  d.images = images_of(a, {d.count, 0, d.image_bytes(), d.height, d.width, d.channels});
+  Dataset d = start(origin, s[0], s[1], s[2], channels);
+  read_images(images, d, 0, d.count);
+  if (masks == nullptr) return d;
+  NpyStream m = masks();
+  std::vector<int64_t> wanted{d.count, d.height, d.width}, shape = m.header().shape;
+  if (shape.size() == 4 && shape[3] == 1) shape.pop_back();
+  if (shape != wanted) bad_shape(m.header(), shape_text(wanted) + " to match the images");
+  add_masks(d);
+  for (int64_t i = 0; i < d.count; ++i) read_mask(m, d, i, classes);
   return d;
 }
 
-void add_plain_masks(Dataset& d, const NpyArray& a, int classes) {
-  std::vector<int64_t> expected{d.count, d.height, d.width};
-  std::vector<int64_t> shape = a.shape;
-  if (shape.size() == 4 && shape[3] == 1) shape.pop_back();
-  if (shape != expected) bad_shape(a, shape_text(expected) + " to match the images");
-  d.masks = masks_of(a, {d.count, 0, d.mask_bytes(), d.height, d.width, 1}, classes);
-}
-
-Loaded loaded(Dataset d) {
-  Loaded l;
-  (d.masks.empty() ? l.unlabelled : l.labelled) = std::move(d);
-  return l;
-}
-
-Loaded load_study(const NpzReader& npz, const std::string& path, int classes, const NpzNames& names) {
-  Loaded l;
-  const std::string origin = fs::path(path).filename().string(), expected = "(N, 2, H, W)";
-  {
-    const NpyArray a = npz.read(names.training);
-    const auto& s = a.shape;
-    if (s.size() != 4 || s[0] < 1 || s[1] != 2) bad_shape(a, expected);
-    check_size(a, s[2], s[3], expected);
-    Dataset& d = l.labelled = start(origin, s[0], static_cast<int>(s[2]), static_cast<int>(s[3]), 1);
-    d.images = images_of(a, {d.count, 0, 2 * d.mask_bytes(), d.height, d.width, 1});
-    d.masks = masks_of(a, {d.count, d.mask_bytes(), 2 * d.mask_bytes(), d.height, d.width, 1}, classes);
+Dataset load_study(const NpzReader& npz, const std::string& path, int classes, const NpzNames& names, bool test_too) {
+  const NpyHeader a = npz.open(names.training).header();
+  const auto& s = a.shape;
+  const std::string expected = "(N, 2, H, W)";
+  if (s.size() != 4 || s[0] < 1 || s[1] != 2) bad_shape(a, expected);
+  check_size(a, s[2], s[3], expected);
+  int64_t tests = 0;
+  if (test_too && npz.has(names.test)) {
+    const NpyHeader t = npz.open(names.test).header();
+    if (t.shape.size() != 3 || t.shape[1] != s[2] || t.shape[2] != s[3])
+      bad_shape(t, "(M, " + std::to_string(s[2]) + ", " + std::to_string(s[3]) + ")");
+    tests = t.shape[0];
   }
-  if (npz.has(names.test)) {
-    const NpyArray a = npz.read(names.test);
-    const std::string wanted =
-        "(M, " + std::to_string(l.labelled.height) + ", " + std::to_string(l.labelled.width) + ")";
-    if (a.shape.size() != 3 || a.shape[1] != l.labelled.height || a.shape[2] != l.labelled.width) bad_shape(a, wanted);
-    if (a.shape[0] > 0) l.unlabelled = plain_images(a, origin + " " + names.test, wanted);
-  }
-  return l;
+  Dataset d = start(fs::path(path).filename().string(), s[0] + tests, s[2], s[3], 1);
+  add_masks(d, tests);
+  std::iota(d.source.begin() + s[0], d.source.end(), 0);
+  read_images([&] { return npz.open(names.training); }, d, 0, s[0], classes);
+  if (tests > 0) read_images([&] { return npz.open(names.test); }, d, s[0], d.count);
+  return d;
 }
 
 // Files of a folder by stem, in the order of their names.
@@ -161,43 +180,45 @@ std::map<std::string, std::string> files_by_stem(const std::string& folder) {
   return files;
 }
 
-std::vector<uint8_t> with_channels(const ImageBytes& image, int channels) {
-  if (image.channels == channels) return image.bytes;
+// Grey from colour, or colour from grey, where the image is of another kind.
+void store(const ImageBytes& image, int channels, uint8_t* to) {
+  if (image.channels == channels) {
+    std::copy(image.bytes.begin(), image.bytes.end(), to);
+    return;
+  }
   const size_t pixels = static_cast<size_t>(image.height) * image.width;
-  std::vector<uint8_t> out(pixels * channels);
   for (size_t p = 0; p < pixels; ++p) {
     if (channels == 1) {
       const uint8_t* c = &image.bytes[3 * p];
-      out[p] = static_cast<uint8_t>((299 * c[0] + 587 * c[1] + 114 * c[2] + 500) / 1000);
+      to[p] = static_cast<uint8_t>((299 * c[0] + 587 * c[1] + 114 * c[2] + 500) / 1000);
     } else {
-      std::fill_n(&out[3 * p], 3, image.bytes[p]);
+      std::fill_n(to + 3 * p, 3, image.bytes[p]);
     }
   }
-  return out;
 }
 
 }  // namespace
 
-Loaded load_npz(const std::string& path, int classes, const NpzNames& names) {
+Dataset load_npz(const std::string& path, int classes, const NpzNames& names, bool test_too) {
   const NpzReader npz(path);
-  if (npz.has(names.training)) return load_study(npz, path, classes, names);
+  if (npz.has(names.training)) return load_study(npz, path, classes, names, test_too);
   if (!npz.has(names.images)) {
     throw DataError(path + ": has neither '" + names.training + "' (the study's layout) nor '" + names.images +
                     "'; found: " + (npz.names().empty() ? "no arrays" : join(npz.names())) +
                     "; name the arrays in the configuration");
   }
-  Dataset d = plain_images(npz.read(names.images), fs::path(path).filename().string());
-  if (!names.masks.empty()) add_plain_masks(d, npz.read(names.masks), classes);
-  return loaded(std::move(d));
+  OpenArray masks;
+  if (!names.masks.empty()) masks = [&] { return npz.open(names.masks); };
+  return load_plain([&] { return npz.open(names.images); }, masks, fs::path(path).filename().string(), classes);
 }
 
-Loaded load_npy(const std::string& images, const std::string& masks, int classes) {
-  Dataset d = plain_images(read_npy(images), fs::path(images).filename().string());
-  if (!masks.empty()) add_plain_masks(d, read_npy(masks), classes);
-  return loaded(std::move(d));
+Dataset load_npy(const std::string& images, const std::string& masks, int classes) {
+  OpenArray open_masks;
+  if (!masks.empty()) open_masks = [&] { return open_npy(masks); };
+  return load_plain([&] { return open_npy(images); }, open_masks, fs::path(images).filename().string(), classes);
 }
 
-Loaded load_folder(const std::string& images, const std::string& masks, int classes, int channels) {
+Dataset load_folder(const std::string& images, const std::string& masks, int classes, int channels) {
   if (channels != 1 && channels != 3)
     throw DataError(images + ": images have 1 or 3 channels, not " + std::to_string(channels));
   const auto files = files_by_stem(images);
@@ -210,34 +231,32 @@ Loaded load_folder(const std::string& images, const std::string& masks, int clas
     throw DataError(path + ": is " + size_text({image.width, image.height}) + " (width x height); " + first + " is " +
                     size_text({d.width, d.height}) + ": all images and masks must be of one size");
   };
+  int64_t i = 0;
   for (const auto& [stem, path] : files) {
     const ImageBytes image = read_image(path);
     if (first.empty()) {
       first = path;
       d = start(images, static_cast<int64_t>(files.size()), image.height, image.width, channels);
-      d.images.reserve(static_cast<size_t>(d.count * d.image_bytes()));
+      if (!masks.empty()) add_masks(d);
     }
     check(image, path);
-    const std::vector<uint8_t> bytes = with_channels(image, channels);
-    d.images.insert(d.images.end(), bytes.begin(), bytes.end());
-    if (masks.empty()) continue;
-    const auto at = mask_files.find(stem);
-    if (at == mask_files.end()) throw DataError(path + ": has no mask: expected " + masks + "/" + stem + ".png");
-    const ImageBytes mask = read_image(at->second, true);
-    check(mask, at->second);
-    const auto odd = std::find_if(mask.bytes.begin(), mask.bytes.end(), [&](uint8_t id) { return id >= classes; });
-    if (odd != mask.bytes.end()) {
-      const int64_t pixel = odd - mask.bytes.begin();
-      bad_class(at->second, *odd, classes,
-                "row " + std::to_string(pixel / d.width) + ", column " + std::to_string(pixel % d.width));
+    store(image, channels, d.images.data() + i * d.image_bytes());
+    if (!masks.empty()) {
+      const auto at = mask_files.find(stem);
+      if (at == mask_files.end()) throw DataError(path + ": has no mask: expected " + masks + "/" + stem + ".png");
+      const ImageBytes mask = read_image(at->second, true);
+      check(mask, at->second);
+      if (const uint8_t* odd = find_odd(mask.bytes.data(), d.mask_bytes(), classes))
+        bad_class(at->second, *odd, classes, place(odd - mask.bytes.data(), d.width));
+      store(mask, 1, d.masks.data() + i * d.mask_bytes());
+      mask_files.erase(at);
     }
-    d.masks.insert(d.masks.end(), mask.bytes.begin(), mask.bytes.end());
-    mask_files.erase(at);
+    ++i;
   }
   if (!mask_files.empty()) {
     throw DataError(mask_files.begin()->second + ": has no image of this name in " + images);
   }
-  return loaded(std::move(d));
+  return d;
 }
 
 }  // namespace regolith

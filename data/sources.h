@@ -1,6 +1,7 @@
-// Where images and masks come from. Every reader checks what it read and names the file and the array in its errors:
-// DataError for a missing or damaged file, a missing array (with those found), a wrong shape, a mask of another size, a
-// class id that is not one of 0..classes-1 (with its value and first place), an image value beyond a byte.
+// Where images and masks come from. Every reader converts to bytes as it reads, so that no other copy of the data is in
+// memory, checks what it reads, and names the file and the array in its errors: DataError for a missing or damaged
+// file, a missing array (with those found), a wrong shape, a mask of another size, a class id that is not one of
+// 0..classes-1 (with its value and first place), an image value beyond a byte.
 //
 // Images of floats whose largest value is at most 1 are taken as 0..1 and become bytes; other numbers are 0..255.
 #pragma once
@@ -11,11 +12,6 @@
 #include "engine/config/fields.h"
 
 namespace regolith {
-
-struct Loaded {
-  Dataset labelled;    // images with masks
-  Dataset unlabelled;  // images without; count 0 where there are none
-};
 
 struct NpzNames {
   std::string training = "training_set", test = "test_set";  // the study's layout
@@ -49,16 +45,16 @@ void fields(V& v, ImageFolders& s) {
     {.doc = "folder of PNG masks of the same names; the grey value is the class id", .required = true});
 }
 
-// The study's layout where the file has the training array (N, 2, H, W), image and mask, with or without the test array
-// (M, H, W). Else a plain one: images (N, H, W) or (N, H, W, C) and masks (N, H, W); images alone where `names.masks`
-// is empty.
-Loaded load_npz(const std::string& path, int classes, const NpzNames& names = {});
+// The study's layout if the file has the training array (N, 2, H, W), image and mask. The images of its test array
+// (M, H, W) follow as unlabelled samples if `test_too`. Else a plain layout: images (N, H, W) or (N, H, W, C) and masks
+// (N, H, W); images alone if `names.masks` is empty.
+Dataset load_npz(const std::string& path, int classes, const NpzNames& names = {}, bool test_too = false);
 
 // Two .npy files of the plain layout; `masks` may be empty.
-Loaded load_npy(const std::string& images, const std::string& masks, int classes);
+Dataset load_npy(const std::string& images, const std::string& masks, int classes);
 
 // PNG or JPEG images, and PNG masks of class ids (grey or palette) of the same stem; `masks` may be empty. In the order
 // of the names. `channels`: 1 (colour becomes grey, Rec. 601) or 3.
-Loaded load_folder(const std::string& images, const std::string& masks, int classes, int channels = 1);
+Dataset load_folder(const std::string& images, const std::string& masks, int classes, int channels = 1);
 
 }  // namespace regolith

@@ -33,8 +33,9 @@ Histogram histogram(const Dataset& d, int64_t i) {
   return h;
 }
 
-std::string describe(const Dataset& d, const Split& s, const std::string& how) {
-  std::string text = "Split of " + d.origin + ", " + how + ":\n";
+std::string describe(const Dataset& d, const Split& s, uint64_t seed) {
+  std::string text =
+      "Split of " + d.origin + ", stratified by the set of classes in each mask, seed " + std::to_string(seed) + ":\n";
   for (const auto& [name, part] : {std::pair{"train", &s.train}, {"validation", &s.validation}, {"test", &s.test}}) {
     text += std::string("  ") + name + ": " + std::to_string(part->size()) + " samples";
     Histogram holding{};
@@ -70,25 +71,27 @@ std::vector<int64_t> deal(std::vector<int64_t>& from, int64_t count) {
 
 }  // namespace
 
-Split split(const Dataset& data, double train, double validation, double test, uint64_t seed) {
+Split split(const Dataset& data, const std::vector<int64_t>& samples, double train, double validation, double test,
+            uint64_t seed) {
   const double sum = train + validation + test;
   if (!(train >= 0) || !(validation >= 0) || !(test >= 0) || !(sum <= 1 + 1e-9)) {
     throw DataError("split of " + data.origin + ": fractions " + std::to_string(train) + ", " +
                     std::to_string(validation) + ", " + std::to_string(test) +
                     ": expected numbers from 0 whose sum is at most 1");
   }
-  const auto share = [&](double fraction) { return std::llround(fraction * static_cast<double>(data.count)); };
-  const int64_t validations = share(validation), tests = std::min<int64_t>(share(test), data.count - validations);
-  const int64_t rest = data.count - validations - tests,
+  const auto count = static_cast<int64_t>(samples.size());
+  const auto share = [&](double fraction) { return std::llround(fraction * static_cast<double>(count)); };
+  const int64_t validations = share(validation), tests = std::min<int64_t>(share(test), count - validations);
+  const int64_t rest = count - validations - tests,
                 trains = sum > 1 - 1e-9 ? rest : std::min<int64_t>(share(train), rest);
   if (trains < 1)
-    throw DataError("split of " + data.origin + ": " + std::to_string(data.count) + " samples leave none to train on");
+    throw DataError("split of " + data.origin + ": " + std::to_string(count) + " samples leave none to train on");
 
-  std::vector<int64_t> order = permutation(seed, 0, kSplitStream, data.count);
+  std::vector<int64_t> order = permutation(seed, 0, kSplitStream, count);
   if (!data.masks.empty()) {
     std::vector<Histogram> histograms;
     Histogram total{};
-    for (int64_t i = 0; i < data.count; ++i) {
+    for (const int64_t i : samples) {
       histograms.push_back(histogram(data, i));
       for (size_t c = 0; c < total.size(); ++c) total[c] += histograms.back()[c];
     }
@@ -106,31 +109,23 @@ Split split(const Dataset& data, double train, double validation, double test, u
     }
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strata[a] > strata[b]; });
   }
+  for (int64_t& i : order) i = samples[i];
   Split s;
   s.test = deal(order, tests);
   s.validation = deal(order, validations);
   s.train = deal(order, trains);
-  s.summary = describe(data, s, "stratified by the set of classes in each mask, seed " + std::to_string(seed));
+  s.summary = describe(data, s, seed);
   return s;
 }
 
-Split split_by_index(const Dataset& data, std::vector<int64_t> train, std::vector<int64_t> validation,
-                     std::vector<int64_t> test) {
-  Split s{std::move(train), std::move(validation), std::move(test), ""};
-  std::vector<bool> seen(static_cast<size_t>(data.count), false);
-  for (const auto* part : {&s.train, &s.validation, &s.test}) {
-    for (const int64_t i : *part) {
-      if (i < 0 || i >= data.count) {
-        throw DataError("split of " + data.origin + ": index " + std::to_string(i) + ": expected 0 to " +
-                        std::to_string(data.count - 1));
-      }
-      if (seen[i]) throw DataError("split of " + data.origin + ": index " + std::to_string(i) + " is given twice");
-      seen[i] = true;
-    }
+std::vector<double> class_frequencies(const Dataset& data, const std::vector<int64_t>& samples, int classes) {
+  std::vector<double> share(static_cast<size_t>(classes), 0);
+  for (const int64_t i : samples) {
+    const Histogram h = histogram(data, i);
+    for (int c = 0; c < classes; ++c) share[c] += static_cast<double>(h[c]);
   }
-  if (s.train.empty()) throw DataError("split of " + data.origin + ": no samples to train on");
-  s.summary = describe(data, s, "by given indices");
-  return s;
+  for (double& s : share) s /= std::max<double>(1, static_cast<double>(data.mask_bytes() * std::ssize(samples)));
+  return share;
 }
 
 std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule,
@@ -146,12 +141,6 @@ std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64
       all.push_back({i, true});
     }
   }
-  return all;
-}
-
-std::vector<SampleIndex> once(const std::vector<int64_t>& indices) {
-  std::vector<SampleIndex> all;
-  for (const int64_t i : indices) all.push_back({i, false});
   return all;
 }
 

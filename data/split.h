@@ -28,16 +28,16 @@ struct Split {
   std::string summary;                           // sizes, and how many samples of each part hold each class
 };
 
-// Validation and test get round(count * fraction) samples, training the rest if the fractions sum to 1, else its own
-// round(count * fraction). Stratified: samples are sorted by the set of classes in their mask, rare classes weighing
-// most, shuffled within a set, and dealt at even distances, so that each part gets its share of every set to within one
-// sample. Throws DataError for fractions that are negative or sum to more than 1, or leave nothing to train on.
-Split split(const Dataset& data, double train, double validation, double test, uint64_t seed);
+// Of the given samples, validation and test get round(count * fraction), training the rest if the fractions sum to 1,
+// else its own round(count * fraction). Stratified: samples are sorted by the set of classes in their mask, rare
+// classes weighing most, shuffled within a set, and dealt at even distances, so that each part gets its share of every
+// set to within one sample. Throws DataError for fractions that are negative or sum to more than 1, or leave nothing to
+// train on.
+Split split(const Dataset& data, const std::vector<int64_t>& samples, double train, double validation, double test,
+            uint64_t seed);
 
-// The parts as given. Throws DataError for an index out of range, one that is in two parts or twice in one, or an empty
-// training part.
-Split split_by_index(const Dataset& data, std::vector<int64_t> train, std::vector<int64_t> validation,
-                     std::vector<int64_t> test);
+// The share of each class in the pixels of the given samples.
+std::vector<double> class_frequencies(const Dataset& data, const std::vector<int64_t>& samples, int classes);
 
 struct SampleIndex {  // of a sample in an epoch
   int64_t index;
@@ -62,8 +62,6 @@ void fields(V& v, Oversample& s) {
 // augment_all: every occurrence is augmented.
 std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule,
                                     bool augment_all = false);
-// Each index once.
-std::vector<SampleIndex> once(const std::vector<int64_t>& indices);
 
 // A permutation of 0..count-1: Fisher-Yates with Philox(seed, epoch).
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t count);

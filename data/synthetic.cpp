@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <numbers>
-#include <numeric>
 
 #include "engine/base/error.h"
 #include "kernels/core/random.h"
@@ -299,59 +298,46 @@ bool chosen(int64_t i, int64_t count, int64_t part) { return (i + 1) * part / co
 
 }  // namespace
 
-Loaded make_synthetic(Terrain t) {
-  if (t.count < 1 || t.height < 16 || t.width < 16 || t.height > 4096 || t.width > 4096 || t.unlabelled < 0 ||
+Dataset make_synthetic(Terrain t) {
+  if (t.count < 1 || t.height < 16 || t.width < 16 || t.height > 4096 || t.width > 4096 ||
       !(t.outliers >= 0 && t.outliers <= 1) || !(t.big_rock >= 0 && t.big_rock <= 0.05)) {
     throw DataError(
         "synthetic terrain: expected a count from 1, a height and width of 16 to 4096, outliers of 0 to 1 and "
         "big rocks in 0 to 0.05 of the pixels");
   }
   if (t.seed < 0) t.seed = 42;
-  const int64_t total = t.count + t.unlabelled, pixels = static_cast<int64_t>(t.height) * t.width;
-  Dataset all;
-  all.count = total;
-  all.height = t.height;
-  all.width = t.width;
-  all.images.resize(static_cast<size_t>(total * pixels));
-  all.masks.resize(static_cast<size_t>(total * pixels));
+  Dataset d;
+  d.count = t.count;
+  d.height = t.height;
+  d.width = t.width;
+  d.origin = "synthetic terrain, seed " + std::to_string(t.seed);
+  const int64_t pixels = d.mask_bytes();
+  d.images.resize(static_cast<size_t>(t.count * pixels));
+  d.masks.resize(static_cast<size_t>(t.count * pixels));
+  d.source = d.labelled_samples();
   // Which pictures have rocks and which are outliers: even shares of a shuffled list, so that small sets have them too.
-  std::vector<int64_t> order(static_cast<size_t>(total));
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<int64_t> order = d.source;
   Draws shuffle(static_cast<uint64_t>(t.seed), -1);
-  for (int64_t i = total - 1; i > 0; --i) std::swap(order[i], order[uint64_t{shuffle.bits()} * (i + 1) >> 32]);
-  const auto outliers = std::llround(t.outliers * static_cast<double>(total));
+  for (int64_t i = t.count - 1; i > 0; --i) std::swap(order[i], order[uint64_t{shuffle.bits()} * (i + 1) >> 32]);
+  const auto count = static_cast<double>(t.count);
+  const auto outliers = std::llround(t.outliers * count);
   const double share = std::min(1.0, t.big_rock / 0.0165);  // of pictures: a rock is about 1/60 of one
-  const auto with_rocks = std::llround(share * static_cast<double>(total));
+  const auto with_rocks = std::llround(share * count);
   const float rock_pixels =
       with_rocks > 0
-          ? static_cast<float>(t.big_rock * static_cast<double>(pixels * total) / static_cast<double>(with_rocks))
+          ? static_cast<float>(t.big_rock * static_cast<double>(pixels * t.count) / static_cast<double>(with_rocks))
           : 0;
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t i = 0; i < total; ++i) {
+  for (int64_t i = 0; i < t.count; ++i) {
     const int64_t place = order[i];
-    uint8_t *image = all.images.data() + i * pixels, *mask = all.masks.data() + i * pixels;
+    uint8_t *image = d.images.data() + i * pixels, *mask = d.masks.data() + i * pixels;
     const bool outlier = place < outliers;
-    const bool rocks = !outlier && chosen(place - outliers, total - outliers, std::min(with_rocks, total - outliers));
+    const bool rocks =
+        !outlier && chosen(place - outliers, t.count - outliers, std::min<int64_t>(with_rocks, t.count - outliers));
     Scene(t, i, rocks ? rock_pixels : 0).paint(image, mask);
     if (outlier) draw_over(image, mask, t.height, t.width, 120 + 20 * static_cast<float>(i % 6));
   }
-  all.source.resize(static_cast<size_t>(total));
-  std::iota(all.source.begin(), all.source.end(), 0);
-  all.origin = "synthetic terrain, seed " + std::to_string(t.seed);
-  Loaded l;
-  l.labelled = all;
-  if (t.unlabelled > 0) {
-    l.unlabelled = all;
-    l.unlabelled.count = t.unlabelled;
-    l.unlabelled.images.erase(l.unlabelled.images.begin(), l.unlabelled.images.begin() + t.count * pixels);
-    l.unlabelled.masks.clear();
-    l.unlabelled.source.resize(static_cast<size_t>(t.unlabelled));
-    l.labelled.count = t.count;
-    l.labelled.images.resize(static_cast<size_t>(t.count * pixels));
-    l.labelled.masks.resize(static_cast<size_t>(t.count * pixels));
-    l.labelled.source.resize(static_cast<size_t>(t.count));
-  }
-  return l;
+  return d;
 }
 
 }  // namespace regolith

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "data/dataset.h"
-#include "data/sources.h"
 
 namespace regolith {
 
@@ -16,7 +15,6 @@ struct Terrain {
   int64_t seed = -1;             // -1: auto, the run's (42 where there is none)
   double outliers = 0.04;        // share of samples with a drawn-over figure and all the same odd mask
   double big_rock = 0.0015;      // share of pixels, aimed at
-  int64_t unlabelled = 0;        // further pictures, whose masks are not given, as the study's test set
 };
 
 template <class V>
@@ -29,6 +27,6 @@ void fields(V& v, Terrain& s) {
 }
 
 // Deterministic whatever the number of threads. Throws DataError for a size or a share out of range.
-Loaded make_synthetic(Terrain terrain);
+Dataset make_synthetic(Terrain terrain);
 
 }  // namespace regolith

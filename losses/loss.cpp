@@ -106,7 +106,7 @@ void Loss::add(const Dice& loss, double weight, const std::string& key, std::spa
   couples_images_ = couples_images_ || !to.per_image;
 }
 
-Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies, double weight) : classes_(classes) {
+Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencies) : classes_(classes) {
   require(classes >= 1 && classes <= kernels::kMaxClasses, "",
           "takes 1 to " + std::to_string(kernels::kMaxClasses) + " classes, not " + std::to_string(classes));
   require(spec.ignore >= -1 && spec.ignore <= 255, "ignore", "must be a value of the mask, 0 to 255, or -1 for none");
@@ -119,7 +119,7 @@ Loss::Loss(const LossSpec& spec, int classes, std::span<const double> frequencie
     const std::string at = combined ? "combined." + std::to_string(i) + "." : "";
     require(std::isfinite(t.weight) && t.weight >= 0, at + "weight", "must be a finite number of at least 0");
     const std::string key = at + loss_names()[t.kind.index()].key;
-    std::visit([&](const auto& loss) { add(loss, t.weight * weight, key, frequencies); }, t.kind);
+    std::visit([&](const auto& loss) { add(loss, t.weight, key, frequencies); }, t.kind);
   }
 }
 
@@ -127,14 +127,14 @@ size_t Loss::workspace_bytes(int N, int H, int W) const {
   return kernels::softmax_loss_workspace(N, H, W, classes_, terms_);
 }
 
-void Loss::forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images) const {
+void Loss::forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images, double weight) const {
   const TensorView& x = call.logits;
   if (x.C != classes_)
     throw TrainError("loss: is of " + std::to_string(classes_) + " classes, but the logits have " +
                      std::to_string(x.C) + " channels");
   call.terms = terms_;
-  const auto divide = [](float(&w)[kernels::kMaxClasses], double by) {
-    for (float& x : w) x = static_cast<float>(x / by);
+  const auto divide = [weight](float(&w)[kernels::kMaxClasses], double by) {
+    for (float& x : w) x = static_cast<float>(x * weight / by);
   };
   for (size_t i = 0; i < scales_.size(); ++i) {
     const double pixels = scales_[i].reduction == Reduction::sum_per_image ? 1 : static_cast<double>(x.H) * x.W;

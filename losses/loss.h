@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/config/fields.h"
-#include "kernels/softmax_loss.h"
+#include "engine/train/loss_function.h"
 
 namespace regolith {
 
@@ -130,20 +130,15 @@ void fields(V& v, LossSpec& s) {
     {.doc = "value of mask pixels that have no truth", .min = 0, .max = 255, .word = "none", .word_value = -1});
 }
 
-class Loss {
+class Loss : public LossFunction {
  public:
   // frequencies: the share of each class in the pixels of the training set, where the spec needs them. Throws
   // OptionError, with the key, for a spec that does not fit the number of classes, or that excludes all of them.
-  // weight: times the whole, for one of several heads.
-  Loss(const LossSpec& spec, int classes, std::span<const double> frequencies = {}, double weight = 1);
+  Loss(const LossSpec& spec, int classes, std::span<const double> frequencies = {});
 
-  // A step must see its whole batch at once: a Dice term sums over the batch.
-  bool couples_images() const { return couples_images_; }
-  size_t workspace_bytes(int N, int H, int W) const;
-
-  // Runs the kernel with this loss; call.terms is filled in here. `images` is the divisor. It counts the images of the
-  // whole batch, or of the whole split, even where this call sees a part of them: the parts then add up.
-  void forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images) const;
+  bool couples_images() const override { return couples_images_; }  // of a Dice term over the batch
+  size_t workspace_bytes(int N, int H, int W) const override;
+  void forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t images, double weight) const override;
 
  private:
   struct Scale {  // of one pixel term

@@ -107,15 +107,14 @@ int profile(RunConfig config, int steps, int warmup, const std::string& json_fil
   Network& network = experiment.network();
   const Graph& graph = network.graph();
   const int batch = c.train.batch, K = graph.classes();
-  Trainer trainer(network, experiment.loss(std::vector<double>(K, 1.0 / K)), experiment.trainer_options());
-  network.parameters().initialise(c.run.seed, trainer.stream());
-
+  const Loss loss = experiment.loss(std::vector<double>(K, 1.0 / K));
   const Dataset data = noise(graph.nodes[graph.input].shape(), K, batch);
   std::vector<int32_t> order;
   for (int64_t i = 0; i < static_cast<int64_t>(warmup + steps) * batch; ++i)
     order.push_back(kernels::sample_index(i % data.count, false));
-  trainer.set_training_data({data.images.data(), data.masks.data(), data.count, data.height, data.width, data.channels},
-                            static_cast<int64_t>(order.size()));
+  DeviceData device_data(device, data.view(), batch, c.data.streaming);
+  Trainer trainer(network, loss, device_data, std::ssize(order), experiment.trainer_options());
+  network.parameters().initialise(c.run.seed, trainer.stream());
   // A step is from one begin to the next: on a GPU, which runs behind, the host waits once a step.
   std::vector<Clock::time_point> begins;
   const auto epoch = [&] {

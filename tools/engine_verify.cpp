@@ -45,16 +45,15 @@ Batch read_batch(const std::string& file, const Shape& in, int classes, int igno
   b.images = image.as_f32();
   if (image.kind == 'u' && image.item == 1)
     for (float& x : b.images) x /= 255;
-  b.masks.resize(static_cast<size_t>(mask.count()));
-  for (int64_t i = 0; i < mask.count(); ++i) {
-    const double id = mask.at(i);
+  for (const double id : mask.as_f64()) {
+    const int64_t i = std::ssize(b.masks);
     if (!((id >= 0 && id < classes && id == std::floor(id)) || id == kernels::kAbsentClass ||
           (ignore >= 0 && id == ignore))) {
       throw DataError(mask.where + ": sample " + std::to_string(i / (in.H * in.W)) + ", row " +
                       std::to_string(i / in.W % in.H) + ", column " + std::to_string(i % in.W) + ": class id " +
                       number(id) + "; expected 0 to " + std::to_string(classes - 1));
     }
-    b.masks[i] = static_cast<uint8_t>(id);
+    b.masks.push_back(static_cast<uint8_t>(id));
   }
   return b;
 }
@@ -73,18 +72,19 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
     for (uint8_t m : batch.masks)
       if (m < K) frequencies[m] += 1.0 / static_cast<double>(batch.masks.size());
   }
-  Trainer trainer(network, experiment.loss(frequencies), experiment.trainer_options());
+  const Loss loss = experiment.loss(frequencies);
+  const auto stream = experiment.device().make_stream();
+  Evaluator evaluator(network, *stream, loss, experiment.trainer_options());
   if (weights == "init") {
-    network.parameters().initialise(experiment.config.run.seed, trainer.stream());
+    network.parameters().initialise(experiment.config.run.seed, *stream);
   } else {
-    load_weights(network, load_checkpoint(weights), trainer.stream());
+    load_weights(network, load_checkpoint(weights), *stream);
   }
-  if (!save.empty()) save_checkpoint(save, save_weights(network, trainer.stream()));
+  if (!save.empty()) save_checkpoint(save, save_weights(network, *stream));
   if (input.empty()) return 0;
 
-  const float scale = trainer.state().loss_scale;  // gradients are written without it
   const Mode m = mode == "train" ? Mode::train_without_dropout : Mode::gradients_of_eval;
-  const Trainer::BatchResult r = trainer.gradients(batch.images, batch.masks, batch.N, m);
+  const Evaluator::BatchResult r = evaluator.gradients(batch.images, batch.masks, batch.N, m);
   const Shape out = graph.nodes[graph.output].shape();
   std::vector<NpzEntry> entries{npz_entry("logits", {batch.N, out.H, out.W, K}, r.logits.data()),
                                 npz_entry("loss", {}, &r.loss)};
@@ -93,8 +93,7 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
   gradients.reserve(params.size());
   for (size_t i = 0; i < params.size(); ++i) {
     if (!params[i].trainable) continue;
-    gradients.push_back(network.parameters().read(static_cast<int>(i), ParamField::gradient, trainer.stream()));
-    for (float& g : gradients.back()) g /= scale;
+    gradients.push_back(evaluator.read_gradient(static_cast<int>(i)));
     entries.push_back(npz_entry("grad/" + params[i].name, params[i].shape, gradients.back().data()));
   }
   write_npz(output, entries);

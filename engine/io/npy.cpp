@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <charconv>
-#include <cmath>
 #include <cstring>
 #include <deque>
 #include <fstream>
-#include <iterator>
+#include <limits>
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
@@ -89,90 +87,85 @@ std::vector<uint8_t> to_c_order(const std::vector<uint8_t>& in, const std::vecto
   return out;
 }
 
-template <class T>
-double read_element(const uint8_t* at) {
-  T x;
-  std::memcpy(&x, at, sizeof x);
-  if constexpr (std::is_same_v<T, fp16>) {
-    return static_cast<float>(x);
-  } else {
-    return static_cast<double>(x);
+template <class T, class Through = double>
+void convert(const uint8_t* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i, from += sizeof(T)) {
+    T x;
+    std::memcpy(&x, from, sizeof x);
+    to[i] = static_cast<Through>(x);
   }
 }
 
-struct ElementType {
-  char kind;
-  int item;
-  const char* name;
-  double (*read)(const uint8_t*);
-};
-constexpr ElementType kTypes[] = {
-    {'b', 1, "bool", read_element<uint8_t>},    {'u', 1, "uint8", read_element<uint8_t>},
-    {'u', 2, "uint16", read_element<uint16_t>}, {'u', 4, "uint32", read_element<uint32_t>},
-    {'u', 8, "uint64", read_element<uint64_t>}, {'i', 1, "int8", read_element<int8_t>},
-    {'i', 2, "int16", read_element<int16_t>},   {'i', 4, "int32", read_element<int32_t>},
-    {'i', 8, "int64", read_element<int64_t>},   {'f', 2, "float16", read_element<fp16>},
-    {'f', 4, "float32", read_element<float>},   {'f', 8, "float64", read_element<double>}};
-
-const ElementType* find_type(char kind, int item) {
-  const auto type = std::ranges::find_if(kTypes, [&](const auto& t) { return t.kind == kind && t.item == item; });
-  return type == std::end(kTypes) ? nullptr : type;
+void to_doubles(const NpyHeader& type, const uint8_t* from, double* to, int64_t n) {
+  using Convert = void (*)(const uint8_t*, double*, int64_t);
+  constexpr Convert unsigneds[] = {convert<uint8_t>, convert<uint16_t>, convert<uint32_t>, convert<uint64_t>},
+                    signeds[] = {convert<int8_t>, convert<int16_t>, convert<int32_t>, convert<int64_t>},
+                    floats[] = {nullptr, convert<fp16, float>, convert<float>, convert<double>};
+  const int size = std::countr_zero(static_cast<unsigned>(type.item));  // 1, 2, 4, 8 bytes: 0, 1, 2, 3
+  (type.kind == 'f' ? floats : type.kind == 'i' ? signeds : unsigneds)[size](from, to, n);
 }
 
-template <class T>
-std::vector<T> converted(const NpyArray& a) {
-  const auto read = find_type(a.kind, a.item)->read;
-  std::vector<T> out(a.count());
-  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<T>(read(a.bytes.data() + i * a.item));
-  return out;
+NpyArray whole(NpyStream stream) {
+  NpyArray a{stream.header(), {}};
+  a.bytes.resize(a.count() * a.item);
+  stream.read(a.bytes.data(), a.count());
+  return a;
 }
 
 }  // namespace
 
-int64_t NpyArray::count() const {
+int64_t NpyHeader::count() const {
   int64_t n = 1;
   for (const int64_t d : shape) n *= d;
   return n;
 }
 
-std::string NpyArray::type_name() const { return find_type(kind, item)->name; }
-double NpyArray::at(int64_t i) const { return find_type(kind, item)->read(bytes.data() + i * item); }
-std::vector<double> NpyArray::as_f64() const { return converted<double>(*this); }
-std::vector<float> NpyArray::as_f32() const { return converted<float>(*this); }
-
-std::vector<uint8_t> NpyArray::as_u8() const {
-  if (kind == 'u' && item == 1) return bytes;
-  const std::vector<double> values = as_f64();
-  for (size_t i = 0; i < values.size(); ++i)
-    if (const double x = values[i]; !(x >= 0 && x <= 255) || x != std::floor(x))
-      throw DataError(where + ": element " + std::to_string(i) + " is " + std::to_string(x) +
-                      ": expected whole numbers of 0 to 255");
-  return converted<uint8_t>(*this);
+std::string NpyHeader::type_name() const {
+  if (kind == 'b') return "bool";
+  return (kind == 'u' ? "uint" : kind == 'i' ? "int" : "float") + std::to_string(8 * item);
 }
 
-NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
+std::vector<double> NpyArray::as_f64() const {
+  std::vector<double> out(count());
+  to_doubles(*this, bytes.data(), out.data(), count());
+  return out;
+}
+
+std::vector<float> NpyArray::as_f32() const {
+  const std::vector<double> all = as_f64();
+  return {all.begin(), all.end()};
+}
+
+NpyStream::NpyStream(const std::string& where, uint64_t size, Source source) : source_(std::move(source)) {
   const auto fail = [&](const std::string& what) { throw DataError(where + ": " + what); };
-  if (file.size() < 10 || std::memcmp(file.data(), "\x93NUMPY", 6) != 0)
+  uint8_t start[12] = {};
+  if (source_(start, 10) < 10 || std::memcmp(start, "\x93NUMPY", 6) != 0)
     fail("not a .npy array: its first bytes differ");
-  const int version = file[6];
+  const int version = start[6];
   if (version < 1 || version > 3) fail("written in .npy format " + std::to_string(version) + ": 1 to 3 can be read");
   const size_t prefix = version == 1 ? 10 : 12;
-  if (file.size() < prefix) fail("truncated in its header");
-  const size_t length = file[8] | file[9] << 8 | (version == 1 ? 0 : size_t{file[10]} << 16 | size_t{file[11]} << 24);
-  if (file.size() < prefix + length) fail("truncated in its header");
-  Header header({reinterpret_cast<const char*>(file.data()) + prefix, length}, where);
+  if (source_(start + 10, prefix - 10) < prefix - 10) fail("truncated in its header");
+  const size_t length =
+      start[8] | start[9] << 8 | (version == 1 ? 0 : size_t{start[10]} << 16 | size_t{start[11]} << 24);
+  if (size < prefix + length) fail("truncated in its header");
+  std::string text(length, ' ');
+  if (source_(text.data(), length) < length) fail("truncated in its header");
+  Header header(text, where);
   const std::string_view descr = header.quoted("descr");
-  NpyArray a;
+  NpyHeader& a = header_;
   a.where = where;
   a.shape = header.tuple("shape");
-  const bool fortran = header.boolean("fortran_order");
+  fortran_ = header.boolean("fortran_order") && a.shape.size() > 1;
   const bool order = !descr.empty() && std::string_view("<>|=").find(descr[0]) != std::string_view::npos;
   const std::string_view type = order ? descr.substr(1) : descr;
   a.kind = type.size() == 2 ? type[0] : 0;
   a.item = type.size() == 2 ? type[1] - '0' : 0;
-  if (!find_type(a.kind, a.item)) {
+  const bool size_known = a.item == 1 || a.item == 2 || a.item == 4 || a.item == 8;
+  const bool valid = a.kind == 'b' ? a.item == 1 : a.kind == 'f' ? size_known && a.item > 1 : size_known;
+  if (!valid || (a.kind != 'b' && a.kind != 'u' && a.kind != 'i' && a.kind != 'f')) {
     fail("has element type '" + std::string(descr) + "': expected bool, (u)int8 to 64 or float16 to 64");
   }
+  big_endian_ = descr[0] == '>' && a.item > 1;
   if (a.shape.size() > kMostDimensions)
     fail("has " + std::to_string(a.shape.size()) + " dimensions: at most 64 can be read");
   uint64_t bytes = a.item;
@@ -180,26 +173,58 @@ NpyArray parse_npy(std::span<const uint8_t> file, const std::string& where) {
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(d), &bytes))
       fail("has a size beyond 2^64: " + shape_text(a.shape));
   }
-  const uint64_t found = file.size() - prefix - length;
+  const uint64_t found = size - prefix - length;
   if (found != bytes) {
     fail((found < bytes ? "truncated: " : "longer than it says: ") + shape_text(a.shape) + " of " + a.type_name() +
          " takes " + std::to_string(bytes) + " bytes, found " + std::to_string(found));
   }
-  a.bytes.assign(file.begin() + prefix + length, file.end());
-  if (descr[0] == '>' && a.item > 1) {
-    for (size_t i = 0; i < a.bytes.size(); i += a.item) std::reverse(&a.bytes[i], &a.bytes[i] + a.item);
-  }
-  if (fortran && a.shape.size() > 1) a.bytes = to_c_order(a.bytes, a.shape, a.item);
-  return a;
 }
 
-NpyArray read_npy(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
-  const std::vector<uint8_t> file((std::istreambuf_iterator<char>(in)), {});
-  if (in.bad()) throw DataError(path + ": cannot be read");
-  return parse_npy(file, path);
+void NpyStream::read_source(void* to, size_t bytes) {
+  if (source_(to, bytes) < bytes) throw DataError(header_.where + ": truncated");
+  auto* p = static_cast<uint8_t*>(to);
+  for (size_t i = 0; big_endian_ && i < bytes; i += header_.item) std::reverse(p + i, p + i + header_.item);
 }
+
+void NpyStream::read(uint8_t* to, int64_t elements) {
+  const int64_t item = header_.item, all = header_.count();
+  if (fortran_ && whole_.empty()) {
+    whole_.resize(all * item);
+    read_source(whole_.data(), whole_.size());
+    whole_ = to_c_order(whole_, header_.shape, header_.item);
+  }
+  if (fortran_) {
+    std::copy_n(whole_.begin() + position_ * item, elements * item, to);
+  } else {
+    read_source(to, elements * item);
+  }
+  position_ += elements;
+  uint8_t more;
+  if (position_ == all && source_(&more, 1) > 0)  // an archive's checksum is compared at the end
+    throw DataError(header_.where + ": longer than it says");
+}
+
+void NpyStream::read(double* to, int64_t elements) {
+  uint8_t chunk[1 << 14];
+  for (int64_t n; elements > 0; elements -= n, to += n) {
+    n = std::min<int64_t>(elements, sizeof chunk / header_.item);
+    read(chunk, n);
+    to_doubles(header_, chunk, to, n);
+  }
+}
+
+NpyStream open_npy(const std::string& path) {
+  const auto file = std::make_shared<std::ifstream>(path, std::ios::binary | std::ios::ate);
+  if (!*file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
+  const auto size = static_cast<uint64_t>(file->tellg());
+  file->seekg(0);
+  return {path, size, [path, file](void* to, size_t bytes) {
+            file->read(static_cast<char*>(to), static_cast<std::streamsize>(bytes));
+            if (file->bad()) throw DataError(path + ": cannot be read");
+            return static_cast<size_t>(file->gcount());
+          }};
+}
+NpyArray read_npy(const std::string& path) { return whole(open_npy(path)); }
 
 struct NpzReader::Archive {
   zip_t* zip = nullptr;
@@ -232,27 +257,32 @@ bool NpzReader::has(const std::string& name) const {
   return std::find(names_.begin(), names_.end(), name) != names_.end();
 }
 
-NpyArray NpzReader::read(const std::string& name) const {
+NpyStream NpzReader::open(const std::string& name) const {
   if (!has(name)) {
     throw DataError(path_ + ": has no array '" + name + "'; found: " + (names_.empty() ? "none" : join(names_)));
   }
   const std::string where = path_ + ": array '" + name + "'";
-  const std::unique_ptr<zip_file_t, decltype(&zip_fclose)> file(zip_fopen(archive_->zip, (name + ".npy").c_str(), 0),
-                                                                &zip_fclose);
-  if (!file) throw DataError(where + ": cannot be read: " + zip_strerror(archive_->zip));
-  std::vector<uint8_t> bytes;  // grows with what is there: the size in a damaged archive may be anything
-  constexpr size_t kChunk = size_t{1} << 22;
-  for (;;) {
-    const size_t at = bytes.size();
-    bytes.resize(at + kChunk);
-    const zip_int64_t got = zip_fread(file.get(), bytes.data() + at, kChunk);
-    if (got < 0)
-      throw DataError(where + ": damaged or truncated: " + zip_error_strerror(zip_file_get_error(file.get())));
-    bytes.resize(at + got);
-    if (got == 0) break;
-  }
-  return parse_npy(bytes, where);
+  const std::string member = name + ".npy";
+  const std::shared_ptr<zip_file_t> file(zip_fopen(archive_->zip, member.c_str(), 0),
+                                         [](zip_file_t* f) { f != nullptr ? zip_fclose(f) : 0; });
+  zip_stat_t stat;
+  if (!file || zip_stat(archive_->zip, member.c_str(), 0, &stat) != 0)
+    throw DataError(where + ": cannot be read: " + zip_strerror(archive_->zip));
+  // Deflate shortens by at most 1032: the size in a damaged archive may be anything.
+  if (stat.size / 1032 > stat.comp_size) throw DataError(where + ": damaged: has an impossible size");
+  return {
+      where, stat.size, [where, file](void* to, size_t bytes) {
+        size_t got = 0;
+        for (zip_int64_t n = 1; got < bytes && n > 0; got += n) {
+          n = zip_fread(file.get(), static_cast<uint8_t*>(to) + got, bytes - got);
+          if (n < 0)
+            throw DataError(where + ": damaged or truncated: " + zip_error_strerror(zip_file_get_error(file.get())));
+        }
+        return got;
+      }};
 }
+
+NpyArray NpzReader::read(const std::string& name) const { return whole(open(name)); }
 
 void write_npz(const std::string& path, std::span<const NpzEntry> entries) {
   int code = 0;

@@ -7,60 +7,94 @@
 namespace regolith {
 namespace {
 
+struct Counts {  // pixels of one class
+  int64_t hit = 0, truth = 0, predicted = 0;
+  int64_t unlabelled = 0;  // predicted as this class, but of class 0
+  int64_t either() const { return truth + predicted - hit; }
+};
+
+std::vector<Counts> count(std::span<const int64_t> confusion, int classes) {
+  const auto K = static_cast<size_t>(classes);
+  if (confusion.size() != K * K) throw TrainError("metrics: the confusion matrix is not classes x classes");
+  std::vector<Counts> counts(K);
+  for (size_t truth = 0; truth < K; ++truth) {
+    for (size_t predicted = 0; predicted < K; ++predicted) {
+      const int64_t pixels = confusion[truth * K + predicted];
+      counts[truth].truth += pixels;
+      counts[predicted].predicted += pixels;
+      if (truth == predicted) counts[truth].hit = pixels;
+      if (truth == 0) counts[predicted].unlabelled = pixels;
+    }
+  }
+  return counts;
+}
+
 double ratio(int64_t part, int64_t whole) {
   return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : std::numeric_limits<double>::quiet_NaN();
 }
 
-struct Mean {
-  double sum = 0;
-  int count = 0;
+class Mean {
+ public:
   void add(int64_t part, int64_t whole) {
     if (whole == 0) return;
-    sum += ratio(part, whole);
-    ++count;
+    sum_ += ratio(part, whole);
+    ++count_;
   }
-  double value() const { return count > 0 ? sum / count : std::numeric_limits<double>::quiet_NaN(); }
+  double value() const { return count_ > 0 ? sum_ / count_ : std::numeric_limits<double>::quiet_NaN(); }
+
+ private:
+  double sum_ = 0;
+  int count_ = 0;
 };
+
+double miou(std::span<const Counts> classes) {
+  Mean mean;
+  for (const Counts& c : classes) mean.add(c.hit, c.either());
+  return mean.value();
+}
+
+// Without the pixels of class 0 it is never true, and the others lose the predictions that fell on it.
+void add_foreground(Mean& mean, std::span<const Counts> classes) {
+  for (size_t c = 1; c < classes.size(); ++c) mean.add(classes[c].hit, classes[c].either() - classes[c].unlabelled);
+}
+
+double miou_foreground(std::span<const Counts> classes) {
+  Mean mean;
+  add_foreground(mean, classes);
+  return mean.value();
+}
+
+double miou_keras_ignore0(std::span<const Counts> classes) {
+  Mean mean;
+  if (!classes.empty()) mean.add(0, classes[0].predicted - classes[0].hit);
+  add_foreground(mean, classes);
+  return mean.value();
+}
 
 }  // namespace
 
 Scores score(std::span<const int64_t> confusion, int classes) {
-  const auto K = static_cast<size_t>(classes);
-  if (confusion.size() != K * K) throw TrainError("metrics: the confusion matrix is not classes x classes");
   Scores s;
-  Mean all, foreground, keras;
-  int64_t right = 0, pixels = 0;
-  for (size_t c = 0; c < K; ++c) {
-    int64_t truth = 0, predicted = 0;
-    for (size_t j = 0; j < K; ++j) {
-      truth += confusion[c * K + j];
-      predicted += confusion[j * K + c];
-    }
-    const int64_t hit = confusion[c * K + c], either = truth + predicted - hit;
-    right += hit;
-    pixels += truth;
-    s.iou.push_back(ratio(hit, either));
-    s.precision.push_back(ratio(hit, predicted));
-    s.recall.push_back(ratio(hit, truth));
-    all.add(hit, either);
-    // With the first row gone, class 0 is never true, and the others lose the predictions that fell on it.
-    const int64_t rest = c == 0 ? predicted - hit : either - confusion[c];
-    if (c > 0) foreground.add(hit, rest);
-    keras.add(c == 0 ? 0 : hit, rest);
+  for (const Counts& c : count(confusion, classes)) {
+    s.iou.push_back(ratio(c.hit, c.either()));
+    s.precision.push_back(ratio(c.hit, c.predicted));
+    s.recall.push_back(ratio(c.hit, c.truth));
   }
-  s.miou = all.value();
-  s.miou_foreground = foreground.value();
-  s.miou_keras_ignore0 = keras.value();
-  s.accuracy = ratio(right, pixels);
   return s;
 }
 
 std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss) {
-  const Scores s = score(confusion, classes);
+  const std::vector<Counts> counts = count(confusion, classes);
   return {{"loss", loss, false},
-          {"miou", s.miou},
-          {"miou_foreground", s.miou_foreground},
-          {"miou_keras_ignore0", s.miou_keras_ignore0}};
+          {"miou", miou(counts)},
+          {"miou_foreground", miou_foreground(counts)},
+          {"miou_keras_ignore0", miou_keras_ignore0(counts)}};
+}
+
+double value_of(std::span<const Metric> metrics, std::string_view name) {
+  for (const Metric& m : metrics)
+    if (m.name == name) return m.value;
+  throw TrainError("metrics: there is none of the name " + std::string(name));
 }
 
 }  // namespace regolith

@@ -6,18 +6,20 @@
 #include <numbers>
 
 #include "engine/base/error.h"
+#include "engine/train/metrics.h"
 
 namespace regolith {
 
 std::vector<std::string> monitor_names() {
-  return {"val_loss", "val_miou", "val_miou_foreground", "val_miou_keras_ignore0"};
+  std::vector<std::string> names;
+  for (const Metric& m : metrics({}, 0, 0)) names.push_back("val_" + m.name);
+  return names;
 }
 
 bool higher_is_better(const std::string& monitor) {
-  const std::vector<std::string> names = monitor_names();
-  if (std::find(names.begin(), names.end(), monitor) == names.end())
-    throw TrainError("monitor: '" + monitor + "' is not watched; choose one of val_loss and the metrics, as val_miou");
-  return monitor != "val_loss";
+  for (const Metric& m : metrics({}, 0, 0))
+    if ("val_" + m.name == monitor) return m.higher_is_better;
+  throw TrainError("monitor: '" + monitor + "' is not watched; choose one of val_loss and the metrics, as val_miou");
 }
 
 Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor)

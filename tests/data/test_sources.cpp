@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/io/image.h"
 #include "engine/io/npy.h"
+#include "kernels/sample.h"
 #include "places.h"
 
 namespace regolith {
@@ -51,17 +52,24 @@ std::string message_of(const std::function<void()>& f) {
 TEST_F(Sources, StudyLayout) {
   std::vector<uint8_t> training(2 * 2 * 2 * 3), test(1 * 2 * 3, 9);
   std::iota(training.begin(), training.end(), 0);  // image 0: 0..5, mask 0: 6..11, image 1: 12..17, mask 1: 18..23
-  const Loaded l = load_npz(
-      npz({npz_entry("training_set", {2, 2, 2, 3}, training.data()), npz_entry("test_set", {1, 2, 3}, test.data())}),
-      24);
-  EXPECT_EQ(l.labelled.count, 2);
-  EXPECT_EQ(l.labelled.height, 2);
-  EXPECT_EQ(l.labelled.width, 3);
-  EXPECT_THAT(l.labelled.images, ElementsAre(0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17));
-  EXPECT_THAT(l.labelled.masks, ElementsAre(6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23));
-  EXPECT_THAT(l.labelled.source, ElementsAre(0, 1));
-  EXPECT_EQ(l.unlabelled.images, test);
-  EXPECT_TRUE(l.unlabelled.masks.empty());
+  const std::string file =
+      npz({npz_entry("training_set", {2, 2, 2, 3}, training.data()), npz_entry("test_set", {1, 2, 3}, test.data())});
+  const Dataset l = load_npz(file, 24);
+  EXPECT_EQ(l.count, 2);
+  EXPECT_EQ(l.height, 2);
+  EXPECT_EQ(l.width, 3);
+  EXPECT_THAT(l.images, ElementsAre(0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17));
+  EXPECT_THAT(l.masks, ElementsAre(6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23));
+  EXPECT_THAT(l.source, ElementsAre(0, 1));
+  EXPECT_TRUE(l.unlabelled_samples().empty());
+  const Dataset both = load_npz(file, 24, {}, true);
+  EXPECT_EQ(both.count, 3);
+  EXPECT_THAT(both.labelled_samples(), ElementsAre(0, 1));
+  EXPECT_THAT(both.unlabelled_samples(), ElementsAre(2));
+  EXPECT_THAT(both.source, ElementsAre(0, 1, 0));
+  EXPECT_EQ(std::vector<uint8_t>(both.image(2), both.image(2) + 6), test);
+  EXPECT_EQ(std::vector<uint8_t>(both.mask(2), both.mask(2) + 6), std::vector<uint8_t>(6, kernels::kAbsentClass));
+  EXPECT_EQ(std::vector<uint8_t>(both.images.begin(), both.images.end() - 6), l.images);
 }
 
 TEST_F(Sources, PlainLayoutAndFloats) {
@@ -69,20 +77,65 @@ TEST_F(Sources, PlainLayoutAndFloats) {
   const std::vector<int64_t> masks{0, 1, 2, 0};
   const std::string file =
       npz({npz_entry("image", {1, 2, 2, 2}, images.data()), npz_entry("mask", {1, 2, 2}, masks.data())});
-  const Loaded l = load_npz(file, 3);
-  EXPECT_EQ(l.labelled.channels, 2);
-  EXPECT_THAT(l.labelled.images, ElementsAre(0, 128, 255, 51, 0, 255, 255, 0));
-  EXPECT_THAT(l.labelled.masks, ElementsAre(0, 1, 2, 0));
+  const Dataset l = load_npz(file, 3);
+  EXPECT_EQ(l.channels, 2);
+  EXPECT_THAT(l.images, ElementsAre(0, 128, 255, 51, 0, 255, 255, 0));
+  EXPECT_THAT(l.masks, ElementsAre(0, 1, 2, 0));
   NpzNames alone;
   alone.masks = "";
-  EXPECT_EQ(load_npz(file, 3, alone).unlabelled.count, 1);
+  EXPECT_EQ(load_npz(file, 3, alone).unlabelled, 1);
 }
 
 TEST_F(Sources, FloatsOfBytesStay) {
   const std::vector<float> images{0, 254.6f, 1, 17};
-  EXPECT_THAT(
-      load_npz(npz({npz_entry("x", {1, 2, 2}, images.data())}), 3, {.images = "x", .masks = ""}).unlabelled.images,
-      ElementsAre(0, 255, 1, 17));
+  EXPECT_THAT(load_npz(npz({npz_entry("x", {1, 2, 2}, images.data())}), 3, {.images = "x", .masks = ""}).images,
+              ElementsAre(0, 255, 1, 17));
+}
+
+// Fractions until a value above 1 turns up: then all are read as bytes, and a fault is one of bytes.
+TEST_F(Sources, TheScaleOfFloatsIsThatOfTheWholeArray) {
+  std::vector<double> images(2 * 64 * 64, 0.6);
+  const auto load = [&] {
+    return load_npz(npz({npz_entry("x", {2, 64, 64}, images.data())}), 3, {.images = "x", .masks = ""}).images;
+  };
+  images[1] = -0.001;
+  EXPECT_EQ(load()[0], 153);
+  images[1] = -0.3;
+  EXPECT_THAT(message_of([&] { load(); }), HasSubstr("sample 0, row 0, column 1: image value -0.3"));
+  images.back() = 200;
+  EXPECT_THAT(load()[0], 1);
+  EXPECT_THAT(load()[1], 0);
+  EXPECT_THAT(load().back(), 200);
+}
+
+int64_t kilobytes(const std::string& key) {  // of /proc/self/status
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word != key) continue;
+    int64_t n = 0;
+    status >> n;
+    return n;
+  }
+  return 0;
+}
+
+// An array of doubles becomes bytes as it is read: the peak is that of the bytes.
+TEST_F(Sources, ReadingTakesLittleMoreThanTheBytes) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory is in the peak";
+#endif
+  constexpr int64_t kCount = 600, kElements = kCount * 2 * 64 * 128;
+  std::string file;
+  {
+    const std::vector<double> values(kElements, 3);
+    file = npz({npz_entry("training_set", {kCount, 2, 64, 128}, values.data())});
+  }
+  std::ofstream clear("/proc/self/clear_refs");  // 5: the peak begins anew
+  if (!(clear << "5" << std::flush)) GTEST_SKIP() << "the peak of the memory cannot be reset here";
+  const int64_t before = kilobytes("VmRSS:");
+  const Dataset d = load_npz(file, 5);
+  EXPECT_EQ(d.images[kElements / 2 - 1], 3);
+  EXPECT_LE(kilobytes("VmHWM:") - before, 1.3 * kElements / 1024);
 }
 
 TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
@@ -132,7 +185,7 @@ TEST_F(Sources, NpyPair) {
   };
   write("x.npy", {1, 2, 3, 4});
   write("y.npy", {0, 1, 1, 0});
-  const Dataset d = load_npy(path("x.npy"), path("y.npy"), 2).labelled;
+  const Dataset d = load_npy(path("x.npy"), path("y.npy"), 2);
   EXPECT_THAT(d.images, ElementsAre(1, 2, 3, 4));
   EXPECT_THAT(d.masks, ElementsAre(0, 1, 1, 0));
   EXPECT_THAT(message_of([&] { load_npy(path("x.npy"), path("x.npy"), 2); }),
@@ -148,12 +201,12 @@ TEST_F(Sources, Folder) {
   EXPECT_THAT(message_of([&] { load_folder(path("images"), path("rgb"), 5); }), HasSubstr("a.png: expected a mask"));
   const std::string masks =
       REGOLITH_SOURCE_DIR "/tests/data/masks";  // a: grey, 4-bit; b: palette. 6x4, class = column % 3
-  const Dataset d = load_folder(path("images"), masks, 3).labelled;
+  const Dataset d = load_folder(path("images"), masks, 3);
   EXPECT_EQ(d.count, 2);
   EXPECT_EQ(d.images[0], 10);
   EXPECT_EQ(d.images[24], 20);
   for (int i = 0; i < 48; ++i) EXPECT_EQ(d.masks[i], i % 6 % 3) << i;
-  EXPECT_EQ(load_folder(path("images"), "", 3, 3).unlabelled.images.size(), 2u * 24 * 3);
+  EXPECT_EQ(load_folder(path("images"), "", 3, 3).images.size(), 2u * 24 * 3);
   EXPECT_THAT(message_of([&] { load_folder(path("images"), masks, 2); }),
               HasSubstr("a.png: row 0, column 2: class id 2: expected 0 to 1"));
 
@@ -173,7 +226,7 @@ TEST_F(Sources, Folder) {
 }
 
 TEST_F(Sources, Jpeg) {
-  const Dataset d = load_folder(REGOLITH_SOURCE_DIR "/tests/data/photos", "", 3).unlabelled;  // 16x8, grey 100; colour
+  const Dataset d = load_folder(REGOLITH_SOURCE_DIR "/tests/data/photos", "", 3);  // 16x8, grey 100; colour
   ASSERT_EQ(d.count, 2);
   EXPECT_NEAR(d.image(0)[5], 100, 2);
   EXPECT_NEAR(d.image(1)[5], 0.299 * 200 + 0.587 * 100 + 0.114 * 50, 3);

@@ -32,6 +32,10 @@ Dataset made(int64_t count) {
   return d;
 }
 
+Split split_all(const Dataset& d, double train, double validation, double test, uint64_t seed) {
+  return split(d, d.labelled_samples(), train, validation, test, seed);
+}
+
 int64_t holding(const Dataset& d, const std::vector<int64_t>& part, uint8_t cls) {
   return std::count_if(part.begin(), part.end(),
                        [&](int64_t i) { return std::count(d.mask(i), d.mask(i) + d.mask_bytes(), cls) > 0; });
@@ -44,7 +48,7 @@ TEST(Split, SizesAreExactAndPartsAreDisjoint) {
       const int64_t validations = std::llround(v * static_cast<double>(count)),
                     tests = std::llround(t * static_cast<double>(count));
       if (count - validations - tests < 1) continue;
-      const Split s = split(d, 1 - v - t, v, t, 3);
+      const Split s = split_all(d, 1 - v - t, v, t, 3);
       EXPECT_EQ(static_cast<int64_t>(s.validation.size()), validations);
       EXPECT_EQ(static_cast<int64_t>(s.test.size()), tests);
       std::set<int64_t> all(s.train.begin(), s.train.end());
@@ -59,7 +63,7 @@ TEST(Split, SizesAreExactAndPartsAreDisjoint) {
 TEST(Split, EveryPartHasItsShareOfRareClasses) {
   const Dataset d = made(600);
   for (uint64_t seed = 0; seed < 20; ++seed) {
-    const Split s = split(d, 0.8, 0.1, 0.1, seed);
+    const Split s = split_all(d, 0.8, 0.1, 0.1, seed);
     EXPECT_NEAR(holding(d, s.test, 3), 6, 1);
     EXPECT_NEAR(holding(d, s.validation, 3), 6, 1);
     EXPECT_NEAR(holding(d, s.test, 2), 20, 2);
@@ -69,27 +73,40 @@ TEST(Split, EveryPartHasItsShareOfRareClasses) {
 
 TEST(Split, DependsOnTheSeedAlone) {
   const Dataset d = made(200);
-  EXPECT_EQ(split(d, 0.8, 0.1, 0.1, 5).test, split(d, 0.8, 0.1, 0.1, 5).test);
-  EXPECT_NE(split(d, 0.8, 0.1, 0.1, 5).test, split(d, 0.8, 0.1, 0.1, 6).test);
-  EXPECT_THAT(split(d, 0.8, 0.1, 0.1, 5).summary, HasSubstr("test: 20 samples; with class 0: 0, 1: 20"));
+  EXPECT_EQ(split_all(d, 0.8, 0.1, 0.1, 5).test, split_all(d, 0.8, 0.1, 0.1, 5).test);
+  EXPECT_NE(split_all(d, 0.8, 0.1, 0.1, 5).test, split_all(d, 0.8, 0.1, 0.1, 6).test);
+  EXPECT_THAT(split_all(d, 0.8, 0.1, 0.1, 5).summary, HasSubstr("test: 20 samples; with class 0: 0, 1: 20"));
+}
+
+// The parts are those of a data set that holds the given samples alone.
+TEST(Split, DealsTheGivenSamples) {
+  const Dataset d = made(200);
+  Dataset odd = d;
+  odd.count = 100;
+  odd.masks.clear();
+  std::vector<int64_t> samples;
+  for (int64_t i = 1; i < 200; i += 2) {
+    samples.push_back(i);
+    odd.masks.insert(odd.masks.end(), d.mask(i), d.mask(i) + 4);
+  }
+  const Split whole = split(d, samples, 0.8, 0.1, 0.1, 5), alone = split_all(odd, 0.8, 0.1, 0.1, 5);
+  EXPECT_EQ(whole.summary, alone.summary);
+  ASSERT_EQ(whole.test.size(), alone.test.size());
+  for (size_t i = 0; i < whole.test.size(); ++i) EXPECT_EQ(whole.test[i], samples[alone.test[i]]);
+  EXPECT_THAT(class_frequencies(d, {0, 1}, 4), ElementsAre(0, 5. / 8, 1. / 8, 2. / 8));
 }
 
 TEST(Split, PartOfTheDataMayBeLeftOut) {
-  const Split s = split(made(100), 0.5, 0.1, 0.1, 1);
+  const Split s = split_all(made(100), 0.5, 0.1, 0.1, 1);
   EXPECT_EQ(s.train.size(), 50u);
 }
 
 TEST(Split, RefusesWhatCannotBe) {
   const Dataset d = made(10);
-  EXPECT_THROW(split(d, 0.9, 0.1, 0.1, 1), DataError);
-  EXPECT_THROW(split(d, -0.1, 0.1, 0.1, 1), DataError);
-  EXPECT_THROW(split(d, std::nan(""), 0.1, 0.1, 1), DataError);
-  EXPECT_THROW(split(d, 0, 0.5, 0.5, 1), DataError);
-  EXPECT_THROW(split_by_index(d, {0, 10}, {}, {}), DataError);
-  EXPECT_THROW(split_by_index(d, {0, -1}, {}, {}), DataError);
-  EXPECT_THROW(split_by_index(d, {0, 1}, {1}, {}), DataError);
-  EXPECT_THROW(split_by_index(d, {}, {1}, {}), DataError);
-  EXPECT_THAT(split_by_index(d, {4, 1}, {2}, {0}).train, ElementsAre(4, 1));
+  EXPECT_THROW(split_all(d, 0.9, 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split_all(d, -0.1, 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split_all(d, std::nan(""), 0.1, 0.1, 1), DataError);
+  EXPECT_THROW(split_all(d, 0, 0.5, 0.5, 1), DataError);
 }
 
 TEST(Oversample, RepeatsAreAugmentedTheFirstIsNot) {

@@ -11,7 +11,7 @@ namespace regolith {
 namespace {
 
 TEST(Synthetic, HasTheStudysFlaws) {
-  const Dataset d = make_synthetic({.count = 200, .seed = 3}).labelled;
+  const Dataset d = make_synthetic({.count = 200, .seed = 3});
   std::array<double, 5> share{};
   std::map<std::string, int> masks;
   int64_t with_rocks = 0;
@@ -38,26 +38,23 @@ TEST(Synthetic, HasTheStudysFlaws) {
 }
 
 TEST(Synthetic, DependsOnTheSeedAlone) {
-  const Terrain t{.count = 12, .height = 32, .width = 48, .seed = 11, .unlabelled = 3};
+  const Terrain t{.count = 12, .height = 32, .width = 48, .seed = 11};
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
-  const Loaded one = make_synthetic(t);
+  const Dataset one = make_synthetic(t);
   omp_set_num_threads(3);
-  const Loaded three = make_synthetic(t);
+  const Dataset three = make_synthetic(t);
   omp_set_num_threads(threads);
-  EXPECT_EQ(one.labelled.images, three.labelled.images);
-  EXPECT_EQ(one.labelled.masks, three.labelled.masks);
-  EXPECT_EQ(one.unlabelled.images, three.unlabelled.images);
-  EXPECT_EQ(one.unlabelled.count, 3);
-  EXPECT_TRUE(one.unlabelled.masks.empty());
+  EXPECT_EQ(one.images, three.images);
+  EXPECT_EQ(one.masks, three.masks);
   Terrain other = t;
   other.seed = 12;
-  EXPECT_NE(make_synthetic(other).labelled.images, one.labelled.images);
+  EXPECT_NE(make_synthetic(other).images, one.images);
 }
 
 // A rock is lit from above: it grows darker downwards, in every picture.
 TEST(Synthetic, RocksAreLitFromAbove) {
-  const Dataset d = make_synthetic({.count = 100, .outliers = 0}).labelled;
+  const Dataset d = make_synthetic({.count = 100, .outliers = 0});
   int rocks = 0;
   for (int64_t i = 0; i < d.count; ++i) {
     const int64_t down = 5 * d.width;
@@ -73,9 +70,8 @@ TEST(Synthetic, RocksAreLitFromAbove) {
 }
 
 TEST(Synthetic, AnySizeAndRefusals) {
-  EXPECT_EQ(make_synthetic({.count = 1, .height = 16, .width = 16}).labelled.count, 1);
-  EXPECT_EQ(make_synthetic({.count = 3, .height = 100, .width = 30, .outliers = 1, .big_rock = 0.05}).labelled.count,
-            3);
+  EXPECT_EQ(make_synthetic({.count = 1, .height = 16, .width = 16}).count, 1);
+  EXPECT_EQ(make_synthetic({.count = 3, .height = 100, .width = 30, .outliers = 1, .big_rock = 0.05}).count, 3);
   EXPECT_THROW(make_synthetic({.count = 0}), DataError);
   EXPECT_THROW(make_synthetic({.height = 8}), DataError);
   EXPECT_THROW(make_synthetic({.outliers = 1.5}), DataError);

@@ -369,13 +369,9 @@ Training train(Device& device, const NetworkOptions& options, int slices = 1) {
   TrainerOptions trainer_options;
   trainer_options.batch = 3;
   const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
-  auto loss = std::make_shared<Loss>(spec, 5);
-  const LossFunction function{[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t count) {
-                                loss->forward_backward(s, std::move(call), count);
-                              },
-                              [loss](int N, int H, int W) { return loss->workspace_bytes(N, H, W); },
-                              loss->couples_images()};
-  Trainer trainer(network, function, trainer_options);
+  const Loss loss(spec, 5);
+  DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, trainer_options.batch);
+  Trainer trainer(network, loss, data, kCount, trainer_options);
   network.parameters().initialise(5, trainer.stream());
   Training t;
   const auto weights = [&](auto& to) {
@@ -384,7 +380,6 @@ Training train(Device& device, const NetworkOptions& options, int slices = 1) {
           network.parameters().read(static_cast<int>(i), ParamField::weight, trainer.stream());
   };
   weights(t.before);
-  trainer.set_training_data({images.data(), masks.data(), kCount, kH, kW, 1}, kCount);
   std::vector<int32_t> order(kCount);
   for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   for (int epoch = 0; epoch < 2; ++epoch)

@@ -44,6 +44,14 @@ std::vector<uint8_t> npy(const std::string& descr, bool fortran, const std::stri
   return {file.begin(), file.end()};
 }
 
+NpyArray parse(const std::vector<uint8_t>& file) {
+  const std::string path =
+      temporary(::testing::UnitTest::GetInstance()->current_test_info()->name() + std::string("_f.npy"));
+  std::ofstream(path, std::ios::binary | std::ios::trunc)
+      .write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
+  return read_npy(path);
+}
+
 template <class T>
 std::string bytes_of(std::initializer_list<T> values, bool big_endian = false) {
   std::string s;
@@ -61,7 +69,7 @@ void expect_type(const std::string& type, std::initializer_list<T> values) {
   for (const bool big : {false, true}) {
     for (const int version : {1, 2, 3}) {
       const std::string order = sizeof(T) == 1 ? "|" : big ? ">" : "<";
-      const NpyArray a = parse_npy(npy(order + type, false, "(2,)", bytes_of(values, big), version), "x");
+      const NpyArray a = parse(npy(order + type, false, "(2,)", bytes_of(values, big), version));
       EXPECT_THAT(a.as_f64(),
                   ElementsAre(static_cast<double>(values.begin()[0]), static_cast<double>(values.begin()[1])))
           << type;
@@ -86,7 +94,7 @@ TEST(Npy, EveryTypeAndByteOrder) {
 }
 
 TEST(Npy, Half) {
-  const NpyArray a = parse_npy(npy("<f2", false, "(3,)", bytes_of<uint16_t>({0x3c00, 0xc100, 0x0001})), "x");
+  const NpyArray a = parse(npy("<f2", false, "(3,)", bytes_of<uint16_t>({0x3c00, 0xc100, 0x0001})));
   EXPECT_THAT(a.as_f64(), ElementsAre(1, -2.5, 0x1p-24));
 }
 
@@ -98,18 +106,31 @@ TEST(Npy, FortranOrderBecomesCOrder) {
       for (int i = 0; i < 2; ++i) data += bytes_of<int16_t>({static_cast<int16_t>(100 * i + 10 * j + k)});
     }
   }
-  const NpyArray a = parse_npy(npy("<i2", true, "(2, 3, 2)", data), "x");
+  const NpyArray a = parse(npy("<i2", true, "(2, 3, 2)", data));
   EXPECT_THAT(a.shape, ElementsAre(2, 3, 2));
   EXPECT_THAT(a.as_f64(), ElementsAre(0, 1, 10, 11, 20, 21, 100, 101, 110, 111, 120, 121));
 }
 
+// The parts of a stream are those of the whole, whatever the order in the file.
+TEST(Npy, StreamsInParts) {
+  for (const bool fortran : {false, true}) {
+    parse(npy(">i2", fortran, "(2, 3)", bytes_of<int16_t>({0, 1, 2, 3, 4, 5}, true)));
+    const std::string path = temporary("StreamsInParts_f.npy");
+    NpyStream stream = open_npy(path);
+    std::vector<double> values(6);
+    for (int i = 0; i < 6; i += 2) stream.read(values.data() + i, 2);
+    EXPECT_EQ(values, read_npy(path).as_f64());
+    EXPECT_EQ(values[1], fortran ? 2 : 1);
+  }
+}
+
 TEST(Npy, ScalarAndEmpty) {
-  EXPECT_THAT(parse_npy(npy("<f8", false, "()", bytes_of({2.5})), "x").as_f64(), ElementsAre(2.5));
-  EXPECT_EQ(parse_npy(npy("<f8", false, "(0, 4)", ""), "x").count(), 0);
+  EXPECT_THAT(parse(npy("<f8", false, "()", bytes_of({2.5}))).as_f64(), ElementsAre(2.5));
+  EXPECT_EQ(parse(npy("<f8", false, "(0, 4)", "")).count(), 0);
 }
 
 TEST(Npy, RefusesWhatIsNotAnArrayOfNumbers) {
-  const auto refusal = [](const std::vector<uint8_t>& file) { return message_of([&] { parse_npy(file, "f.npy"); }); };
+  const auto refusal = [](const std::vector<uint8_t>& file) { return message_of([&] { parse(file); }); };
   EXPECT_THAT(refusal({'h', 'e', 'l', 'l', 'o', ' ', 'w', 'o', 'r', 'l', 'd'}), HasSubstr("f.npy: not a .npy array"));
   EXPECT_THAT(refusal(npy("<c8", false, "(1,)", "12345678")), HasSubstr("element type '<c8'"));
   EXPECT_THAT(refusal(npy("|O", false, "(1,)", "12345678")), HasSubstr("element type '|O'"));
@@ -137,11 +158,10 @@ TEST(Npz, WritesWhatItReads) {
   EXPECT_THAT(npz.read("grad/a.weight").shape, ElementsAre(2, 3));
   EXPECT_EQ(npz.read("grad/a.weight").as_f32(), f);
   EXPECT_EQ(npz.read("loss").as_f64(), d);
-  EXPECT_EQ(npz.read("u").as_u8(), u);
-  EXPECT_EQ(npz.read("i").at(1), 0x1p40);
+  EXPECT_EQ(npz.read("u").bytes, u);
+  EXPECT_EQ(npz.read("i").as_f64()[1], 0x1p40);
   EXPECT_THAT(message_of([&] { npz.read("nothing"); }),
               HasSubstr("no array 'nothing'; found: grad/a.weight, loss, u, i"));
-  EXPECT_THAT(message_of([&] { npz.read("i").as_u8(); }), HasSubstr("array 'i': element 0 is -5"));
   const auto size = std::filesystem::file_size(path);
   write_npz(path, entries);  // replaces, with the same bytes
   EXPECT_EQ(std::filesystem::file_size(path), size);

@@ -57,16 +57,15 @@ struct Data {
       masks[i] = static_cast<uint8_t>(r.v[1] % 5);
     }
   }
-  SplitView view() const { return {images.data(), masks.data(), kCount, kH, kW, 1}; }
+  DataView view() const { return {images.data(), masks.data(), kCount, kH, kW, 1}; }
 };
 
-LossFunction focal() {
-  const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
-  auto loss = std::make_shared<Loss>(spec, 5);
-  return {[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t images) {
-            loss->forward_backward(s, std::move(call), images);
-          },
-          [loss](int N, int H, int W) { return loss->workspace_bytes(N, H, W); }, loss->couples_images()};
+Loss focal() { return {LossSpec{Focal{2, {.25}, {0}, Reduction::mean_elements}}, 5}; }
+
+std::vector<int64_t> all_rows() {
+  std::vector<int64_t> rows(kCount);
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
 }
 
 struct Variant {
@@ -74,6 +73,7 @@ struct Variant {
   int channels = 8;
   NetworkOptions network;
   TrainerOptions trainer;
+  Streaming streaming = Streaming::off;
   double lr = 1e-2;
   Variant() {
     network.conv.provider = "reference";
@@ -92,9 +92,10 @@ struct Outcome {
 Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   const Data data;
   Network network(small_unet(setup.norm, setup.channels), device, setup.network);
-  Trainer trainer(network, focal(), setup.trainer);
+  const Loss loss = focal();
+  DeviceData device_data(device, data.view(), setup.trainer.batch, setup.streaming);
+  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
-  trainer.set_training_data(data.view(), kCount);
   Outcome o;
   for (int e = 0; e < epochs; ++e) {
     std::vector<int32_t> order(kCount);
@@ -106,7 +107,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
           return true;
         });
   }
-  const Evaluation evaluation = trainer.evaluate(data.view(), true);
+  const Evaluation evaluation = trainer.evaluate(all_rows(), true);
   o.evaluation = evaluation.loss;
   o.confusion = evaluation.confusion;
   for (size_t i = 0; i < network.parameters().entries().size(); ++i)
@@ -188,7 +189,7 @@ TEST(Trainer, StreamingChangesNothing) {
       Variant resident, streamed;
       resident.trainer.augment.flip = streamed.trainer.augment.flip = kernels::Flip::horizontal;
       resident.trainer.capture = streamed.trainer.capture = capture;
-      streamed.trainer.streaming = Streaming::on;
+      streamed.streaming = Streaming::on;
       expect_same(train(*d, streamed), train(*d, resident));
       resident.trainer.steps_per_epoch = streamed.trainer.steps_per_epoch = 4;  // the order is begun again
       expect_same(train(*d, streamed), train(*d, resident));
@@ -270,14 +271,29 @@ TEST(Trainer, NamesTheNodeThatWentBad) {
   }
 }
 
+TEST(Trainer, RefusesAnOrderOfAnotherLength) {
+  auto cpu = make_cpu_device(1);
+  const Data data;
+  const Variant setup;
+  Network network(small_unet("batch"), *cpu, setup.network);
+  const Loss loss = focal();
+  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
+  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
+  const std::vector<int32_t> order(kCount + 1);
+  EXPECT_THROW(trainer.run_epoch(
+                   order, [](int64_t) { return 1e-3; }, [](const StepReport&) { return true; }),
+               TrainError);
+}
+
 TEST(Trainer, StopsWhenItIsTold) {
   auto cpu = make_cpu_device(1);
   const Data data;
   const Variant setup;
   Network network(small_unet("batch"), *cpu, setup.network);
-  Trainer trainer(network, focal(), setup.trainer);
+  const Loss loss = focal();
+  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
+  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
-  trainer.set_training_data(data.view(), kCount);
   std::vector<int32_t> order(kCount);
   for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   const auto rate = [](int64_t) { return 1e-3; };
@@ -285,6 +301,50 @@ TEST(Trainer, StopsWhenItIsTold) {
   EXPECT_LT(trainer.state().step, 3);
   EXPECT_TRUE(trainer.run_epoch(order, rate, [](const StepReport&) { return true; }));  // the rest of the epoch
   EXPECT_EQ(trainer.state().step, 3);
+}
+
+// Two parts of one size, one after the other, between epochs: each has its own scores, those of an evaluator that knows
+// no trainer, and the confusion of the training pixels stays.
+TEST(Trainer, EvaluationsLeaveTheTrainingAlone) {
+  const Data data;
+  const Variant setup;
+  const std::vector<int64_t> first{0, 3, 4, 7, 9}, second{8, 6, 5, 2, 1};
+  for (const Streaming streaming : {Streaming::off, Streaming::on}) {
+    auto device = make_simulated_device(3);
+    Network network(small_unet("batch"), *device, setup.network);
+    const Loss loss = focal();
+    DeviceData device_data(*device, data.view(), setup.trainer.batch, streaming);
+    Trainer trainer(network, loss, device_data, kCount, setup.trainer);
+    network.parameters().initialise(5, trainer.stream());
+    std::vector<int32_t> order;
+    for (const int64_t row : all_rows()) order.push_back(kernels::sample_index(row, false));
+    trainer.run_epoch(
+        order, [](int64_t) { return 1e-2; }, [](const StepReport&) { return true; });
+    const std::vector<int64_t> trained = trainer.training_confusion();
+    EXPECT_EQ(std::accumulate(trained.begin(), trained.end(), int64_t{0}), kCount * kH * kW);
+
+    const Evaluation a = trainer.evaluate(first, true), b = trainer.evaluate(second, true);
+    EXPECT_EQ(trainer.training_confusion(), trained);
+    EXPECT_NE(a.predictions, b.predictions);
+    const Evaluation whole = trainer.evaluate(all_rows(), true);
+    EXPECT_NEAR((a.loss + b.loss) / 2, whole.loss, 1e-6 * whole.loss);
+    for (size_t i = 0; i < whole.confusion.size(); ++i)
+      EXPECT_EQ(a.confusion[i] + b.confusion[i], whole.confusion[i]) << i;
+    for (size_t i = 0; i < second.size(); ++i) {
+      const auto pixels = [&](const Evaluation& e, int64_t sample) {
+        const auto at = e.predictions.begin() + sample * kH * kW;
+        return std::vector<uint8_t>(at, at + kH * kW);
+      };
+      EXPECT_EQ(pixels(b, static_cast<int64_t>(i)), pixels(whole, second[i])) << i;
+    }
+
+    Evaluator alone(network, trainer.stream(), loss, setup.trainer);
+    const Evaluation c = alone.evaluate(device_data, second, true);
+    EXPECT_EQ(c.loss, b.loss);
+    EXPECT_EQ(c.confusion, b.confusion);
+    EXPECT_EQ(c.predictions, b.predictions);
+    EXPECT_EQ(trainer.evaluate({}, true).predictions.size(), 0u);
+  }
 }
 
 // The CPU, with a profiler that notes what had been done when it was told to begin and to end.
@@ -320,9 +380,10 @@ TEST(Trainer, BracketsTheStepsThatAProfilerRecords) {
   setup.trainer.profile_start = 2;  // of three steps an epoch: the last of the first epoch, and one more
   setup.trainer.profile_steps = 2;
   Network network(small_unet("batch"), device, setup.network);
-  Trainer trainer(network, focal(), setup.trainer);
+  const Loss loss = focal();
+  DeviceData device_data(device, data.view(), setup.trainer.batch);
+  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
-  trainer.set_training_data(data.view(), kCount);
   std::vector<double> losses;
   device.losses = &losses;
   std::vector<int32_t> order(kCount);

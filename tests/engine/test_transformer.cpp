@@ -93,18 +93,13 @@ Outcome train(Device& device, const NetworkOptions& options) {
     masks[i] = static_cast<uint8_t>(r.v[1] % 5);
   }
   const LossSpec spec{Focal{2, {.25}, {0}, Reduction::mean_elements}};
-  auto loss = std::make_shared<Loss>(spec, 5);
-  const LossFunction function{[loss](Stream& s, int, kernels::SoftmaxLoss call, int64_t count) {
-                                loss->forward_backward(s, std::move(call), count);
-                              },
-                              [loss](int N, int H, int W) { return loss->workspace_bytes(N, H, W); },
-                              loss->couples_images()};
+  const Loss loss(spec, 5);
   TrainerOptions trainer_options;
   trainer_options.batch = 4;  // 6 samples: a whole batch and a rest of two
   Network network(small(), device, options);
-  Trainer trainer(network, function, trainer_options);
+  DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, trainer_options.batch);
+  Trainer trainer(network, loss, data, kCount, trainer_options);
   network.parameters().initialise(5, trainer.stream());
-  trainer.set_training_data({images.data(), masks.data(), kCount, kH, kW, 1}, kCount);
   std::vector<int32_t> order(kCount);
   for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   Outcome o;

@@ -21,7 +21,8 @@ class LossTest : public ::testing::Test {
     Values gradient;
   };
   // Of logits (N, 1, pixels, K), on the CPU.
-  Result run(const Loss& loss, const Values& logits, const Values& mask, int N, int K, int64_t images = 0) {
+  Result run(const Loss& loss, const Values& logits, const Values& mask, int N, int K, int64_t images = 0,
+             double weight = 1) {
     Fixture fixture(*device_, DType::f32, 1);
     const int pixels = static_cast<int>(mask.size()) / N;
     Buffer& x = fixture.input("logits", {N, 1, pixels, K}, logits);
@@ -33,7 +34,7 @@ class LossTest : public ::testing::Test {
     call.dlogits = dx.map();
     call.loss = total.as<double>();
     call.workspace = fixture.workspace(loss.workspace_bytes(N, 1, pixels));
-    loss.forward_backward(fixture.stream(), call, images > 0 ? images : N);
+    loss.forward_backward(fixture.stream(), call, images > 0 ? images : N, weight);
     fixture.stream().synchronize();
     return {total.read()[0], dx.read()};
   }
@@ -100,6 +101,17 @@ TEST_F(LossTest, SlicesOfABatchAddUp) {
     expect_close("gradient", one.gradient, part(whole.gradient, n * 15, 15), {1e-8, 1e-6});
   }
   EXPECT_NEAR(sum, whole.loss, 1e-6 * whole.loss);
+}
+
+// The weight of a head multiplies every term.
+TEST_F(LossTest, AHeadsWeightMultipliesLossAndGradient) {
+  const Loss loss(sum({{1, CrossEntropy{}}, {.5, Focal{}}, {2, Dice{}}}), 3);
+  const Values x = random_logits(2 * 5 * 3), mask = {0, 1, 2, 2, 1, 1, 1, 0, 0, 2};
+  const Result whole = run(loss, x, mask, 2, 3), part = run(loss, x, mask, 2, 3, 2, .3);
+  EXPECT_NEAR(part.loss, .3 * whole.loss, 1e-6 * whole.loss);
+  Values scaled = whole.gradient;
+  for (double& g : scaled) g *= .3;
+  expect_close("gradient", part.gradient, scaled, {1e-8, 1e-6});
 }
 
 // Weights and divisors of a combination, worked out by hand, against the oracle.

@@ -96,11 +96,13 @@ Fixture::Fixture(const Setting& setting)
       width_(static_cast<int>(read("images").shape[2])),
       experiment_(configuration()),
       network_(experiment_.network()),
-      trainer_(network_, experiment_.loss(Values(5, .2)), experiment_.trainer_options()) {
+      loss_(experiment_.loss(Values(5, .2))),
+      stream_(experiment_.device().make_stream()),
+      evaluator_(network_, *stream_, loss_, experiment_.trainer_options()) {
   Parameters& p = network_.parameters();
   for (size_t i = 0; i < p.entries().size(); ++i)
-    p.write(static_cast<int>(i), ParamField::weight, fill(p.entries()[i]), trainer_.stream());
-  p.refresh_compute_copy(trainer_.stream());
+    p.write(static_cast<int>(i), ParamField::weight, fill(p.entries()[i]), *stream_);
+  p.refresh_compute_copy(*stream_);
 }
 
 RunConfig Fixture::configuration() const {
@@ -126,13 +128,13 @@ Graph Fixture::graph() const {
   return g;
 }
 
-Trainer::BatchResult Fixture::gradients(Mode mode) {
+Evaluator::BatchResult Fixture::gradients(Mode mode) {
   std::vector<float> x = read("images").as_f32();
-  std::vector<uint8_t> y = read("masks").as_u8();
+  std::vector<uint8_t> y = read("masks").bytes;
   x.resize(static_cast<size_t>(batch_) * height_ * width_);
   y.resize(x.size());
   for (float& v : x) v /= 255;
-  return trainer_.gradients(x, y, batch_, mode);
+  return evaluator_.gradients(x, y, batch_, mode);
 }
 
 void Fixture::expect_batch(const Bounds& bounds) {
@@ -141,7 +143,7 @@ void Fixture::expect_batch(const Bounds& bounds) {
     const Values want = read("logits" + suffix).as_f64(), difference = minus(doubles(r.logits), want);
     EXPECT_LE(norm(difference), bounds.logits * norm(want)) << "logits" << suffix;
     EXPECT_LE(largest(difference), bounds.largest_logit * largest(want)) << "logits" << suffix;
-    EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).at(0) - 1), bounds.loss) << "loss" << suffix;
+    EXPECT_LE(std::abs(r.loss / read_of_loss("loss" + suffix).as_f64()[0] - 1), bounds.loss) << "loss" << suffix;
   };
   expect(Mode::eval, "_eval");
   expect(Mode::train_without_dropout, "");
@@ -157,7 +159,7 @@ void Fixture::expect_batch(const Bounds& bounds) {
   for (size_t i = 0; i < want.size(); ++i) {
     const std::string& name = p.entries()[i].name;
     if (!p.entries()[i].trainable) continue;
-    const Values got = sketch(name, doubles(p.read(static_cast<int>(i), ParamField::gradient, trainer_.stream())));
+    const Values got = sketch(name, doubles(evaluator_.read_gradient(static_cast<int>(i))));
     // The gradient of a bias before a norm over its channel is zero, but for rounding.
     const double scale = std::max(norm(want[i]), bounds.shortest_gradient * whole);
     EXPECT_LE(norm(minus(got, want[i])), bounds.gradient(name) * scale)
@@ -174,16 +176,16 @@ void Fixture::expect_steps(double bound, double bound_of_statistics) {
   Dataset data{.count = static_cast<int64_t>(expected.size()) * batch_,
                .height = height_,
                .width = width_,
-               .images = read("images").as_u8(),
-               .masks = read("masks").as_u8(),
+               .images = read("images").bytes,
+               .masks = read("masks").bytes,
                .source = {},
                .origin = "golden"};
   std::vector<int32_t> order;
   for (int64_t i = 0; i < data.count; ++i) order.push_back(kernels::sample_index(i, false));
-  trainer_.set_training_data(
-      {data.images.data(), data.masks.data(), data.count, data.height, data.width, data.channels}, data.count);
+  DeviceData device_data(experiment_.device(), data.view(), batch_);
+  Trainer trainer(network_, loss_, device_data, data.count, experiment_.trainer_options());
   Values losses;
-  trainer_.run_epoch(
+  trainer.run_epoch(
       order, [](int64_t) { return 4e-4; },
       [&](const StepReport& r) {
         losses.push_back(r.loss);
@@ -196,7 +198,7 @@ void Fixture::expect_steps(double bound, double bound_of_statistics) {
   for (size_t i = 0; i < entries.size(); ++i) {
     if (entries[i].trainable) continue;
     const Values want = read_of_loss("after/" + entries[i].name).as_f64();
-    const Values got = doubles(network_.parameters().read(static_cast<int>(i), ParamField::weight, trainer_.stream()));
+    const Values got = doubles(network_.parameters().read(static_cast<int>(i), ParamField::weight, *stream_));
     EXPECT_LE(norm(minus(got, want)), bound_of_statistics * norm(want)) << entries[i].name;
   }
 }

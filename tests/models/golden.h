@@ -38,7 +38,7 @@ Bounds bf16_bounds(const Graph& graph);
 
 inline void PrintTo(const Setting& s, std::ostream* out) { *out << s.file << " " << s.loss << " " << s.way; }
 
-// A network with the golden weights, and its trainer.
+// A network with the golden weights.
 class Fixture {
  public:
   explicit Fixture(const Setting& setting);
@@ -50,7 +50,7 @@ class Fixture {
   void expect_steps(double bound, double bound_of_statistics);
 
  private:
-  Trainer::BatchResult gradients(Mode mode);
+  Evaluator::BatchResult gradients(Mode mode);
   NpyArray read(const std::string& name) const { return npz_.read(name); }
   NpyArray read_of_loss(const std::string& name) const { return npz_.read(setting_.loss + "/" + name); }
   RunConfig configuration() const;
@@ -60,7 +60,9 @@ class Fixture {
   int batch_, height_, width_;
   Experiment experiment_;
   Network& network_;
-  Trainer trainer_;
+  Loss loss_;
+  std::unique_ptr<DeviceStream> stream_;
+  Evaluator evaluator_;
 };
 
 }  // namespace regolith::golden

@@ -56,8 +56,8 @@ TEST_F(Verify, WritesLogitsLossAndGradients) {
   for (const double x : logits.as_f64()) ASSERT_TRUE(std::isfinite(x));
   const NpyArray loss = out.read("loss");
   EXPECT_TRUE(loss.shape.empty());
-  EXPECT_GT(loss.at(0), 0);
-  EXPECT_LT(loss.at(0), 1);
+  EXPECT_GT(loss.as_f64()[0], 0);
+  EXPECT_LT(loss.as_f64()[0], 1);
   std::vector<std::string> expected{"logits", "loss"};
   for (const auto& [name, tensor] : weights.tensors) {
     if (name.find("running") != name.npos) continue;  // no gradient is taken of the statistics
@@ -86,7 +86,7 @@ TEST_F(Verify, TheLossIsThatOfTheLogits) {
     const double p = std::exp(logits[i * 5 + ids_[i]]) / total;
     if (ids_[i] != 0) sum -= 0.25 * (1 - p) * (1 - p) * std::log(p);
   }
-  EXPECT_NEAR(out.read("loss").at(0), sum / (kPixels * 4), 1e-6);
+  EXPECT_NEAR(out.read("loss").as_f64()[0], sum / (kPixels * 4), 1e-6);
 }
 
 TEST_F(Verify, BytesAreDividedBy255AndFloatsAreNot) {
