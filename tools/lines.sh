@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels 10700
-engine  11500
+kernels 10650
+engine  11100
 models    600
-losses    250
-data     1150
-app         0
-tools    1650"
+losses    330
+data     1250
+app      1250
+tools     850"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0
