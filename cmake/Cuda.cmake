@@ -9,7 +9,7 @@ endif()
 if(NOT REGOLITH_CUDA_ARCHITECTURES)
   execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE no_gpu OUTPUT_QUIET ERROR_QUIET)
   if(no_gpu)
-    set(REGOLITH_CUDA_ARCHITECTURES 80 90)
+    set(REGOLITH_CUDA_ARCHITECTURES 90)  # with its PTX, which later devices take
   else()
     set(REGOLITH_CUDA_ARCHITECTURES native)
   endif()
@@ -19,7 +19,8 @@ add_library(kernels_gpu OBJECT ${KERNEL_SOURCES})
 set_target_properties(kernels_gpu PROPERTIES CUDA_ARCHITECTURES "${REGOLITH_CUDA_ARCHITECTURES}")
 target_include_directories(kernels_gpu PRIVATE "${CMAKE_SOURCE_DIR}")
 target_compile_options(kernels_gpu PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra
-  --Werror=all-warnings --expt-relaxed-constexpr>)
+  --Werror=all-warnings --expt-relaxed-constexpr
+  --no-compress>)  # tools/kernel_report.py reads the PTX
 
 # cuDNN stands in the toolkit, or in the wheel nvidia-cudnn-cu13 (CUDNN_ROOT, or the one that python3 finds), whose
 # libraries carry only the versioned name; so do the toolkit's own in its wheels.
@@ -42,8 +43,9 @@ target_include_directories(regolith_cuda SYSTEM INTERFACE "${CUDNN_INCLUDE}" "${
 target_compile_definitions(regolith_cuda INTERFACE REGOLITH_CUDA)
 target_link_libraries(regolith_cuda INTERFACE "${CUDART_LIBRARY}" "${NVRTC_LIBRARY}" "${CUDNN_LIBRARY}" ${CMAKE_DL_LIBS})
 
-# Host code that only hands graphs over, and half a minute of templates.
-set_source_files_properties(engine/conv/cudnn_graph.cpp PROPERTIES COMPILE_OPTIONS -O1)
+set_source_files_properties(engine/conv/cudnn_graph.cpp PROPERTIES
+  COMPILE_DEFINITIONS CUDNN_FRONTEND_SKIP_JSON_LIB  # half of its templates, to print graphs
+  SKIP_PRECOMPILE_HEADERS ON)
 
 # For the tests that build cuDNN plans with no driver: the toolkit's stub, which they load where there is no libcuda.
 find_file(REGOLITH_CUDA_STUB libcuda.so HINTS ${CUDAToolkit_LIBRARY_DIR}/stubs)

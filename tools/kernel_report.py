@@ -102,7 +102,15 @@ def is_vector(op):
     return re.search(r"\.v[248]\b", op) is not None
 
 
-def inspect(source, arch, cache):
+def ptx_in(object_file, arch):
+    """The PTX for that architecture in what nvcc compiled with --no-compress, else None."""
+    for text in re.findall(rb"\.version \d[^\0]*", object_file.read_bytes() if object_file else b""):
+        if re.search(rf"^\.target sm_{arch}\b".encode(), text, re.M):
+            return text.decode()
+    return None
+
+
+def inspect(source, arch, cache, object_file):
     """A row per kernel: what the compiler alone knows."""
     digest = hashlib.sha256(f"{arch} {FLAGS} {TOOLS} {pathlib.Path(__file__).read_text()}".encode())
     for path in sorted(sources_of(source, set())):
@@ -112,7 +120,10 @@ def inspect(source, arch, cache):
         return json.loads(kept.read_text())
     with tempfile.TemporaryDirectory() as folder:
         ptx, cubin = pathlib.Path(folder, "kernels.ptx"), pathlib.Path(folder, "kernels.cubin")
-        run(["nvcc", *FLAGS, f"-arch=sm_{arch}", "-ptx", source, "-o", ptx])
+        if built := ptx_in(object_file, arch):
+            ptx.write_text(built)
+        else:
+            run(["nvcc", *FLAGS, f"-arch=sm_{arch}", "-ptx", source, "-o", ptx])
         log = run(["ptxas", "-v", f"-arch=sm_{arch}", ptx, "-o", cubin])
         text = ptx.read_text()
     rows = []
@@ -124,7 +135,7 @@ def inspect(source, arch, cache):
         threads = None
         if bounds:
             threads = int(bounds[1]) * int(bounds[2] or 1) * int(bounds[3] or 1)
-        ops = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z]\w*\.[\w.:]+)", entry, re.M)
+        ops = re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]\w*\.[\w.:]+)", entry, re.M)
         loads, stores = ([op for op in ops if is_global(op, kind)] for kind in ("ld", "st"))
         rows.append({
             "source": source.name, "arch": int(arch), "symbol": symbol, "bounds": threads,
@@ -160,6 +171,8 @@ def main():
     parser.add_argument("--arch", nargs="+", default=list(LIMITS), choices=list(LIMITS), help="default: all")
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help="only NAME.cu")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "kernels", help="where the kernels are")
+    parser.add_argument("--objects", nargs="+", type=pathlib.Path, default=[], metavar="NAME.cu.o",
+                        help="what a build has just made of the kernels: their PTX is taken from there")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--check", action="store_true", help="fail on a spill and on a promise that is not kept")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count())
@@ -178,7 +191,9 @@ def main():
     global TOOLS
     TOOLS = run(["nvcc", "--version"])
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(inspect, source, arch, args.cache) for arch in args.arch for source in sources]
+        objects = {path.name.split(".")[0]: path for path in args.objects}
+        jobs = [pool.submit(inspect, source, arch, args.cache, objects.get(source.stem))
+                for arch in args.arch for source in sources]
         rows = [row for job in jobs for row in job.result()]
     names = subprocess.run(["c++filt"], input="\n".join(r["symbol"] for r in rows), capture_output=True, text=True,
                            check=True).stdout.splitlines()

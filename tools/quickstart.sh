@@ -13,7 +13,7 @@ else
 fi
 installed=$SECONDS
 cmake --preset "$preset" -DREGOLITH_TESTS=OFF -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >/dev/null
-cmake --build "build/$preset" --target engine_run engine_verify -- --quiet
+cmake --build "build/$preset" --target engine_run -- --quiet
 built=$SECONDS
 "build/$preset/bin/engine_run" configs/quickstart.yaml "$@"
 echo

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(g++ cmake ninja-build pkg-config ccache libgtest-dev libgmock-dev libbenchmark-dev libyaml-cpp-dev
+packages=(g++ cmake ninja-build pkg-config ccache libgtest-dev libgmock-dev libyaml-cpp-dev
   libcli11-dev nlohmann-json3-dev libzip-dev libpng-dev libjpeg-dev python3)
 missing=()
 for p in "${packages[@]}"; do

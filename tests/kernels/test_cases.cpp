@@ -44,14 +44,14 @@ std::vector<TestCase> chosen(bool (*wanted)(const TestCase&)) {
   }
   return list;
 }
-[[maybe_unused]] bool has_run(const TestCase& c) { return c.make != nullptr; }  // not by ThreadSanitizer's build
+[[maybe_unused]] bool has_run(const TestCase& c) { return c.make != nullptr; }  // not under a sanitizer
 bool is_small(const TestCase& c) { return c.make != nullptr && !c.large; }
 bool has_gradient(const TestCase& c) { return c.gradient != nullptr; }
 std::string name_of_case(const ::testing::TestParamInfo<TestCase>& info) { return info.param.name; }
 
 class FastCase : public KernelCase {};
 TEST_P(FastCase, Runs) { verify_on(*make_cpu_device(2, Execution::fast)); }
-#if !defined(__SANITIZE_THREAD__)  // to which OpenMP is opaque; that build has no fast kernels
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // those programs have the checked kernels alone
 INSTANTIATE_TEST_SUITE_P(Kernels, FastCase, ::testing::ValuesIn(chosen(has_run)), name_of_case);
 #endif
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FastCase);

@@ -164,9 +164,7 @@ Buffer::Buffer(Device& device, DeviceStream& stream, std::string name, Layout la
     values_[i] = decode(dtype, &bytes_[offset(i)]);
   }
   memory_ = DeviceBuffer(device, bytes_.size());
-  device.upload(memory_.as(), bytes_.data(), bytes_.size(), stream);
-  stream.synchronize();
-  fence(true);
+  rewind();
 }
 
 Buffer::~Buffer() { fence(false); }
@@ -220,6 +218,13 @@ void Buffer::expect(const Values& expected, Tolerance t) const {
   const std::string shape = std::to_string(layout_.N) + "x" + std::to_string(layout_.H) + "x" +
                             std::to_string(layout_.W) + "x" + std::to_string(layout_.C);
   expect_close(name_ + " (" + shape + ", " + std::string(name_of(dtype_)) + ")", read(), expected, t);
+}
+
+void Buffer::rewind() {
+  fence(false);
+  device_.upload(memory_.as(), bytes_.data(), bytes_.size(), stream_);
+  stream_.synchronize();
+  fence(true);
 }
 
 void Buffer::expect_untouched() const {
@@ -277,6 +282,12 @@ void* Fixture::workspace(size_t bytes) {
 void Fixture::expect_untouched() const {
   for (const auto* list : {&buffers_, &workspaces_}) {
     for (const Buffer& b : *list) b.expect_untouched();
+  }
+}
+
+void Fixture::rewind() {
+  for (auto* list : {&buffers_, &workspaces_}) {
+    for (Buffer& b : *list) b.rewind();
   }
 }
 

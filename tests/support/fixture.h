@@ -82,6 +82,7 @@ class Buffer {
   std::vector<unsigned char> read_bytes() const;         // the same with the parent and the guards
   void expect(const Values& expected, Tolerance) const;  // throws Mismatch
   void expect_untouched() const;                         // outside the map, and inside where it is an input
+  void rewind();                                         // holds again what it held first
 
  private:
   size_t offset(size_t element) const;  // in bytes, of an element of the map
@@ -118,6 +119,7 @@ class Fixture {
   void* workspace(size_t bytes);                                        // starts poisoned; null for 0 bytes
 
   void expect_untouched() const;                      // all buffers
+  void rewind();                                      // all buffers and workspaces
   std::vector<std::vector<unsigned char>> written();  // the bytes of all that may be written, workspaces aside
 
  private:

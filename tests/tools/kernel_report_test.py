@@ -24,13 +24,20 @@ __global__ void __launch_bounds__(1024) crowd(float* y, const float* x) {
 
 
 class KernelReport(unittest.TestCase):
-    def check(self, source, header):
+    def check(self, source, header, built=None):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             (folder / "probe.cu").write_text(source)
             (folder / "probe.h").write_text(header + "\n")
-            done = subprocess.run([SCRIPT, "--check", "--arch", "90", "--folder", folder, "--cache", folder / "cache",
-                                   "--json", folder / "rows.json"], capture_output=True, text=True)
+            command = [SCRIPT, "--check", "--arch", "90", "--folder", folder, "--cache", folder / "cache",
+                       "--json", folder / "rows.json"]
+            if built:
+                (folder / "build").mkdir()
+                (folder / "build" / "probe.cu").write_text(built)
+                subprocess.run(["nvcc", "-arch=sm_90", "--no-compress", "-c", folder / "build" / "probe.cu", "-o",
+                                folder / "probe.cu.o"], check=True)
+                command += ["--objects", folder / "probe.cu.o"]
+            done = subprocess.run(command, capture_output=True, text=True)
             rows = folder / "rows.json"
             return done.returncode, done.stdout + done.stderr, json.loads(rows.read_text()) if rows.exists() else []
 
@@ -45,6 +52,10 @@ class KernelReport(unittest.TestCase):
         self.assertEqual(code, 1, text)
         self.assertIn("probe.cu: crowd on sm_90 spills", text)
         self.assertEqual(rows[0]["threads"], 1024)
+
+    def test_takes_what_a_build_made(self):
+        code, text, rows = self.check(SPILL, "", built=COPY)
+        self.assertEqual((code, [(r["kernel"], r["vector_loads"], r["loads"]) for r in rows]), (0, [("copy", 1, 1)]), text)
 
     def test_finds_a_broken_promise(self):
         header = "// Occupancy of copy: at least 50% (256 threads, 65536 bytes of shared memory)."
