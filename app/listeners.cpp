@@ -49,10 +49,9 @@ class ProgressListener : public Listener {
     progress_.step(state_);
   }
   void epoch(Training&, EpochReport& report) override {
-    for (const Metric& metric : report.record.validation) {
-      if (report.validated && metric.name == "loss") state_.validation.push_back(metric);
-      if (report.validated && metric.name == "miou_foreground") state_.validation.push_back({"mIoU", metric.value});
-    }
+    const std::vector<Metric>& all = report.record.validation;
+    if (report.validated)
+      state_.validation = {{"loss", value_of(all, "loss"), false}, {"mIoU", value_of(all, "miou_foreground")}};
     progress_.epoch(state_);
   }
 
