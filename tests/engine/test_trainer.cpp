@@ -343,7 +343,6 @@ TEST(Trainer, EvaluationsLeaveTheTrainingAlone) {
     EXPECT_EQ(c.loss, b.loss);
     EXPECT_EQ(c.confusion, b.confusion);
     EXPECT_EQ(c.predictions, b.predictions);
-    EXPECT_EQ(trainer.evaluate({}, true).predictions.size(), 0u);
   }
 }
 
