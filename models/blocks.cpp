@@ -1,6 +1,7 @@
 // The blocks that models name. Their nodes are named by what they are. A block asks for all of its attributes, whatever
 // their values: its keys are those that it asks for.
 #include "engine/ops/basic.h"
+#include "engine/ops/pointwise.h"
 #include "engine/ops/squeeze_excite.h"
 #include "engine/ops/transformer.h"
 #include "models/builder.h"
