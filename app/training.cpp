@@ -225,14 +225,15 @@ void Training::finish() {
   std::printf("\n%s\n%s\n", phases_.text().c_str(), memory_text().c_str());
 }
 
-// What the plan promised, and what the process took at its most.
+// The memory that was planned, and the most that the process took.
 std::string Training::memory_text() {
   Network& network = experiment_.network();
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return "memory: arena " + mebibytes(network.arena_bytes()) + ", data " + mebibytes(trainer_->data_bytes()) +
-         ", weights " + mebibytes(network.parameters().bytes() + network.packed_bytes()) + "; peak of the process " +
-         mebibytes(1024.0 * static_cast<double>(usage.ru_maxrss));
+         ", prepacked weights " + mebibytes(network.parameters().prepacked_bytes()) +
+         ", weights, gradients and moments " + mebibytes(network.parameters().bytes_with_moments(trainer_->moments())) +
+         "; peak of the process " + mebibytes(1024.0 * static_cast<double>(usage.ru_maxrss));
 }
 
 }  // namespace regolith

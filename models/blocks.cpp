@@ -1,29 +1,24 @@
-// The blocks that models name. Each says which attributes it reads; its nodes are named by what they are.
-#include <algorithm>
-
+// The blocks that models name. Their nodes are named by what they are. A block asks for all of its attributes, whatever
+// their values: its keys are those that it asks for.
+#include "engine/ops/basic.h"
 #include "engine/ops/pointwise.h"
-#include "engine/ops/registry.h"
+#include "engine/ops/squeeze_excite.h"
 #include "engine/ops/transformer.h"
 #include "models/builder.h"
 
 namespace regolith {
 namespace {
 
-std::vector<std::string> keys(std::vector<std::string> own) {
-  own.insert(own.end(), kConvKeys.begin(), kConvKeys.end());
-  own.insert(own.end(), kNormKeys.begin(), kNormKeys.end());
-  return own;
-}
-
-constexpr int kMost = 1 << 16;
+int parse_repeat(const Attributes& a) { return a.integer("repeat", "how often, one after the other", 1, 64, 1); }
 
 // repeat x (convolution, norm, ReLU)
 int conv_norm(const Builder& b, const Attributes& a, const std::vector<int>& in) {
-  const int filters = a.integer("filters", 1, kMost), repeat = a.integer("repeat", 1, 64, 1);
+  const ConvAttributes conv = parse_conv(a);
+  const int repeat = parse_repeat(a);
   int x = in[0];
   for (int i = 1; i <= repeat; ++i) {
     const Builder unit = b.inside(std::to_string(i));
-    x = unit.relu("relu", unit.norm("norm", unit.conv("conv", x, filters, a), a));
+    x = unit.relu("relu", unit.norm("norm", unit.conv("conv", x, conv), a));
   }
   return x;
 }
@@ -32,11 +27,10 @@ int conv_norm(const Builder& b, const Attributes& a, const std::vector<int>& in)
 // learning". `stride` is that of the first convolution. Where sizes differ the shortcut is a 1x1 convolution, with a
 // norm of its own unless `shortcut: conv`.
 int residual(const Builder& b, const Attributes& a, const std::vector<int>& in) {
-  const int repeat = a.integer("repeat", 1, 64, 1);
-  const bool bare = a.choice("shortcut", {"conv_norm", "conv"}, "conv_norm") == "conv";
-  ConvAttributes first = parse_conv(a);
-  first.filters = a.integer("filters", 1, kMost);
-  ConvAttributes second = first, around = first;
+  const ConvAttributes given = parse_conv(a);
+  const int repeat = parse_repeat(a);
+  const bool bare = a.choice("shortcut", "what adapts a shortcut to another size", {"conv_norm", "conv"}) == 1;
+  ConvAttributes first = given, second = given, around = given;
   second.stride = {1, 1};
   around.kernel = around.dilation = {1, 1};
   int x = in[0];
@@ -58,12 +52,13 @@ int residual(const Builder& b, const Attributes& a, const std::vector<int>& in) 
 
 // repeat x (convolution, norm, ReLU, squeeze-and-excitation, dropout)
 int se_conv(const Builder& b, const Attributes& a, const std::vector<int>& in) {
-  const int filters = a.integer("filters", 1, kMost), repeat = a.integer("repeat", 1, 64, 1);
+  const ConvAttributes conv = parse_conv(a);
+  const int repeat = parse_repeat(a);
   int x = in[0];
   for (int i = 1; i <= repeat; ++i) {
     const Builder unit = b.inside(std::to_string(i));
-    x = unit.relu("relu", unit.norm("norm", unit.conv("conv", x, filters, a), a));
-    x = unit.dropout("dropout", unit.add("se", find_op("squeeze_excite")->parse(a), {x}), a);
+    x = unit.relu("relu", unit.norm("norm", unit.conv("conv", x, conv), a));
+    x = unit.dropout("dropout", unit.add("se", parse_squeeze_excite(a), {x}), a);
   }
   return x;
 }
@@ -72,8 +67,9 @@ int se_conv(const Builder& b, const Attributes& a, const std::vector<int>& in) {
 // before each addition: a transformer's encoder with the norms first (Xiong et al. 2020) over the positions of the map,
 // as Dosovitskiy et al. 2021 have it.
 int transformer(const Builder& b, const Attributes& a, const std::vector<int>& in) {
-  const int heads = a.integer("heads", 1, 1 << 10, 4), ratio = a.integer("mlp_ratio", 1, 64, 4);
-  const int repeat = a.integer("repeat", 1, 64, 1), C = b.channels(in[0]);
+  const int heads = a.integer("heads", "heads of the attention", 1, 1 << 10, 4);
+  const int ratio = a.integer("mlp_ratio", "hidden channels of the dense layers for each channel", 1, 64, 4);
+  const int repeat = parse_repeat(a), C = b.channels(in[0]);
   int x = b.add("position", std::make_unique<PositionEmbeddingOp>(), {in[0]});
   for (int i = 1; i <= repeat; ++i) {
     const Builder layer = b.inside(std::to_string(i));
@@ -97,26 +93,23 @@ int transformer(const Builder& b, const Attributes& a, const std::vector<int>& i
 }  // namespace
 
 const std::vector<BlockEntry>& block_registry() {
-  static const std::vector<BlockEntry> entries{
-      {"conv_norm", "`repeat` times: convolution, norm, ReLU", keys({"filters", "repeat"}), 1, 1, conv_norm},
-      {"residual", "`repeat` times: two convolutions with norms, dropout between them, and a shortcut around them",
-       keys({"filters", "repeat", "rate", "shortcut"}), 1, 1, residual},
-      {"se_conv", "`repeat` times: convolution, norm, ReLU, squeeze-and-excitation, dropout",
-       keys({"filters", "repeat", "ratio", "rate"}), 1, 1, se_conv},
-      {"transformer",
-       "position embedding, then `repeat` times: x + attention(norm(x)), x + mlp(norm(x))",
-       {"heads", "mlp_ratio", "rate", "repeat"},
-       1,
-       1,
-       transformer},
-  };
+  static const std::vector<BlockEntry> entries = [] {
+    std::vector<BlockEntry> list{
+        {"conv_norm", "`repeat` times: convolution, norm, ReLU", 1, 1, conv_norm},
+        {"residual", "`repeat` times: two convolutions with norms, dropout between them, and a shortcut around them", 1,
+         1, residual},
+        {"se_conv", "`repeat` times: convolution, norm, ReLU, squeeze-and-excitation, dropout", 1, 1, se_conv},
+        {"transformer", "position embedding, then `repeat` times: x + attention(norm(x)), x + mlp(norm(x))", 1, 1,
+         transformer},
+    };
+    for (BlockEntry& e : list) {  // built once for its keys, over a map that every block takes
+      Graph graph;
+      const int image = Builder(graph, "input", "").add("", std::make_unique<InputOp>(8, 8, 64), {});
+      e.build(Builder(graph, "block", ""), Attributes(e.keys), std::vector(e.min_inputs, image));
+    }
+    return list;
+  }();
   return entries;
-}
-
-const BlockEntry* find_block(std::string_view kind) {
-  const auto& all = block_registry();
-  const auto it = std::find_if(all.begin(), all.end(), [&](const BlockEntry& e) { return e.kind == kind; });
-  return it == all.end() ? nullptr : &*it;
 }
 
 }  // namespace regolith

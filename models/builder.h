@@ -1,7 +1,6 @@
 // Blocks: small pieces of network that a model's YAML names. A block is a function that adds nodes to a graph.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,11 +21,8 @@ class Builder {
   // The channels of a node that is there already.
   int channels(int node) const;
 
-  // conv -> norm -> activation, as the attributes `kernel`, `norm`, `groups`, `epsilon`, `momentum`, `init`, `bias`
-  // say.
-  int conv(const std::string& name, int x, int filters, const Attributes& a) const;
   int conv(const std::string& name, int x, const ConvAttributes& conv) const;
-  int norm(const std::string& name, int x, const Attributes& a) const;
+  int norm(const std::string& name, int x, const Attributes& a) const;  // x itself with `norm: none`
   int relu(const std::string& name, int x) const;
   int dropout(const std::string& name, int x, const Attributes& a) const;  // x itself where `rate` is not there, or 0
   int add_up(const std::string& name, std::vector<int> inputs) const;
@@ -39,15 +35,11 @@ class Builder {
 struct BlockEntry {
   std::string kind;
   std::string summary;
-  std::vector<std::string> keys;
-  int min_inputs = 1, max_inputs = 1;
-  std::function<int(const Builder&, const Attributes&, const std::vector<int>& inputs)> build;  // its output node
+  int min_inputs, max_inputs;
+  int (*build)(const Builder&, const Attributes&, const std::vector<int>& inputs);  // returns its output node
+  std::vector<AttributeKey> keys = {};                                              // filled in by the registry
 };
 
 const std::vector<BlockEntry>& block_registry();
-const BlockEntry* find_block(std::string_view kind);
-
-// Attribute names that convolutions and norms read, for the `keys` of blocks that hold some.
-extern const std::vector<std::string> kConvKeys, kNormKeys;
 
 }  // namespace regolith

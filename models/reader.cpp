@@ -160,7 +160,8 @@ class Reader {
     const std::string kind_name = kind.as<std::string>();
     const Builder b(graph_, path, position.text());
     const auto check = [&](const auto& entry) {
-      std::vector<std::string> keys = entry.keys;
+      std::vector<std::string> keys;
+      for (const AttributeKey& k : entry.keys) keys.push_back(k.name);
       taken_.insert(keys.begin(), keys.end());
       keys.insert(keys.end(), {way, "in"});
       spec.expect_keys(keys);
@@ -171,14 +172,14 @@ class Reader {
                              std::to_string(n));
     };
     if (way == "op") {
-      const OpEntry* entry = find_op(kind_name);
+      const OpEntry* entry = find_entry(op_registry(), kind_name);
       if (entry == nullptr)
         kind.fail("there is no op '" + kind_name + "'" + did_you_mean(kind_name, kinds(op_registry())));
       check(*entry);
       return b.add("", entry->parse(a), inputs);
     }
     if (way == "block") {
-      const BlockEntry* entry = find_block(kind_name);
+      const BlockEntry* entry = find_entry(block_registry(), kind_name);
       if (entry == nullptr)
         kind.fail("there is no block '" + kind_name + "'" + did_you_mean(kind_name, kinds(block_registry())));
       check(*entry);
@@ -301,15 +302,16 @@ Graph read_model(const Yaml& model) {
 
 std::string help_models() {
   std::string text;
-  const auto list = [&](const char* title, const auto& registry) {
-    text += std::string(title) + "\n";
+  const auto list = [&](const std::string& way, const auto& registry) {
     for (const auto& e : registry) {
-      text += "  " + e.kind + std::string(e.kind.size() < 18 ? 18 - e.kind.size() : 1, ' ') + e.summary + "\n";
-      if (!e.keys.empty()) text += std::string(20, ' ') + "keys: " + join(e.keys) + "\n";
+      const std::string name = "model.nodes.NAME{" + way + ": " + e.kind + "}";
+      text += name + ": " + std::to_string(e.min_inputs) + (e.max_inputs > e.min_inputs ? " or more" : "") +
+              (e.max_inputs == 1 ? " input" : " inputs") + "\n    " + e.summary + "\n";
+      for (const AttributeKey& k : e.keys) text += name + "." + k.name + ": " + k.type + "\n    " + k.doc + "\n";
     }
   };
-  list("Blocks (model.nodes.NAME.block)", block_registry());
-  list("Operations (model.nodes.NAME.op)", op_registry());
+  list("block", block_registry());
+  list("op", op_registry());
   return text;
 }
 

@@ -20,7 +20,7 @@ namespace regolith {
 // Throws ConfigError or GraphError with file:line:column. The graph is neither inferred nor fused.
 Graph read_model(const Yaml& model);
 
-// The reference of blocks and ops, for --help-config.
+// Blocks and ops with their attributes, for --help-config.
 std::string help_models();
 
 }  // namespace regolith

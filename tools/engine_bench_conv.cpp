@@ -80,17 +80,21 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
       out.emplace_back(device, y_size * size_of(type));
       out.emplace_back(device, x_size * size_of(type));
       out.emplace_back(device, w_size * sizeof(float));
-      const DeviceBuffer packed(device, conv.prepacked_bytes());
+      const DeviceBuffer packed(device, conv.prepacked(WeightUse::forward).bytes),
+          packed_dgrad(device, conv.prepacked(WeightUse::dgrad).bytes);
       const DeviceBuffer ws(device,
                             std::max({conv.forward_workspace(), conv.dgrad_workspace(), conv.wgrad_workspace()}));
       const auto map_x = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, C, C, type}; };
       const auto map_y = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, K, K, type}; };
-      const auto pack = [&] { conv.prepack_weights(*stream, w.as(), packed.as()); };
+      const auto pack = [&] {
+        conv.prepack_weights(*stream, WeightUse::forward, w.as(), packed.as());
+        conv.prepack_weights(*stream, WeightUse::dgrad, w.as(), packed_dgrad.as());
+      };
       pack();
       const auto forward = [&] {
         conv.forward(*stream, map_x(x), w.as(), packed.as(), nullptr, map_y(out[0]), ws.as());
       };
-      const auto dgrad = [&] { conv.dgrad(*stream, map_y(dy), w.as(), packed.as(), map_x(out[1]), ws.as()); };
+      const auto dgrad = [&] { conv.dgrad(*stream, map_y(dy), w.as(), packed_dgrad.as(), map_x(out[1]), ws.as()); };
       const auto wgrad = [&] { conv.wgrad(*stream, map_x(x), map_y(dy), out[2].as<float>(), nullptr, false, ws.as()); };
       forward(), dgrad(), wgrad();
       if (first.empty()) {

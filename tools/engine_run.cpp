@@ -24,7 +24,8 @@ int main(int argc, char** argv) {
     if (!p.has_config()) throw UsageError("name a configuration, for example configs/quickstart.yaml");
     Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training));
     if (explain_only) {
-      std::fputs(explain(experiment.network(), experiment.config.train.batch).c_str(), stdout);
+      const int moments = experiment.config.optimizer.moments();
+      std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
       return 0;
     }
     Training training(experiment, {resume, p.command(), &catch_interrupts()}, all_listeners(experiment));

@@ -64,9 +64,9 @@ void matrix_rate(Device& device, DeviceStream& stream, DType type, bool tf32, Ma
     const int64_t elements = static_cast<int64_t>(N) * 32 * 64 * 128;
     const DeviceBuffer x = random_numbers(device, stream, elements, type, 1),
                        w = random_numbers(device, stream, request.shape.weights(), type, 2),
-                       y(device, elements * size_of(type)), packed(device, std::max<size_t>(conv.prepacked_bytes(), 1)),
+                       y(device, elements * size_of(type)), packed(device, conv.prepacked(WeightUse::forward).bytes),
                        workspace(device, std::max<size_t>(conv.forward_workspace(), 1));
-    conv.prepack_weights(stream, w.as(), packed.as());
+    conv.prepack_weights(stream, WeightUse::forward, w.as(), packed.as());
     const TensorView in{x.as(), N, 32, 64, 128, 128, type}, out{y.as(), N, 32, 64, 128, 128, type};
     const double seconds = median_seconds(
         stream, [&] { conv.forward(stream, in, w.as(), packed.as(), nullptr, out, workspace.as()); }, 0.3);

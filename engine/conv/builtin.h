@@ -7,7 +7,7 @@ namespace regolith {
 
 // Kernels compute in fp16 on a GPU (and in the checked execution) only: "" or why a provider of ours refuses.
 inline std::string half_refusal(Device& device, const ConvRequest& request) {
-  const bool refuses = request.type == DType::f16 && device.make_stream()->execution() == Execution::fast;
+  const bool refuses = request.type == DType::f16 && device.execution() == Execution::fast;
   return refuses ? "fp16 needs CUDA" : "";
 }
 

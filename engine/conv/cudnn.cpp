@@ -1,10 +1,11 @@
-// Convolutions by cuDNN: its graph API, plans chosen by timing on the device, kept per request for the whole process.
+// Convolutions by cuDNN: its graph API, plans chosen by timing on the device, kept per device and request for the whole
+// process.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <optional>
-#include <tuple>
 #include <utility>
 
 #include "engine/base/error.h"
@@ -119,27 +120,20 @@ class CudnnProvider : public ConvProvider {
   std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
                                                                        const ConvRequest& request) override {
     if (device.kind() != DeviceKind::cuda) return UnsupportedReason{"needs a CUDA device"};
-    int ordinal = 0;
-    cudaGetDevice(&ordinal);
-    const Key key{
-        ordinal,      request.shape,       request.type,        request.tf32,          request.bias,
-        request.relu, request.needs_dgrad, request.needs_wgrad, request.deterministic, request.workspace_limit};
-    auto& compiled = cache_[key];
-    if (!compiled) {
-      auto made = compile(device, ordinal, request);
-      if (auto* refusal = std::get_if<UnsupportedReason>(&made)) return *refusal;
-      compiled = std::get<std::shared_ptr<const Compiled>>(std::move(made));
-    }
-    return std::make_unique<CudnnConvolution>(request, compiled);
+    const std::pair key{device.index(), request};
+    const std::lock_guard lock(mutex_);
+    auto found = cache_.find(key);
+    if (found == cache_.end()) found = cache_.emplace(key, compile(device, request)).first;
+    if (const auto* reason = std::get_if<UnsupportedReason>(&found->second)) return *reason;
+    return std::make_unique<CudnnConvolution>(request, std::get<std::shared_ptr<const Compiled>>(found->second));
   }
 
  private:
-  using Key = std::tuple<int, ConvShape, DType, bool, bool, bool, bool, bool, bool, size_t>;
+  using Entry = std::variant<std::shared_ptr<const Compiled>, UnsupportedReason>;  // the reason: not compiled again
 
-  std::variant<std::shared_ptr<const Compiled>, UnsupportedReason> compile(Device& device, int ordinal,
-                                                                           const ConvRequest& request) {
-    auto& target = targets_[ordinal];
-    if (!target) target = cudnn::Target::current_device();
+  Entry compile(Device& device, const ConvRequest& request) {
+    auto& target = targets_[device.index()];
+    if (!target) target = cudnn::Target::of(device);
     const auto graph = [&](const ConvRequest& r, Direction direction, DType result, int most) {
       return std::make_unique<ConvGraph>(target, r, direction, result, most);
     };
@@ -177,7 +171,8 @@ class CudnnProvider : public ConvProvider {
   }
 
   std::map<int, std::shared_ptr<const cudnn::Target>> targets_;
-  std::map<Key, std::shared_ptr<const Compiled>> cache_;
+  std::map<std::pair<int, ConvRequest>, Entry> cache_;
+  std::mutex mutex_;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "engine/conv/cudnn_graph.h"
 
+#include <cuda_runtime.h>
 #include <cudnn_frontend.h>
 
 #include <algorithm>
@@ -28,11 +29,11 @@ struct Target::Impl {
 Target::Target(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Target::~Target() = default;
 
-std::shared_ptr<const Target> Target::current_device() {
+std::shared_ptr<const Target> Target::of(const Device& device) {
   auto impl = std::make_unique<Impl>();
-  if (const cudnnStatus_t s = cudnnCreate(&impl->handle); s != CUDNN_STATUS_SUCCESS) {
+  if (cudaSetDevice(device.index()) != cudaSuccess) throw DeviceError("CUDA: cannot select " + device.name());
+  if (const cudnnStatus_t s = cudnnCreate(&impl->handle); s != CUDNN_STATUS_SUCCESS)
     throw DeviceError(std::string("cuDNN does not start: ") + cudnnGetErrorString(s));
-  }
   return std::make_shared<Target>(std::move(impl));
 }
 

@@ -1,5 +1,5 @@
 // One direction of a convolution as a cuDNN graph, with the plans that cuDNN's heuristics offer for it. Building plans
-// needs no device: a Target may be the current one, or one described by JSON.
+// needs no device: a Target may be one described by JSON.
 #pragma once
 
 #include <memory>
@@ -14,8 +14,8 @@ namespace regolith::cudnn {
 
 class Target {
  public:
-  // The CUDA device that is current. Throws DeviceError where cuDNN does not start on it.
-  static std::shared_ptr<const Target> current_device();
+  // A CUDA device. Throws DeviceError where cuDNN does not start on it.
+  static std::shared_ptr<const Target> of(const Device& device);
   // A device that need not be there: what a cuDNN device property descriptor serialises to. Throws DeviceError.
   static std::shared_ptr<const Target> described(const std::string& json);
   struct Impl;

@@ -84,6 +84,16 @@ struct Reorder {
   }
 };
 
+// A text that differs for layouts that differ in memory.
+std::string name_of(const memory::desc& d) {
+  std::string text = std::to_string(static_cast<int>(d.get_data_type()));
+  for (const auto& numbers : {d.get_padded_dims(), d.get_strides(), d.get_inner_blks(), d.get_inner_idxs()}) {
+    text += ' ';
+    for (const auto n : numbers) text += std::to_string(n) + ',';
+  }
+  return text;
+}
+
 // All that oneDNN compiles for a request.
 struct Compiled {
   memory::desc x, y, bias, input_bias, weights, adjoint;  // weights: (K,R,S,C), and as its adjoint sees them
@@ -161,11 +171,9 @@ struct Compiled {
 
 std::shared_ptr<const Compiled> compile(const ConvRequest& r, memory::data_type type, bool direct) {
   static std::mutex mutex;
-  using Key = std::tuple<ConvShape, DType, memory::data_type, bool, bool, bool, bool, bool, int>;
-  static std::map<Key, std::shared_ptr<const Compiled>> cache;
+  static std::map<std::tuple<ConvRequest, bool, memory::data_type, int>, std::shared_ptr<const Compiled>> cache;
   const std::lock_guard lock(mutex);
-  auto& entry =
-      cache[{r.shape, r.type, type, r.bias, r.relu, r.needs_dgrad, r.needs_wgrad, direct, omp_get_max_threads()}];
+  auto& entry = cache[{r, direct, type, omp_get_max_threads()}];
   if (entry == nullptr) entry = std::make_shared<Compiled>(r, type, direct);
   return entry;
 }
@@ -177,9 +185,6 @@ class OnednnConvolution : public Convolution {
         compiled_(compile(request, type, direct)),
         via_fp32_(type == memory::data_type::f32 && request.type != DType::f32) {
     const Compiled& c = *compiled_;
-    if (via_fp32_) forward_at_ = whole_lines(c.weights.get_size());
-    dgrad_at_ = forward_at_ + (c.pack_forward ? whole_lines(c.forward.weights.get_size()) : 0);
-    packed_ = dgrad_at_ + (c.pack_dgrad ? whole_lines(c.dgrad->weights.get_size()) : 0);
     if (via_fp32_) {
       x_bytes_ = whole_lines(c.x.get_size());
       y_bytes_ = whole_lines(c.y.get_size());
@@ -210,24 +215,29 @@ class OnednnConvolution : public Convolution {
     return c.wgrad ? scratch_at() + c.wgrad->scratch.get_size() : 0;
   }
 
-  size_t prepacked_bytes() const override { return packed_; }
-  void prepack_weights(DeviceStream& stream, const void* w, void* packed) override {
+  // Via fp32, an fp32 copy of the weights follows the blocked ones, or stands for them.
+  Prepacked prepacked(WeightUse use) const override {
+    const auto& reorder = reorder_for(use);
+    const size_t fp32 =
+        via_fp32_ && (use == WeightUse::forward || compiled_->dgrad) ? compiled_->weights.get_size() : 0;
+    return {"onednn " + name_of(reorder ? reorder->to : compiled_->weights), blocked_bytes(reorder) + fp32};
+  }
+  void prepack_weights(DeviceStream& stream, WeightUse use, const void* w, void* packed) override {
+    const auto& reorder = reorder_for(use);
     if (via_fp32_) {
-      kernels::cast(stream, {w, request_.type, packed, DType::f32, request_.shape.weights()});
-      w = packed;
+      void* fp32 = at(packed, blocked_bytes(reorder));
+      kernels::cast(stream, {w, request_.type, fp32, DType::f32, request_.shape.weights()});
+      w = fp32;
     }
-    if (!compiled_->pack_forward && !compiled_->pack_dgrad) return;
-    stream.enqueue("onednn_pack_weights", [c = compiled_, w, packed, f = forward_at_, d = dgrad_at_] {
-      if (c->pack_forward) c->pack_forward->execute(w, at(packed, f));
-      if (c->pack_dgrad) c->pack_dgrad->execute(w, at(packed, d));
-    });
+    if (!reorder) return;
+    stream.enqueue("onednn_pack_weights", [c = compiled_, &reorder, w, packed] { reorder->execute(w, packed); });
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void* packed, const float* bias,
                const TensorView& y, void* workspace) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
-    const void* weights = compiled_->pack_forward ? at(packed, forward_at_) : via_fp32_ ? packed : w;
+    const void* weights = compiled_->pack_forward || via_fp32_ ? packed : w;
     const void* in = to_fp32(stream, x, workspace);
     void* out = via_fp32_ ? at(workspace, x_bytes_) : y.data;
     stream.enqueue("onednn_forward", [c = compiled_, in, weights, bias, out, has_bias = request_.bias,
@@ -246,7 +256,7 @@ class OnednnConvolution : public Convolution {
     require(compiled_->dgrad.has_value(), "dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
-    const void* weights = compiled_->pack_dgrad ? at(packed, dgrad_at_) : via_fp32_ ? packed : w;
+    const void* weights = compiled_->pack_dgrad || via_fp32_ ? packed : w;
     const void* in = to_fp32(stream, dy, workspace);
     void* out = via_fp32_ ? at(workspace, y_bytes_) : dx.data;
     stream.enqueue(
@@ -298,6 +308,12 @@ class OnednnConvolution : public Convolution {
     kernels::cast(stream, {m.data, request_.type, workspace, DType::f32, m.elements()});
     return workspace;
   }
+  const std::optional<Reorder>& reorder_for(WeightUse use) const {
+    return use == WeightUse::forward ? compiled_->pack_forward : compiled_->pack_dgrad;
+  }
+  static size_t blocked_bytes(const std::optional<Reorder>& reorder) {
+    return reorder ? whole_lines(reorder->to.get_size()) : 0;
+  }
   void require(bool there, const char* what) const {
     if (!there)
       throw KernelError("convolution " + to_string(request_.shape) + " (onednn): its request asked for no " + what);
@@ -306,8 +322,7 @@ class OnednnConvolution : public Convolution {
   ConvRequest request_;
   std::shared_ptr<const Compiled> compiled_;
   bool via_fp32_;
-  size_t forward_at_ = 0, dgrad_at_ = 0, packed_ = 0;  // in the packed weights; first their fp32 copy, if via_fp32_
-  size_t x_bytes_ = 0, y_bytes_ = 0;                   // of the fp32 copies in the workspaces
+  size_t x_bytes_ = 0, y_bytes_ = 0;  // of the fp32 copies in the workspaces
 };
 
 // As measured, on two cores. Not timed anew in each run: the choice rounds differently, and a seed would not give the

@@ -16,6 +16,15 @@ std::vector<ConvProvider*> conv_providers() {
   return list;
 }
 
+ConvRequest conv_request(const ConvShape& shape, const ComputeOptions& options) {
+  return {.shape = shape,
+          .type = options.type,
+          .tf32 = options.tf32,
+          .needs_wgrad = options.training,
+          .deterministic = options.deterministic,
+          .workspace_limit = static_cast<size_t>(options.conv.workspace_mib) << 20};
+}
+
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice) {
   std::string refusals;
   std::vector<std::string> names;

@@ -1,4 +1,4 @@
-// Providers of convolution behind one interface, and the picker among them.
+// Providers of convolution behind one interface, and the choice among them.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 #include <variant>
 #include <vector>
 
-#include "engine/config/fields.h"
+#include "engine/base/compute_options.h"
 #include "engine/tensor/device.h"
 #include "kernels/core/tensor_view.h"
 
@@ -34,9 +34,6 @@ struct ConvShape {
 // "2x8x8x3 -> 16, 3x3 stride 1 dilation 2 pad 2,2,2,2"
 std::string to_string(const ConvShape& shape);
 
-// More than this of workspace is packed copies of whole maps.
-inline constexpr size_t kWorkspaceLimit = size_t{256} << 20;
-
 struct ConvRequest {
   ConvShape shape;
   DType type = DType::f32;  // of x, y, dy, dx and of the weights that forward and dgrad read
@@ -46,14 +43,21 @@ struct ConvRequest {
   bool needs_dgrad = true;
   bool needs_wgrad = true;
   bool deterministic = true;
-  size_t workspace_limit = kWorkspaceLimit;  // bytes that an engine of cuDNN may ask for
+  size_t workspace_limit = kWorkspaceLimit;              // bytes that an engine of cuDNN may ask for
+  auto operator<=>(const ConvRequest&) const = default;  // a key of caches of what was compiled
 };
+
+// A request for the shape with the type, determinism and limits of the network. Bias, ReLU and gradients are the
+// caller's to add; the weight gradient is asked for in training.
+ConvRequest conv_request(const ConvShape& shape, const ComputeOptions& options);
 
 // What dgrad does in its epilogue, one of: add to what stands in dx; add a bias per input channel (fp32, C values).
 struct DgradEpilogue {
   bool accumulate = false;
   const float* bias = nullptr;
 };
+
+enum class WeightUse { forward, dgrad };
 
 // One convolution, compiled for its shape. Not thread-safe; used from the thread that owns the stream.
 // Maps are whole buffers (pitch == C) on 64-byte lines. Workspaces are device memory on 256-byte lines, of at least
@@ -65,20 +69,22 @@ class Convolution {
   // What runs: "brgconv:avx512_core_bf16", "cudnn engine 42", for --explain.
   virtual std::string implementation() const = 0;
 
-  // Whether it is likely to be faster than what the providers after its own make: what the picker asks where the user
-  // names no provider.
+  // Whether it is expected to be faster than the convolutions of the providers after its own. pick_convolution() asks
+  // where the user names no provider.
   virtual bool is_profitable() const { return true; }
 
   virtual size_t forward_workspace() const = 0;
   virtual size_t dgrad_workspace() const = 0;
   virtual size_t wgrad_workspace() const = 0;
 
-  // Device memory for this provider's own copy of the weights (blocked layouts); 0 where it reads (K,R,S,C) as it is.
-  virtual size_t prepacked_bytes() const { return 0; }
-  // Rewrites that copy from `w` (K,R,S,C) of the request's type. Called once whenever the weights have changed.
-  virtual void prepack_weights(DeviceStream&, const void* /*w*/, void* /*packed*/) {}
+  // The provider's own copy of the weights, in the layout that it reads in this direction. Copies of one layout are
+  // equal byte for byte, whatever the batch they were compiled for.
+  virtual Prepacked prepacked(WeightUse) const { return {}; }
+  // Writes that copy from `w` (K,R,S,C) of the request's type. Called where it has bytes, whenever the weights have
+  // changed.
+  virtual void prepack_weights(DeviceStream&, WeightUse, const void* /*w*/, void* /*packed*/) {}
 
-  // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` what prepack_weights wrote.
+  // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` the copy of the call's direction.
   // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none.
   virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const float* bias,
                        const TensorView& y, void* workspace) = 0;
@@ -104,25 +110,12 @@ class ConvProvider {
                                                                                const ConvRequest& request) = 0;
 };
 
-// What the user may say of the choice; "auto" lets the picker choose among what takes the request: `thin` for the thin
-// ends, then winograd where it is_profitable, then onednn (CPU) or cudnn (CUDA). `reference` only when it is named, or
-// on the simulated device.
-struct ConvChoice {
-  std::string provider = "auto";
-  int workspace_mib = static_cast<int>(kWorkspaceLimit >> 20);  // see ConvRequest::workspace_limit
-};
-template <class V>
-void fields(V& v, ConvChoice& s) {
-  v("provider", s.provider,
-    {.doc = "who computes convolutions; auto: the best that takes each",
-     .names = {"auto", "cudnn", "onednn", "winograd", "thin", "reference"}});
-  v("workspace_mib", s.workspace_mib, {.doc = "most that an engine of cuDNN may ask for", .min = 0, .max = 1 << 20});
-}
-
-// Throws GraphError, with every provider's refusal, where none takes the request.
+// "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
+// profitable: `thin` for the thin ends, winograd, onednn (CPU) or cudnn (CUDA). `reference` is used where it is named,
+// and on the simulated device. Throws GraphError, with every provider's reason, where none supports the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
-// The providers of this build, in the picker's order.
+// The providers of this build, in the order in which "auto" asks them.
 std::vector<ConvProvider*> conv_providers();
 
 }  // namespace regolith

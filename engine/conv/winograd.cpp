@@ -66,12 +66,21 @@ int width_of_panel(int channels, int panel) { return std::min(kPanel, channels -
 int panels_of(int channels) { return (channels + kPanel - 1) / kPanel; }
 size_t padded(int channels) { return static_cast<size_t>(panels_of(channels)) * kPanel; }
 
+// u of the kernels g of one row and kL columns, into (planes, panels of `columns`, rows, panel).
+template <int M>
+void pack_kernels(V* g, int row, int column, int rows, int columns, float* u) {
+  constexpr int edge = M + 2;
+  transform<edge>(g, 3, edge, Axis<M>::weights);
+  const int panel = column / kPanel, width = width_of_panel(columns, panel);
+  float* to = u + static_cast<size_t>(panel) * kPanel * rows + static_cast<size_t>(row) * width + column % kPanel;
+  for (int i = 0; i < edge * edge; ++i) store(to + i * static_cast<size_t>(rows) * columns, g[i]);
+}
+
 }  // namespace
 
 template <class T>
-Winograd<T>::Winograd(const ConvShape& s, bool dgrad_wanted, int threads)
+Winograd<T>::Winograd(const ConvShape& s, int threads)
     : shape_(s),
-      dgrad_wanted_(dgrad_wanted),
       threads_(threads),
       forward_(pass_of(s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1])),
       dgrad_(pass_of(s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, 2 - s.pad_before[0], 2 - s.pad_before[1])),
@@ -100,38 +109,33 @@ auto Winograd<T>::pass_of(int N, int H, int W, int C, int P, int Q, int K, int t
   return p;
 }
 
-// packed: u (planes, panels of K, C, panel) of forward, then u (planes, panels of C, K, panel) of dgrad, whose weights
-// are turned by half a turn.
+// packed: u (planes, panels of K, C, panel)
 template <class T>
-void Winograd<T>::pack(const T* w, float* packed) const {
+void Winograd<T>::pack_forward(const T* w, float* packed) const {
   const int C = shape_.C, K = shape_.K;
-  // u of g: (planes, panels of `columns`, rows, panel), at one row and kL columns
-  const auto write = [](V* g, int row, int column, int rows, int columns, float* u) {
-    transform<kEdge>(g, 3, kEdge, Axis<M>::weights);
-    const int panel = column / kPanel, width = width_of_panel(columns, panel);
-    float* to = u + static_cast<size_t>(panel) * kPanel * rows + static_cast<size_t>(row) * width + column % kPanel;
-    for (int i = 0; i < kPlanes; ++i) store(to + i * static_cast<size_t>(rows) * columns, g[i]);
-  };
-#pragma omp parallel num_threads(threads_)
-  {
-#pragma omp for schedule(static) nowait
-    for (int c = 0; c < C; ++c) {
-      for (int k = 0; k < K; k += kL) {
-        V g[kPlanes];
-        for (int i = 0; i < 9; ++i)
-          for (int lane = 0; lane < kL; ++lane)
-            g[i / 3 * kEdge + i % 3].set(lane, static_cast<float>(w[(static_cast<size_t>(k + lane) * 9 + i) * C + c]));
-        write(g, c, k, C, K, packed);
-      }
+#pragma omp parallel for schedule(static) num_threads(threads_)
+  for (int c = 0; c < C; ++c) {
+    for (int k = 0; k < K; k += kL) {
+      V g[kPlanes];
+      for (int i = 0; i < 9; ++i)
+        for (int lane = 0; lane < kL; ++lane)
+          g[i / 3 * kEdge + i % 3].set(lane, static_cast<float>(w[(static_cast<size_t>(k + lane) * 9 + i) * C + c]));
+      pack_kernels<M>(g, c, k, C, K, packed);
     }
-#pragma omp for schedule(static)
-    for (int k = 0; k < (dgrad_wanted_ ? K : 0); ++k) {
-      for (int c = 0; c < C; c += kL) {
-        V g[kPlanes];
-        for (int i = 0; i < 9; ++i)
-          g[(2 - i / 3) * kEdge + 2 - i % 3] = load<V>(w + (static_cast<size_t>(k) * 9 + i) * C + c);
-        write(g, k, c, K, C, packed + kPlanes * plane_of_weights());
-      }
+  }
+}
+
+// packed: u (planes, panels of C, K, panel) of the weights turned by half a turn
+template <class T>
+void Winograd<T>::pack_dgrad(const T* w, float* packed) const {
+  const int C = shape_.C, K = shape_.K;
+#pragma omp parallel for schedule(static) num_threads(threads_)
+  for (int k = 0; k < K; ++k) {
+    for (int c = 0; c < C; c += kL) {
+      V g[kPlanes];
+      for (int i = 0; i < 9; ++i)
+        g[(2 - i / 3) * kEdge + 2 - i % 3] = load<V>(w + (static_cast<size_t>(k) * 9 + i) * C + c);
+      pack_kernels<M>(g, k, c, K, C, packed);
     }
   }
 }

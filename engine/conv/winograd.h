@@ -32,20 +32,21 @@ class Winograd {
   static constexpr int M = std::is_same_v<T, float> ? 2 : 4;  // outputs of a tile along an axis
   static constexpr int kEdge = M + 2, kPlanes = kEdge * kEdge;
 
-  Winograd(const ConvShape& shape, bool dgrad_wanted, int threads);
+  Winograd(const ConvShape& shape, int threads);
   int tiles() const { return forward_.tiles(); }
 
-  size_t prepacked_bytes() const { return (dgrad_wanted_ ? 2 : 1) * sizeof(float) * plane_of_weights() * kPlanes; }
+  size_t prepacked_bytes() const { return sizeof(float) * plane_of_weights() * kPlanes; }  // of a direction
   size_t forward_workspace() const { return threads_ * forward_.floats() * sizeof(float); }
   size_t dgrad_workspace() const { return threads_ * dgrad_.floats() * sizeof(float); }
   size_t wgrad_workspace() const { return threads_ * wgrad_floats() * sizeof(float); }
 
-  void pack(const T* w, float* packed) const;
+  void pack_forward(const T* w, float* packed) const;
+  void pack_dgrad(const T* w, float* packed) const;
   void forward(const T* x, const float* packed, const Epilogue& e, T* y, float* workspace) const {
     run(forward_, x, packed, e, y, workspace);
   }
   void dgrad(const T* dy, const float* packed, const Epilogue& e, T* dx, float* workspace) const {
-    run(dgrad_, dy, packed + kPlanes * plane_of_weights(), e, dx, workspace);
+    run(dgrad_, dy, packed, e, dx, workspace);
   }
   // dw (K,3,3,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
   void wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
@@ -100,7 +101,6 @@ class Winograd {
   static constexpr int kWgradBlock = 48;  // tiles: fewer would read and write the sums more often
 
   ConvShape shape_;
-  bool dgrad_wanted_;
   int threads_;
   Pass forward_, dgrad_;
   int c_chunk_, k_chunk_;  // channels of x and of dy whose weight gradients are summed at a time

@@ -20,14 +20,12 @@ template <class T>
 class WinogradConvolution : public Convolution {
  public:
   explicit WinogradConvolution(const ConvRequest& request)
-      : request_(request),
-        winograd_(std::make_shared<const Winograd<T>>(request.shape, request.needs_dgrad, omp_get_max_threads())) {}
+      : request_(request), winograd_(std::make_shared<const Winograd<T>>(request.shape, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
   std::string implementation() const override { return Winograd<T>::M == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
   size_t forward_workspace() const override { return winograd_->forward_workspace(); }
   size_t dgrad_workspace() const override { return winograd_->dgrad_workspace(); }
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }
-  size_t prepacked_bytes() const override { return winograd_->prepacked_bytes(); }
   bool has_dgrad_epilogue() const override { return true; }
   bool is_profitable() const override {
 #if !defined(__AVX2__) || !defined(__FMA__)
@@ -36,15 +34,21 @@ class WinogradConvolution : public Convolution {
     // Where bf16 is multiplied much faster than this build multiplies fp32.
     if (request_.type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
     if (request_.type == DType::bf16 && kL < 16 && __builtin_cpu_supports("avx512bf16")) return false;
-    // With fewer tiles the transformed weights, 1.8 times fp32 weights and 8 times those of 16 bits, cost more to read
-    // than they save.
+    // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of 16 bits. With fewer tiles,
+    // reading them costs more time than the saved multiplications.
     return winograd_->tiles() >= 32;
 #endif
   }
 
-  void prepack_weights(DeviceStream& stream, const void* w, void* packed) override {
+  Prepacked prepacked(WeightUse use) const override {
+    if (use == WeightUse::dgrad && !request_.needs_dgrad) return {};
+    return {"winograd", winograd_->prepacked_bytes()};
+  }
+  void prepack_weights(DeviceStream& stream, WeightUse use, const void* w, void* packed) override {
     stream.enqueue("winograd_pack",
-                   [c = winograd_, w = static_cast<const T*>(w), to = static_cast<float*>(packed)] { c->pack(w, to); });
+                   [c = winograd_, use, w = static_cast<const T*>(w), to = static_cast<float*>(packed)] {
+                     use == WeightUse::forward ? c->pack_forward(w, to) : c->pack_dgrad(w, to);
+                   });
   }
   void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
                const TensorView& y, void* workspace) override {

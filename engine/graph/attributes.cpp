@@ -1,8 +1,18 @@
 #include "engine/graph/attributes.h"
 
+#include <algorithm>
+
 #include "engine/base/text.h"
 
 namespace regolith {
+namespace {
+
+// What a required number is while keys are recorded: blocks are built with it.
+constexpr int kRecordedValue = 64;
+
+std::string range(double min, double max) { return " " + number(min) + ".." + number(max); }
+
+}  // namespace
 
 Yaml Attributes::resolve(const Yaml& value) const {
   if (!value.is_scalar()) return value;
@@ -26,55 +36,63 @@ Yaml Attributes::find(std::string_view key) const {
   return {};
 }
 
-Yaml Attributes::required(std::string_view key) const {
-  const Yaml value = find(key);
-  if (!value) return node_.at(key);  // its error says what is missing
-  return value;
+Yaml Attributes::ask(std::string_view key, const std::string& type, const char* doc) const {
+  if (record_ == nullptr) return find(key);
+  const auto same = [&](const AttributeKey& k) { return k.name == key; };
+  if (std::none_of(record_->begin(), record_->end(), same)) record_->push_back({std::string(key), type, doc});
+  return {};
 }
 
-int Attributes::integer(std::string_view key, int min, int max) const {
-  return static_cast<int>(required(key).as_int(min, max));
+void Attributes::fail(std::string_view key, const std::string& message) const { find(key).fail(message); }
+
+int Attributes::integer(std::string_view key, const char* doc, int min, int max) const {
+  const Yaml value = ask(key, "integer" + range(min, max) + " (required)", doc);
+  if (record_ != nullptr) return std::clamp(kRecordedValue, min, max);
+  return static_cast<int>((value ? value : node_.at(key)).as_int(min, max));  // at() says what is missing
 }
 
-int Attributes::integer(std::string_view key, int min, int max, int fallback) const {
-  const Yaml value = find(key);
+int Attributes::integer(std::string_view key, const char* doc, int min, int max, int fallback) const {
+  const Yaml value = ask(key, "integer" + range(min, max) + " = " + std::to_string(fallback), doc);
   return value ? static_cast<int>(value.as_int(min, max)) : fallback;
 }
 
-double Attributes::number(std::string_view key, double min, double max, double fallback) const {
-  const Yaml value = find(key);
+double Attributes::number(std::string_view key, const char* doc, double min, double max) const {
+  const Yaml value = ask(key, "number" + range(min, max) + " (required)", doc);
+  if (record_ != nullptr) return min;
+  return (value ? value : node_.at(key)).as_double(min, max);
+}
+
+double Attributes::number(std::string_view key, const char* doc, double min, double max, double fallback) const {
+  const Yaml value = ask(key, "number" + range(min, max) + " = " + regolith::number(fallback), doc);
   return value ? value.as_double(min, max) : fallback;
 }
 
-bool Attributes::boolean(std::string_view key, bool fallback) const {
-  const Yaml value = find(key);
+bool Attributes::boolean(std::string_view key, const char* doc, bool fallback) const {
+  const Yaml value = ask(key, std::string("true|false = ") + (fallback ? "true" : "false"), doc);
   return value ? value.as<bool>() : fallback;
 }
 
-std::string Attributes::choice(std::string_view key, std::initializer_list<std::string> names,
-                               const std::string& fallback) const {
-  const Yaml value = find(key);
-  return value ? value.as_enum(names) : fallback;
+int Attributes::choice(std::string_view key, const char* doc, std::initializer_list<std::string> names) const {
+  const Yaml value = ask(key, join(names, "|") + " = " + *names.begin(), doc);
+  if (!value) return 0;
+  return static_cast<int>(std::find(names.begin(), names.end(), value.as_enum(names)) - names.begin());
 }
 
-std::array<int, 2> Attributes::pair(std::string_view key, int min, int max, int fallback) const {
-  const Yaml value = find(key);
+std::array<int, 2> Attributes::pair(std::string_view key, const char* doc, int min, int max, int fallback) const {
+  const Yaml value = ask(key, "integer" + range(min, max) + ", or two = " + std::to_string(fallback), doc);
   if (!value) return {fallback, fallback};
-  if (!value.is_list()) {
-    const int both = static_cast<int>(value.as_int(min, max));
-    return {both, both};
-  }
-  const auto list = value.elements();
+  const auto list = value.is_list() ? value.elements() : std::vector<Yaml>{value, value};
   if (list.size() != 2) value.fail("expected one number, or two: [vertical, horizontal]");
   return {static_cast<int>(resolve(list[0]).as_int(min, max)), static_cast<int>(resolve(list[1]).as_int(min, max))};
 }
 
-std::vector<int> Attributes::integers(std::string_view key, int min, int max, std::vector<int> fallback) const {
-  const Yaml value = find(key);
+std::vector<int> Attributes::integers(std::string_view key, const char* doc, int min, int max,
+                                      std::vector<int> fallback) const {
+  const Yaml value = ask(key, "list of integers" + range(min, max) + " = [" + join(fallback) + "]", doc);
   if (!value) return fallback;
   std::vector<int> list;
-  if (value.is_scalar()) return {static_cast<int>(value.as_int(min, max))};
-  for (const Yaml& e : value.elements()) list.push_back(static_cast<int>(resolve(e).as_int(min, max)));
+  for (const Yaml& e : value.is_list() ? value.elements() : std::vector<Yaml>{value})
+    list.push_back(static_cast<int>(resolve(e).as_int(min, max)));
   return list;
 }
 

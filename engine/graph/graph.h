@@ -59,19 +59,4 @@ class Graph {
   int classes() const { return nodes[output].shape().C; }
 };
 
-// Rewrites the graph so that fewer passes over memory do the same. Each rewrite has a name and can be switched off.
-struct FuseOptions {
-  bool norm_activation = true;  // norm, then ReLU: one pass
-  bool norm_residual = true;    // norm, then the add of a residual (then ReLU): one pass
-  bool conv_activation = true;  // convolution with bias, then ReLU: the convolution's epilogue
-  bool cancelled_bias = true;   // a bias before a batch norm: its gradient is zero, and not computed
-  bool padding_taps = true;     // taps of ASPP that see only padding: not multiplied
-  bool squeeze_norm = true;     // squeeze of a group norm's output: the norm sums it up in its own pass
-  bool squeeze_pool = true;     // squeeze and excitation, then max pooling of 2x2: pooled as it is scaled
-  bool squeeze_dropout = true;  // squeeze and excitation, then dropout: dropped as it is scaled
-  static FuseOptions none() { return {false, false, false, false, false, false, false, false}; }
-};
-// One line per rewrite: "norm+relu: e1/1/norm takes e1/1/relu".
-std::vector<std::string> fuse(Graph& graph, const FuseOptions& options);
-
 }  // namespace regolith

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/conv/provider.h"
+#include "engine/base/compute_options.h"
 #include "engine/tensor/device.h"
 #include "engine/tensor/shape.h"
 #include "kernels/core/tensor_view.h"
@@ -44,15 +44,10 @@ struct Inference {
   std::string note;        // for --explain: "rates 12, 18: centre tap only"
 };
 
-struct CompileContext {
+struct CompileContext : ComputeOptions {
   Device& device;
-  DType type = DType::f32;  // of the maps
-  bool tf32 = false;
-  bool training = true;          // backward will run
   bool batch_statistics = true;  // norms over the batch use its own statistics; false: the running ones
-  bool deterministic = true;
-  ConvChoice conv;
-  std::vector<bool> needs_dx;  // per input: somebody wants its gradient
+  std::vector<bool> needs_dx;    // per input: backward computes its gradient
 };
 
 struct ParamView {
@@ -70,11 +65,11 @@ struct OpRun {
   TensorView dy;                    // gradient of the output; backward may overwrite it
   std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
   std::vector<bool> accumulate;     // per input: add to dx instead of writing it
-  float* aux = nullptr;             // aux_bytes() that forward fills for its readers; null where nobody reads them
-  std::vector<const float*> x_aux;  // per input: the auxiliary output of who made it, where reads_aux() asks for it
+  float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
+  std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
-  void* packed = nullptr;  // what prepack_weights wrote
+  std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
   std::vector<ParamView> params;
   bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
   bool dropout = true;            // off: dropout is the identity
@@ -96,6 +91,11 @@ class Op {
   // Attributes in short, for --explain: "3x3, 64 filters".
   virtual std::string describe() const { return ""; }
 
+  // What the plan and the fusion rules ask of an op instead of its name.
+  virtual bool joins_channels() const { return false; }  // y holds its inputs side by side: they may be views of it
+  virtual bool is_sum() const { return false; }          // y = x1 + x2 + ...
+  virtual bool is_relu() const { return false; }
+
   // Whether the op's kernels take a slice of the channels of a wider buffer, as input (and dx), as output (and dy).
   virtual bool reads_strided() const { return false; }
   virtual bool writes_strided() const { return false; }
@@ -107,7 +107,8 @@ class Op {
   virtual bool forward_in_place() const { return false; }
   // Whether dx of input 0 may be the memory of dy.
   virtual bool backward_in_place() const { return false; }
-  // A small fp32 output beside y, that the ops it was made for read instead of going over y again: a norm's sums.
+  // Bytes of an auxiliary output: fp32 sums of y that a norm writes in its own pass, for the op that would otherwise
+  // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
   virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
@@ -119,8 +120,8 @@ class Op {
   virtual std::string provider() const { return "kernel"; }
   virtual size_t forward_workspace() const { return 0; }
   virtual size_t backward_workspace() const { return 0; }
-  virtual size_t prepacked_bytes() const { return 0; }
-  virtual void prepack_weights(const OpRun&) {}
+  virtual std::vector<Prepacked> prepacked() const { return {}; }
+  virtual void prepack_weights(const OpRun&) {}  // rewrites all of them, after the weights have changed
   virtual void forward(const OpRun& run) = 0;
   virtual void backward(const OpRun&) {}
 };

@@ -102,7 +102,7 @@ class Planner {
     std::vector<int> parent(n_, -1), at(n_, 0);
     if (options_.views) {
       for (int k = 0; k < n_; ++k) {
-        if (node(k).op->kind() != "concat") continue;
+        if (!node(k).op->joins_channels()) continue;
         int channel = 0;
         for (int i : node(k).inputs) {
           if (parent[i] < 0 && may_be_strided(i)) parent[i] = k, at[i] = channel;
@@ -124,7 +124,7 @@ class Planner {
       }
     }
     for (int k = 0; k < n_; ++k) {
-      if (node(k).op->kind() != "concat") continue;
+      if (!node(k).op->joins_channels()) continue;
       for (int i : node(k).inputs) plan_.concat_copies += parent[i] != k;
     }
   }
@@ -161,7 +161,7 @@ class Planner {
               new_buffer("part of d(" + node(v).name + ")", map_bytes(v), backward_step(c), backward_step(c));
           ++plan_.extra_adds;
         }
-        if (op.kind() == "concat") plan_.concat_copies += p.grad.buffer != giver.grad.buffer;
+        if (op.joins_channels()) plan_.concat_copies += p.grad.buffer != giver.grad.buffer;
         written = true;
       }
     }
@@ -172,7 +172,7 @@ class Planner {
     const Node& consumer = node(c);
     const Placement& dy = plan_.nodes[c].grad;
     const bool strided_would_do = node(v).op->writes_strided();
-    if (consumer.op->kind() == "concat") {
+    if (consumer.op->joins_channels()) {
       if (!options_.views || !strided_would_do) return {};
       int channel = dy.channel;
       for (int j = 0; j < k; ++j) channel += node(consumer.inputs[j]).shape().C;
@@ -182,7 +182,7 @@ class Planner {
     if (dy.pitch != consumer.shape().C && !strided_would_do) return {};
     for (int other : consumer.inputs)  // one input only may have it: the first that asks in this order
       if (other != v && plan_.nodes[other].grad.buffer == dy.buffer && other > v) return {};
-    if (consumer.op->kind() != "add" && k != 0) return {};
+    if (!consumer.op->is_sum() && k != 0) return {};
     return dy;
   }
 

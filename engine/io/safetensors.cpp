@@ -124,10 +124,11 @@ void save_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   uint64_t offset = 0;
   for (const auto* entry : order) {
     const CheckpointTensor& tensor = entry->second;
-    header[entry->first] = {{"dtype", kNames[static_cast<int>(tensor.type)]},
-                            {"shape", tensor.shape},
-                            {"data_offsets", {offset, offset + tensor.bytes.size()}}};
-    offset += tensor.bytes.size();
+    uint64_t end = offset + size_of(tensor.type);
+    for (const int64_t extent : tensor.shape) end = offset + (end - offset) * static_cast<uint64_t>(extent);
+    header[entry->first] = {
+        {"dtype", kNames[static_cast<int>(tensor.type)]}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+    offset = end;
   }
   std::string text;
   try {
@@ -141,7 +142,12 @@ void save_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   AtomicFile file(path);
   file.write(&length, sizeof length);
   file.write(text);
-  for (const auto* entry : order) file.write(entry->second.bytes.data(), entry->second.bytes.size());
+  for (const auto* entry : order) {
+    const CheckpointTensor& tensor = entry->second;
+    const std::vector<float> values = tensor.source ? tensor.source() : std::vector<float>{};
+    file.write(values.data(), values.size() * sizeof(float));
+    file.write(tensor.bytes.data(), tensor.bytes.size());
+  }
   file.commit();
 }
 

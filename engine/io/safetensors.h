@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -19,6 +20,9 @@ struct CheckpointTensor {
   DType type = DType::f32;
   std::vector<int64_t> shape;  // {} is a scalar
   std::vector<uint8_t> bytes;  // in C order
+  // In place of bytes, of an fp32 tensor that is to be saved: called as the file is written, so that no more than one
+  // such tensor is in memory at a time.
+  std::function<std::vector<float>()> source = {};
 
   int64_t count() const { return static_cast<int64_t>(bytes.size() / size_of(type)); }
 };
@@ -33,6 +37,9 @@ struct Checkpoint {
   template <class T>
   void set(const std::string& name, std::vector<int64_t> shape, std::span<const T> values) {
     set(name, dtype_of<T>(), std::move(shape), values.data());
+  }
+  void set(const std::string& name, std::vector<int64_t> shape, std::function<std::vector<float>()> source) {
+    tensors[name] = {DType::f32, std::move(shape), {}, std::move(source)};
   }
   // Each throws CheckpointError that names the file and what is missing, or has another type or shape.
   const CheckpointTensor& tensor(const std::string& name) const;

@@ -4,6 +4,8 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "engine/ops/conv.h"
+#include "engine/ops/registry.h"
 #include "kernels/channel_sum.h"
 #include "kernels/copy_matrices.h"
 #include "kernels/image_sum.h"
@@ -34,18 +36,19 @@ class Copies {
   kernels::CopyMatrices k_;
 };
 
-}  // namespace
-
-std::unique_ptr<Op> parse_aspp(const Attributes& a) {
+std::unique_ptr<Op> parse(const Attributes& a) {
   AsppAttributes p;
-  p.filters = a.integer("filters", 1, 1 << 16);
-  p.rates = a.integers("rates", 1, 1024, p.rates);
-  p.bias = a.boolean("bias", true);
-  p.prune = a.boolean("prune", true);
-  p.init = a.choice("init", {"glorot_uniform", "he_normal"}, "glorot_uniform") == "he_normal" ? Init::he_normal
-                                                                                              : Init::glorot_uniform;
+  p.filters = parse_filters(a);
+  p.rates = a.integers("rates", "dilations of the 3x3 branches", 1, 1024, p.rates);
+  p.bias = a.boolean("bias", "a bias for each channel of each convolution", true);
+  p.init = parse_init(a);
+  p.prune = a.boolean("prune", "leave out taps that see only padding; off to compare", true);
   return std::make_unique<AsppOp>(p);
 }
+
+const RegisterOp aspp{"aspp", "atrous spatial pyramid pooling", 1, 1, parse};
+
+}  // namespace
 
 std::string AsppOp::describe() const {
   return std::to_string(a_.filters) + " filters, " + rates_text(a_.rates) + (a_.prune ? "" : ", not pruned");
@@ -135,19 +138,24 @@ void AsppOp::compile(const CompileContext& context) {
   pixels_ = make_branch_sum(context, shape);
   pooled_ = make_branch_sum(context, {N, 1, 1, C, F, {{F, {}}}, a_.bias, a_.bias, context.needs_dx[0]});
 
-  Pieces packed, saved, forward, backward;
+  Pieces saved, forward, backward;
   places_.clear();
+  packed_.clear();
+  const auto gather = [&](const std::string& name, size_t bytes) {
+    packed_.push_back({name, bytes});
+    return packed_.size() - 1;
+  };
   for (size_t i = 0; i < groups_.size(); ++i) {
     const Group& g = groups_[i];
     const size_t K = shape.branches[i].K, weights = K * g.taps.count() * C;
     Places p;
-    p.project = packed.take(F * K * element);
+    p.project = gather("projection " + std::to_string(i), F * K * element);
     p.dproject = backward.take(F * K * sizeof(float));
     p.z = saved.take(pixels * K * element);
     p.dz = backward.take(pixels * K * element);
     if (!g.whole()) {
-      p.w = packed.take(weights * element);
-      p.bias = packed.take(K * sizeof(float));
+      p.w = gather("kernel " + std::to_string(i), weights * element);
+      p.bias = gather("bias " + std::to_string(i), K * sizeof(float));
       p.dw = backward.take(weights * sizeof(float));
       p.db = backward.take(K * sizeof(float));
     }
@@ -155,7 +163,7 @@ void AsppOp::compile(const CompileContext& context) {
   }
   const size_t pixel_of_filters = static_cast<size_t>(N) * F * element, projection = static_cast<size_t>(F) * F;
   pool_ = {};
-  pool_.project = packed.take(projection * element);
+  pool_.project = gather("pooled projection", projection * element);
   pool_.dproject = backward.take(projection * sizeof(float));
   pool_.z = saved.take(pixel_of_filters);
   pool_.dz = backward.take(pixel_of_filters);
@@ -163,8 +171,10 @@ void AsppOp::compile(const CompileContext& context) {
   backward_.mean = backward.take(static_cast<size_t>(N) * C * element);
   forward_.sum = forward.take(pixel_of_filters);
   backward_.sum = backward.take(pixel_of_filters);
-  packed_.pixels = packed.take(pixels_->prepacked_bytes());
-  packed_.pooled = packed.take(pooled_->prepacked_bytes());
+  pixels_packed_ = packed_.size();
+  for (const Prepacked& p : pixels_->prepacked()) gather("pixels " + p.layout, p.bytes);
+  pooled_packed_ = packed_.size();
+  for (const Prepacked& p : pooled_->prepacked()) gather("pooled " + p.layout, p.bytes);
   // The two sums, and what follows them, run one after the other.
   const auto image_sum = [&](int channels) {
     return kernels::image_sum_workspace(whole_map(nullptr, N, x_.H, x_.W, channels, type_));
@@ -172,7 +182,6 @@ void AsppOp::compile(const CompileContext& context) {
   forward_.pixels = forward.take(std::max({pixels_->forward_workspace(), pooled_->forward_workspace(), image_sum(C)}));
   backward_.pixels = backward.take(std::max({pixels_->backward_workspace(), pooled_->backward_workspace(), image_sum(F),
                                              kernels::channel_sum_workspace(image_map(nullptr, F))}));
-  packed_.bytes = packed.bytes();
   saved_.bytes = saved.bytes();
   forward_.bytes = forward.bytes();
   backward_.bytes = backward.bytes();
@@ -187,9 +196,9 @@ std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward)
     const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
     const int K = width(g);
     BranchSum::Branch b;
-    b.w = g.whole() ? kernel.compute : piece(run.packed, p.w);
-    if (bias != nullptr) b.bias = g.whole() ? bias->master : piece<float>(run.packed, p.bias);
-    b.project = piece(run.packed, p.project);
+    b.w = g.whole() ? kernel.compute : run.packed[p.w];
+    if (bias != nullptr) b.bias = g.whole() ? bias->master : static_cast<const float*>(run.packed[p.bias]);
+    b.project = run.packed[p.project];
     b.z = whole_map(piece(run.saved, p.z), x_.N, x_.H, x_.W, K, type_);
     if (backward) {
       b.dz = whole_map(piece(run.workspace, p.dz), x_.N, x_.H, x_.W, K, type_);
@@ -209,7 +218,7 @@ BranchSum::Branch AsppOp::pooled(const OpRun& run, bool backward) const {
   BranchSum::Branch b;
   b.w = kernel.compute;
   if (bias != nullptr) b.bias = bias->master;
-  b.project = piece(run.packed, pool_.project);
+  b.project = run.packed[pool_.project];
   b.z = image_map(piece(run.saved, pool_.z), a_.filters);
   if (backward) {
     b.dz = image_map(piece(run.workspace, pool_.dz), a_.filters);
@@ -230,21 +239,21 @@ void AsppOp::prepack_weights(const OpRun& run) {
   Copies weights(type_, false), biases(DType::f32, false);
   each_member([&](const Group& g, size_t i, const Group::Member& m, int j) {
     const Places& p = places_[i];
-    weights.add(F, F, projection, int64_t{F} * m.branch, columns() * F, piece(run.packed, p.project), int64_t{F} * j,
+    weights.add(F, F, projection, int64_t{F} * m.branch, columns() * F, run.packed[p.project], int64_t{F} * j,
                 width(g));
     if (g.whole()) return;
     const int taps = g.taps.count();
     for (int t = 0; t < taps; ++t)
       weights.add(F, C, run.params[kernel_of(m.branch)].compute, int64_t{C} * m.live[t], m.stored() * C,
-                  piece(run.packed, p.w), (int64_t{F} * j * taps + t) * C, taps * C);
+                  run.packed[p.w], (int64_t{F} * j * taps + t) * C, taps * C);
     if (a_.bias)
-      biases.add(1, F, run.params[kernel_of(m.branch) + 1].master, 0, F, piece(run.packed, p.bias), int64_t{F} * j, F);
+      biases.add(1, F, run.params[kernel_of(m.branch) + 1].master, 0, F, run.packed[p.bias], int64_t{F} * j, F);
   });
-  weights.add(F, F, projection, int64_t{F} * pool_branch(), columns() * F, piece(run.packed, pool_.project), 0, F);
+  weights.add(F, F, projection, int64_t{F} * pool_branch(), columns() * F, run.packed[pool_.project], 0, F);
   weights.run(stream);
   biases.run(stream);
-  pixels_->prepack_weights(stream, branches(run, false), piece(run.packed, packed_.pixels));
-  pooled_->prepack_weights(stream, {pooled(run, false)}, piece(run.packed, packed_.pooled));
+  pixels_->prepack_weights(stream, branches(run, false), run.packed.data() + pixels_packed_);
+  pooled_->prepack_weights(stream, {pooled(run, false)}, run.packed.data() + pooled_packed_);
 }
 
 void AsppOp::forward(const OpRun& run) {
@@ -255,8 +264,8 @@ void AsppOp::forward(const OpRun& run) {
   const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
   kernels::image_sum(
       stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W), .workspace = scratch});
-  pooled_->forward(stream, mean, {pooled(run, false)}, bias, {}, sum, piece(run.packed, packed_.pooled), scratch);
-  pixels_->forward(stream, run.x[0], branches(run, false), nullptr, sum, run.y, piece(run.packed, packed_.pixels),
+  pooled_->forward(stream, mean, {pooled(run, false)}, bias, {}, sum, run.packed.data() + pooled_packed_, scratch);
+  pixels_->forward(stream, run.x[0], branches(run, false), nullptr, sum, run.y, run.packed.data() + pixels_packed_,
                    scratch);
 }
 
@@ -267,10 +276,10 @@ void AsppOp::backward(const OpRun& run) {
   const TensorView dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : TensorView{};
   void* scratch = piece(run.workspace, backward_.pixels);
   kernels::image_sum(stream, {.x = run.dy, .sum = dsum, .workspace = scratch});
-  pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, piece(run.packed, packed_.pooled),
+  pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, run.packed.data() + pooled_packed_,
                     scratch);
   pixels_->backward(stream, run.x[0], run.dy, branches(run, true), dmean, 1.0f / static_cast<float>(x_.H * x_.W),
-                    run.dx[0], run.accumulate[0], piece(run.packed, packed_.pixels), scratch);
+                    run.dx[0], run.accumulate[0], run.packed.data() + pixels_packed_, scratch);
   if (a_.bias)
     kernels::channel_sum(stream, {.x = dsum,
                                   .sum = run.params[kernel_of(project_branch()) + 1].grad,

@@ -10,7 +10,6 @@
 #include <memory>
 #include <vector>
 
-#include "engine/graph/attributes.h"
 #include "engine/ops/branch_sum.h"
 
 namespace regolith {
@@ -39,7 +38,7 @@ class AsppOp : public OpBase<AsppOp> {
   size_t saved_memory() const override { return saved_.bytes; }
   size_t forward_workspace() const override { return forward_.bytes; }
   size_t backward_workspace() const override { return backward_.bytes; }
-  size_t prepacked_bytes() const override { return packed_.bytes; }
+  std::vector<Prepacked> prepacked() const override { return packed_; }
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
@@ -59,12 +58,13 @@ class AsppOp : public OpBase<AsppOp> {
   };
   // Where a group's tensors lie, in bytes from the start of the memory that holds them.
   struct Places {
-    size_t w = 0, bias = 0, project = 0, z = 0, dz = 0, dw = 0, db = 0, dproject = 0;
+    size_t w = 0, bias = 0, project = 0;  // among the prepacked copies
+    size_t z = 0, dz = 0, dw = 0, db = 0, dproject = 0;
   };
   struct Memory {
     size_t bytes = 0;
-    size_t mean = 0, sum = 0;       // one pixel per image, of C channels and of F
-    size_t pixels = 0, pooled = 0;  // what the two sums of branches need for themselves
+    size_t mean = 0, sum = 0;  // one pixel per image, of C channels and of F
+    size_t pixels = 0;         // what the two sums of branches need for themselves
   };
 
   std::vector<Group> groups(int H, int W) const;
@@ -94,9 +94,9 @@ class AsppOp : public OpBase<AsppOp> {
   std::shared_ptr<BranchSum> pixels_, pooled_;
   std::vector<Places> places_;
   Places pool_;
-  Memory packed_, saved_, forward_, backward_;
+  Memory saved_, forward_, backward_;
+  std::vector<Prepacked> packed_;  // the gathered weights, then those of pixels_, then those of pooled_
+  size_t pixels_packed_ = 0, pooled_packed_ = 0;
 };
-
-std::unique_ptr<Op> parse_aspp(const Attributes& a);  // filters, rates, init, bias, prune
 
 }  // namespace regolith

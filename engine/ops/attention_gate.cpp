@@ -1,6 +1,8 @@
 #include "engine/ops/attention_gate.h"
 
 #include "engine/base/error.h"
+#include "engine/ops/conv.h"
+#include "engine/ops/registry.h"
 #include "kernels/attention_gate.h"
 
 namespace regolith {
@@ -13,7 +15,7 @@ kernels::AttentionGateWeights weights(const OpRun& run, int Ci) {
           .phi = run.params[phi].compute,
           .psi = run.params[psi].master,
           .bias = run.params[bias].master,
-          .packed = run.packed,
+          .packed = run.packed[0],
           .Ci = Ci};
 }
 
@@ -51,18 +53,19 @@ size_t AttentionGateOp::backward_workspace() const {
   return kernels::AttentionGateWorkspace(map(x_), map(g_), filters_).bytes;
 }
 
-size_t AttentionGateOp::prepacked_bytes() const {
-  return packs_ ? kernels::attention_gate_packed(x_.C, g_.C, filters_) : 0;
+std::vector<Prepacked> AttentionGateOp::prepacked() const {
+  return {{"gate", packs_ ? kernels::attention_gate_packed(x_.C, g_.C, filters_) : 0}};
 }
 
 void AttentionGateOp::prepack_weights(const OpRun& run) {
+  if (!packs_) return;
   kernels::attention_gate_pack(*run.stream, {.theta = run.params[theta].compute,
                                              .phi = run.params[phi].compute,
                                              .dtype = type_,
                                              .Cx = x_.C,
                                              .Cg = g_.C,
                                              .Ci = filters_,
-                                             .packed = run.packed});
+                                             .packed = run.packed[0]});
 }
 
 void AttentionGateOp::forward(const OpRun& run) {
@@ -91,11 +94,15 @@ void AttentionGateOp::backward(const OpRun& run) {
                                                  .workspace = run.workspace});
 }
 
-std::unique_ptr<Op> parse_attention_gate(const Attributes& a) {
-  const Init init = a.choice("init", {"glorot_uniform", "he_normal"}, "glorot_uniform") == "he_normal"
-                        ? Init::he_normal
-                        : Init::glorot_uniform;
-  return std::make_unique<AttentionGateOp>(a.integer("filters", 1, kernels::kGateChannels), init);
+namespace {
+
+std::unique_ptr<Op> parse(const Attributes& a) {
+  const int filters = a.integer("filters", "channels in which x and g are compared", 1, kernels::kGateChannels);
+  return std::make_unique<AttentionGateOp>(filters, parse_init(a));
 }
+
+const RegisterOp gate{"attention_gate", "a skip, each pixel times a gate", 2, 2, parse};
+
+}  // namespace
 
 }  // namespace regolith

@@ -2,7 +2,6 @@
 // number a pixel. What it computes is in kernels/attention_gate.h.
 #pragma once
 
-#include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
 
 namespace regolith {
@@ -18,7 +17,7 @@ class AttentionGateOp : public StridedOp<AttentionGateOp> {
   bool backward_in_place() const override { return true; }
   void compile(const CompileContext& context) override;
   size_t backward_workspace() const override;
-  size_t prepacked_bytes() const override;
+  std::vector<Prepacked> prepacked() const override;
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
@@ -30,7 +29,5 @@ class AttentionGateOp : public StridedOp<AttentionGateOp> {
   DType type_ = DType::f32;
   bool packs_ = true;  // the kernels of this device want weights laid out for them
 };
-
-std::unique_ptr<Op> parse_attention_gate(const Attributes& a);  // filters, init
 
 }  // namespace regolith

@@ -1,6 +1,7 @@
 #include "engine/ops/basic.h"
 
 #include "engine/base/error.h"
+#include "engine/ops/registry.h"
 #include "kernels/add.h"
 
 namespace regolith {
@@ -73,5 +74,10 @@ void ConcatOp::backward(const OpRun& run) {
     at += run.x[i].C;
   }
 }
+
+namespace {
+const RegisterOp sum{"add", "the sum of maps of one shape", 2, kAnyInputs, plain<AddOp>};
+const RegisterOp concat{"concat", "channels side by side", 2, kAnyInputs, plain<ConcatOp>};
+}  // namespace
 
 }  // namespace regolith

@@ -22,6 +22,7 @@ class InputOp : public OpBase<InputOp> {
 class AddOp : public StridedOp<AddOp> {
  public:
   std::string_view kind() const override { return "add"; }
+  bool is_sum() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   bool backward_in_place() const override { return true; }
   void forward(const OpRun& run) override;
@@ -32,6 +33,7 @@ class AddOp : public StridedOp<AddOp> {
 class ConcatOp : public OpBase<ConcatOp> {
  public:
   std::string_view kind() const override { return "concat"; }
+  bool joins_channels() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   bool reads_strided() const override { return true; }
   bool accumulates() const override { return true; }

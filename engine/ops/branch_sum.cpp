@@ -1,7 +1,9 @@
 #include "engine/ops/branch_sum.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "engine/ops/conv.h"
 #include "kernels/channel_sum.h"
 #include "kernels/image_sum.h"
 
@@ -24,7 +26,7 @@ class KernelBranchSum : public BranchSum {
   size_t backward_workspace() const override { return workspace_; }
 
   void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
-               const TensorView& image, const TensorView& y, void*, void*) override {
+               const TensorView& image, const TensorView& y, void* const*, void*) override {
     kernels::AsppForward k;
     k.x = x;
     k.bias = bias;
@@ -38,7 +40,7 @@ class KernelBranchSum : public BranchSum {
   }
 
   void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
-                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void*,
+                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* const*,
                 void* workspace) override {
     kernels::AsppDataGradient all;
     for (const Branch& b : branches) {
@@ -71,17 +73,11 @@ class ProviderBranchSum : public BranchSum {
  public:
   ProviderBranchSum(const CompileContext& context, const BranchSumShape& shape) : shape_(shape), type_(context.type) {
     const auto pick = [&](const ConvShape& conv, bool bias, bool dgrad) {
-      ConvRequest r;
-      r.shape = conv;
-      r.type = type_;
-      r.tf32 = context.tf32;
+      ConvRequest r = conv_request(conv, context);
       r.bias = bias;
       r.needs_dgrad = context.training && dgrad;
-      r.needs_wgrad = context.training;
-      r.deterministic = context.deterministic;
       return std::shared_ptr<Convolution>(pick_convolution(context.device, r, context.conv));
     };
-    Pieces packed;
     for (const auto& b : shape.branches) {
       const int rate = std::max(b.taps.rate, 1), down = b.taps.rows / 2 * rate, right = b.taps.columns / 2 * rate;
       Compiled c;
@@ -100,11 +96,8 @@ class ProviderBranchSum : public BranchSum {
                        {down, right}},
                       shape.branch_bias, shape.needs_dx);
       c.projection = pick({z.N, z.H, z.W, b.K, shape.F, 1, 1}, shape.bias, true);
-      c.branch_packed = packed.take(c.branch->prepacked_bytes());
-      c.projection_packed = packed.take(c.projection->prepacked_bytes());
       compiled_.push_back(c);
     }
-    packed_ = packed.bytes();
     split_ = shape.branches.size() > 1 || !shape.bias;
   }
 
@@ -112,14 +105,22 @@ class ProviderBranchSum : public BranchSum {
     const Convolution& c = *compiled_.front().branch;
     return std::string(c.provider()) + " " + c.implementation();
   }
-  size_t prepacked_bytes() const override { return packed_; }
-  void prepack_weights(DeviceStream& stream, const std::vector<Branch>& branches, void* packed) override {
+  // Of each branch: its convolution forward and dgrad, its projection forward and dgrad.
+  std::vector<Prepacked> prepacked() const override {
+    std::vector<Prepacked> copies;
     for (size_t g = 0; g < compiled_.size(); ++g) {
-      const Compiled& c = compiled_[g];
-      if (c.branch->prepacked_bytes() > 0)
-        c.branch->prepack_weights(stream, branches[g].w, piece(packed, c.branch_packed));
-      if (c.projection->prepacked_bytes() > 0)
-        c.projection->prepack_weights(stream, branches[g].project, piece(packed, c.projection_packed));
+      for (const auto& [conv, name] :
+           {std::pair{compiled_[g].branch, " branch "}, std::pair{compiled_[g].projection, " projection "}}) {
+        const auto two = regolith::prepacked(*conv, std::to_string(g) + name);
+        copies.insert(copies.end(), two.begin(), two.end());
+      }
+    }
+    return copies;
+  }
+  void prepack_weights(DeviceStream& stream, const std::vector<Branch>& branches, void* const* packed) override {
+    for (size_t g = 0; g < compiled_.size(); ++g, packed += 4) {
+      regolith::prepack_weights(*compiled_[g].branch, stream, branches[g].w, packed);
+      regolith::prepack_weights(*compiled_[g].projection, stream, branches[g].project, packed + 2);
     }
   }
   size_t forward_workspace() const override {
@@ -137,27 +138,25 @@ class ProviderBranchSum : public BranchSum {
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
-               const TensorView& image, const TensorView& y, void* packed, void* workspace) override {
+               const TensorView& image, const TensorView& y, void* const* packed, void* workspace) override {
     kernels::AddImages sum;
     sum.image = image;
     sum.y = y;
     void* scratch = piece(workspace, parts(shape_.F));
-    for (size_t g = 0; g < compiled_.size(); ++g) {
+    for (size_t g = 0; g < compiled_.size(); ++g, packed += 4) {
       const Compiled& c = compiled_[g];
       const Branch& b = branches[g];
-      c.branch->forward(stream, seen(x, c.flat), b.w, piece(packed, c.branch_packed), b.bias, seen(b.z, c.flat),
-                        scratch);
+      c.branch->forward(stream, seen(x, c.flat), b.w, packed[0], b.bias, seen(b.z, c.flat), scratch);
       TensorView part = y;
       if (split_) part.data = piece(workspace, g * part_bytes(shape_.F));
-      c.projection->forward(stream, seen(b.z, true), b.project, piece(packed, c.projection_packed), bias,
-                            seen(part, true), scratch);
+      c.projection->forward(stream, seen(b.z, true), b.project, packed[2], bias, seen(part, true), scratch);
       sum.parts[sum.count++] = part;
     }
     if (split_) kernels::add_images(stream, sum);
   }
 
   void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
-                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* packed,
+                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* const* packed,
                 void* workspace) override {
     kernels::AddImages sum;
     sum.image = image;
@@ -165,17 +164,17 @@ class ProviderBranchSum : public BranchSum {
     sum.y = dx;
     sum.accumulate = accumulate;
     void* scratch = piece(workspace, parts(shape_.C));
-    for (size_t g = 0; g < compiled_.size(); ++g) {
+    for (size_t g = 0; g < compiled_.size(); ++g, packed += 4) {
       const Compiled& c = compiled_[g];
       const Branch& b = branches[g];
       const TensorView flat_dy = seen(dy, true), x_seen = seen(x, c.flat), dz = seen(b.dz, c.flat);
       c.projection->wgrad(stream, seen(b.z, true), flat_dy, b.dproject, nullptr, false, scratch);
-      c.projection->dgrad(stream, flat_dy, b.project, piece(packed, c.projection_packed), seen(b.dz, true), scratch);
+      c.projection->dgrad(stream, flat_dy, b.project, packed[3], seen(b.dz, true), scratch);
       c.branch->wgrad(stream, x_seen, dz, b.dw, b.db, b.accumulate, scratch);
       if (!dx) continue;
       TensorView part = dx;
       part.data = piece(workspace, g * part_bytes(shape_.C));
-      c.branch->dgrad(stream, dz, b.w, piece(packed, c.branch_packed), seen(part, c.flat), scratch);
+      c.branch->dgrad(stream, dz, b.w, packed[1], seen(part, c.flat), scratch);
       sum.parts[sum.count++] = part;
     }
     if (dx) kernels::add_images(stream, sum);
@@ -185,7 +184,6 @@ class ProviderBranchSum : public BranchSum {
   struct Compiled {
     std::shared_ptr<Convolution> branch, projection;
     bool flat = false;  // one tap
-    size_t branch_packed = 0, projection_packed = 0;
   };
   // A 1x1 convolution sees all rows of the batch as those of one image: then its product has as many rows as it can.
   TensorView seen(const TensorView& m, bool flat) const {
@@ -198,15 +196,13 @@ class ProviderBranchSum : public BranchSum {
   BranchSumShape shape_;
   DType type_;
   std::vector<Compiled> compiled_;
-  size_t packed_ = 0;
   bool split_ = true;
 };
 
 }  // namespace
 
 std::unique_ptr<BranchSum> make_branch_sum(const CompileContext& context, const BranchSumShape& shape) {
-  const bool host =
-      context.device.kind() == DeviceKind::cpu && context.device.make_stream()->execution() == Execution::fast;
+  const bool host = context.device.kind() == DeviceKind::cpu && context.device.execution() == Execution::fast;
   const bool fits = std::all_of(shape.branches.begin(), shape.branches.end(), [&](const BranchSumShape::Branch& b) {
     return kernels::aspp_takes(shape.C, b.K, shape.F);
   });

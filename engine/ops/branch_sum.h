@@ -41,17 +41,18 @@ class BranchSum {
 
   virtual ~BranchSum() = default;
   virtual std::string provider() const = 0;
-  virtual size_t prepacked_bytes() const { return 0; }
-  virtual void prepack_weights(DeviceStream&, const std::vector<Branch>&, void* /*packed*/) {}
+  // The copies of weights that it reads, as Op::prepacked(); `packed` below points at them in that order.
+  virtual std::vector<Prepacked> prepacked() const { return {}; }
+  virtual void prepack_weights(DeviceStream&, const std::vector<Branch>&, void* const* /*packed*/) {}
   virtual size_t forward_workspace() const = 0;
   virtual size_t backward_workspace() const = 0;
   // `bias`: (F), or null. `image`: (N, 1, 1, F), added to every pixel of its image, or null.
   virtual void forward(DeviceStream&, const TensorView& x, const std::vector<Branch>&, const float* bias,
-                       const TensorView& image, const TensorView& y, void* packed, void* workspace) = 0;
+                       const TensorView& image, const TensorView& y, void* const* packed, void* workspace) = 0;
   // dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null. dx may be null: not wanted.
   virtual void backward(DeviceStream&, const TensorView& x, const TensorView& dy, const std::vector<Branch>&,
-                        const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* packed,
-                        void* workspace) = 0;
+                        const TensorView& image, float image_scale, const TensorView& dx, bool accumulate,
+                        void* const* packed, void* workspace) = 0;
 };
 
 // The kernel where it takes the shape, on a GPU and in tests; else the providers, of which `context.conv` may name one.

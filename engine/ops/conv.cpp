@@ -4,21 +4,13 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "engine/ops/registry.h"
 #include "kernels/activation.h"
 #include "kernels/bias.h"
 #include "kernels/channel_sum.h"
 
 namespace regolith {
 namespace {
-
-std::string describe(const ConvAttributes& a) {
-  std::string text = join(a.kernel, "x") + ", " + std::to_string(a.filters) + " filters";
-  if (a.stride != std::array{1, 1}) text += ", stride " + join(a.stride, "x");
-  if (a.dilation != std::array{1, 1}) text += ", dilation " + join(a.dilation, "x");
-  if (!a.same) text += ", valid";
-  if (a.relu) text += " + relu";
-  return text;
-}
 
 void check(const ConvAttributes& a) {
   if (a.filters < 1) throw GraphError("filters is " + std::to_string(a.filters) + "; expected at least 1");
@@ -43,22 +35,6 @@ ConvShape conv_shape(const ConvAttributes& a, int N, int H, int W, int C, int K)
   return s;
 }
 
-ConvRequest request(const ConvShape& shape, const CompileContext& c) {
-  ConvRequest r;
-  r.shape = shape;
-  r.type = c.type;
-  r.tf32 = c.tf32;
-  r.needs_wgrad = c.training;
-  r.deterministic = c.deterministic;
-  r.workspace_limit = static_cast<size_t>(c.conv.workspace_mib) << 20;
-  return r;
-}
-
-std::string provider_text(const Convolution& c) {
-  const std::string name(c.provider()), what = c.implementation();
-  return what.empty() ? name : name + " " + what;
-}
-
 }  // namespace
 
 std::array<int, 2> same_padding(int in, int kernel, int stride, int dilation) {
@@ -67,29 +43,56 @@ std::array<int, 2> same_padding(int in, int kernel, int stride, int dilation) {
   return {total / 2, total - total / 2};
 }
 
+Init parse_init(const Attributes& a) {
+  const int i = a.choice("init", "how the weights start", {"glorot_uniform", "he_normal"});
+  return i == 1 ? Init::he_normal : Init::glorot_uniform;
+}
+
+int parse_filters(const Attributes& a) { return a.integer("filters", "channels of the output", 1, 1 << 16); }
+
 ConvAttributes parse_conv(const Attributes& a) {
   ConvAttributes c;
-  c.kernel = a.pair("kernel", 1, 255, 3);
-  c.stride = a.pair("stride", 1, 64, 1);
-  c.dilation = a.pair("dilation", 1, 1024, 1);
-  c.same = a.choice("padding", {"same", "valid"}, "same") == "same";
-  c.bias = a.boolean("bias", true);
-  c.init = a.choice("init", {"glorot_uniform", "he_normal"}, "glorot_uniform") == "he_normal" ? Init::he_normal
-                                                                                              : Init::glorot_uniform;
+  c.filters = parse_filters(a);
+  c.kernel = a.pair("kernel", "rows and columns of the kernel", 1, 255, 3);
+  c.stride = a.pair("stride", "distance of the outputs, in inputs", 1, 64, 1);
+  c.dilation = a.pair("dilation", "distance of the kernel's taps", 1, 1024, 1);
+  c.same = a.choice("padding", "same: the size of the output is that of the input / stride", {"same", "valid"}) == 0;
+  c.bias = a.boolean("bias", "a bias for each channel", true);
+  c.init = parse_init(a);
   return c;
 }
 
-std::string ConvOp::describe() const { return regolith::describe(a_); }
+std::vector<Prepacked> prepacked(const Convolution& conv, const std::string& prefix) {
+  std::vector<Prepacked> copies{conv.prepacked(WeightUse::forward), conv.prepacked(WeightUse::dgrad)};
+  copies[0].layout = prefix + "forward " + copies[0].layout;
+  copies[1].layout = prefix + "dgrad " + copies[1].layout;
+  return copies;
+}
 
-Inference ConvOp::infer(const std::vector<Shape>& inputs) {
-  check(a_);
-  const Shape& x = inputs[0];
-  shape_ = conv_shape(a_, x.N, x.H, x.W, x.C, a_.filters);
+void prepack_weights(Convolution& conv, DeviceStream& stream, const void* w, void* const* packed) {
+  if (packed[0] != nullptr) conv.prepack_weights(stream, WeightUse::forward, w, packed[0]);
+  if (packed[1] != nullptr) conv.prepack_weights(stream, WeightUse::dgrad, w, packed[1]);
+}
+
+std::string ConvBase::describe() const {
+  std::string text = join(a_.kernel, "x") + ", " + std::to_string(a_.filters) + " filters";
+  if (a_.stride != std::array{1, 1}) text += ", stride " + join(a_.stride, "x");
+  if (a_.dilation != std::array{1, 1}) text += ", dilation " + join(a_.dilation, "x");
+  if (!a_.same) text += ", valid";
+  if (a_.relu) text += " + relu";
+  return text;
+}
+
+std::string ConvBase::provider() const {
+  const std::string name(conv_->provider()), what = conv_->implementation();
+  return what.empty() ? name : name + " " + what;
+}
+
+Inference ConvBase::infer_conv(const Shape& y, int kernels, int in) const {
   const int64_t taps = static_cast<int64_t>(a_.kernel[0]) * a_.kernel[1];
   Inference r;
-  r.shape = {x.N, shape_.P(), shape_.Q(), a_.filters};
-  r.params.push_back(
-      {"kernel", {a_.filters, a_.kernel[0], a_.kernel[1], x.C}, a_.init, taps * x.C, taps * a_.filters, true});
+  r.shape = y;
+  r.params.push_back({"kernel", {kernels, a_.kernel[0], a_.kernel[1], in}, a_.init, taps * in, taps * kernels, true});
   if (a_.bias) r.params.push_back({"bias", {a_.filters}, Init::zeros, 0, 0, true});
   r.saves_input = {true};
   r.saves_output = a_.relu;  // its sign is the gradient's mask
@@ -97,8 +100,15 @@ Inference ConvOp::infer(const std::vector<Shape>& inputs) {
   return r;
 }
 
+Inference ConvOp::infer(const std::vector<Shape>& inputs) {
+  check(a_);
+  const Shape& x = inputs[0];
+  shape_ = conv_shape(a_, x.N, x.H, x.W, x.C, a_.filters);
+  return infer_conv({x.N, shape_.P(), shape_.Q(), a_.filters}, a_.filters, x.C);
+}
+
 void ConvOp::compile(const CompileContext& context) {
-  ConvRequest r = request(shape_, context);
+  ConvRequest r = conv_request(shape_, context);
   r.bias = a_.bias;
   r.relu = a_.relu;
   r.needs_dgrad = context.training && context.needs_dx[0];
@@ -106,17 +116,11 @@ void ConvOp::compile(const CompileContext& context) {
   skip_bias_gradient_ = a_.bias_cancels && context.batch_statistics;
 }
 
-std::string ConvOp::provider() const { return provider_text(*conv_); }
-
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
-
-void ConvOp::prepack_weights(const OpRun& run) {
-  conv_->prepack_weights(*run.stream, run.params[0].compute, run.packed);
-}
 
 void ConvOp::forward(const OpRun& run) {
   const float* bias = a_.bias ? run.params[1].master : nullptr;
-  conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed, bias, run.y, run.workspace);
+  conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace);
 }
 
 void ConvOp::backward(const OpRun& run) {
@@ -126,11 +130,9 @@ void ConvOp::backward(const OpRun& run) {
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
   conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
-    conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed, run.dx[0], run.workspace,
+    conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed[1], run.dx[0], run.workspace,
                  {.accumulate = run.accumulate[0]});
 }
-
-std::string ConvTransposeOp::describe() const { return regolith::describe(a_); }
 
 Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
   check(a_);
@@ -138,38 +140,24 @@ Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
   if (!a_.same) throw GraphError("a transposed convolution takes padding: same only");
   const int H = x.H * a_.stride[0], W = x.W * a_.stride[1];
   shape_ = conv_shape(a_, x.N, H, W, a_.filters, x.C);
-  const int64_t taps = static_cast<int64_t>(a_.kernel[0]) * a_.kernel[1];
-  Inference r;
-  r.shape = {x.N, H, W, a_.filters};
   // Keras stores (R, S, filters, C) and counts its fans from that: in = filters, out = C.
-  r.params.push_back(
-      {"kernel", {x.C, a_.kernel[0], a_.kernel[1], a_.filters}, a_.init, taps * a_.filters, taps * x.C, true});
-  if (a_.bias) r.params.push_back({"bias", {a_.filters}, Init::zeros, 0, 0, true});
-  r.saves_input = {true};
-  r.macs = shape_.macs();
-  return r;
+  return infer_conv({x.N, H, W, a_.filters}, x.C, a_.filters);
 }
 
 void ConvTransposeOp::compile(const CompileContext& context) {
-  ConvRequest r = request(shape_, context);
+  ConvRequest r = conv_request(shape_, context);
   r.needs_dgrad = true;  // is our forward
   conv_ = pick_convolution(context.device, r, context.conv);
 }
-
-std::string ConvTransposeOp::provider() const { return provider_text(*conv_); }
 
 size_t ConvTransposeOp::backward_workspace() const {
   const TensorView dy{nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, DType::f32};
   return std::max({conv_->forward_workspace(), conv_->wgrad_workspace(), kernels::channel_sum_workspace(dy)});
 }
 
-void ConvTransposeOp::prepack_weights(const OpRun& run) {
-  conv_->prepack_weights(*run.stream, run.params[0].compute, run.packed);
-}
-
 void ConvTransposeOp::forward(const OpRun& run) {
   const bool fused = a_.bias && conv_->has_dgrad_epilogue();
-  conv_->dgrad(*run.stream, run.x[0], run.params[0].compute, run.packed, run.y, run.workspace,
+  conv_->dgrad(*run.stream, run.x[0], run.params[0].compute, run.packed[1], run.y, run.workspace,
                {.bias = fused ? run.params[1].master : nullptr});
   if (a_.bias && !fused) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
 }
@@ -182,7 +170,17 @@ void ConvTransposeOp::backward(const OpRun& run) {
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});
   if (run.dx[0])
-    conv_->forward(*run.stream, run.dy, run.params[0].compute, run.packed, nullptr, run.dx[0], run.workspace);
+    conv_->forward(*run.stream, run.dy, run.params[0].compute, run.packed[0], nullptr, run.dx[0], run.workspace);
 }
+
+namespace {
+template <class T>
+std::unique_ptr<Op> parse(const Attributes& a) {
+  return std::make_unique<T>(parse_conv(a));
+}
+const RegisterOp convolution{"conv", "convolution", 1, 1, parse<ConvOp>};
+const RegisterOp transposed{"conv_transpose", "transposed convolution, the adjoint of the convolution", 1, 1,
+                            parse<ConvTransposeOp>};
+}  // namespace
 
 }  // namespace regolith

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "engine/conv/provider.h"
 #include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
 
@@ -23,55 +24,69 @@ struct ConvAttributes {
   Init init = Init::glorot_uniform;
 };
 
-// kernel, stride, dilation, padding, bias, init: all but the filters.
 ConvAttributes parse_conv(const Attributes& a);
+Init parse_init(const Attributes& a);    // the key `init`, of every op that has kernels
+int parse_filters(const Attributes& a);  // the key `filters`
 
-// Parameters: kernel (filters,R,S,C), bias (filters).
-class ConvOp : public OpBase<ConvOp> {
+// The copies of the weights that a convolution reads forward and for dgrad, for Op::prepacked(); `prefix` tells those
+// of several convolutions of one op apart.
+std::vector<Prepacked> prepacked(const Convolution& conv, const std::string& prefix = "");
+// Writes them from `w` to packed[0] and packed[1].
+void prepack_weights(Convolution& conv, DeviceStream& stream, const void* w, void* const* packed);
+
+// What a convolution and its adjoint have in common.
+class ConvBase : public Op {
  public:
-  explicit ConvOp(ConvAttributes a) : a_(a) {}
+  explicit ConvBase(ConvAttributes a) : a_(a) {}
   ConvAttributes& attributes() { return a_; }
-  std::string_view kind() const override { return "conv"; }
   std::string describe() const override;
-  Inference infer(const std::vector<Shape>& inputs) override;
-  bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
-  void compile(const CompileContext& context) override;
   std::string provider() const override;
-  size_t forward_workspace() const override { return conv_->forward_workspace(); }
-  size_t backward_workspace() const override;
-  size_t prepacked_bytes() const override { return conv_->prepacked_bytes(); }
-  void prepack_weights(const OpRun& run) override;
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
+  std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
+  void prepack_weights(const OpRun& run) override {
+    regolith::prepack_weights(*conv_, *run.stream, run.params[0].compute, run.packed.data());
+  }
 
- private:
+ protected:
+  // For an output and a kernel (kernels,R,S,in), whose fans count `in` and `kernels` channels.
+  Inference infer_conv(const Shape& y, int kernels, int in) const;
+
   ConvAttributes a_;
   ConvShape shape_{};
-  bool skip_bias_gradient_ = false;
   std::shared_ptr<Convolution> conv_;
 };
 
-// Transposed convolution: the exact adjoint of the "same" convolution that maps its output to its input.
-// Parameters: kernel (C_in, R, S, filters), which is the adjoint convolution's (K,R,S,C); bias (filters).
-class ConvTransposeOp : public OpBase<ConvTransposeOp> {
+// Parameters: kernel (filters,R,S,C), bias (filters).
+class ConvOp : public ConvBase {
  public:
-  explicit ConvTransposeOp(ConvAttributes a) : a_(a) {}
-  std::string_view kind() const override { return "conv_transpose"; }
-  std::string describe() const override;
+  using ConvBase::ConvBase;
+  std::string_view kind() const override { return "conv"; }
+  std::unique_ptr<Op> clone() const override { return std::make_unique<ConvOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
+  bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
   void compile(const CompileContext& context) override;
-  std::string provider() const override;
-  size_t forward_workspace() const override { return conv_->dgrad_workspace(); }
+  size_t forward_workspace() const override { return conv_->forward_workspace(); }
   size_t backward_workspace() const override;
-  size_t prepacked_bytes() const override { return conv_->prepacked_bytes(); }
-  void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 
  private:
-  ConvAttributes a_;
-  ConvShape shape_{};  // of the adjoint: its input is our output
-  std::shared_ptr<Convolution> conv_;
+  bool skip_bias_gradient_ = false;
+};
+
+// Transposed convolution: the exact adjoint of the "same" convolution that maps its output to its input; shape_ is that
+// convolution's. Parameters: kernel (C_in, R, S, filters), which is the adjoint convolution's (K,R,S,C); bias
+// (filters).
+class ConvTransposeOp : public ConvBase {
+ public:
+  using ConvBase::ConvBase;
+  std::string_view kind() const override { return "conv_transpose"; }
+  std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
+  Inference infer(const std::vector<Shape>& inputs) override;
+  void compile(const CompileContext& context) override;
+  size_t forward_workspace() const override { return conv_->dgrad_workspace(); }
+  size_t backward_workspace() const override;
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
 };
 
 }  // namespace regolith

@@ -2,6 +2,7 @@
 
 #include "engine/base/text.h"
 
+#include "engine/ops/registry.h"
 #include "kernels/dropout.h"
 
 namespace regolith {
@@ -31,10 +32,16 @@ void DropoutOp::backward(const OpRun& run) {
 }
 
 std::unique_ptr<Op> parse_dropout(const Attributes& a, bool spatial) {
-  const Yaml value = a.has("rate") ? a.find("rate") : a.node().at("rate");  // whose error says what is missing
-  const float rate = static_cast<float>(value.as_double(0, 1));
-  if (rate >= 1) value.fail("expected a rate of 0 or more and less than 1: at 1 nothing would be left");
+  const float rate = static_cast<float>(a.number("rate", "fraction that is dropped", 0, 1));
+  if (rate >= 1) a.fail("rate", "expected a rate of 0 or more and less than 1: at 1 nothing would be left");
   return std::make_unique<DropoutOp>(rate, spatial);
 }
+
+namespace {
+const RegisterOp elements{"dropout", "drops elements in training, the rest times 1 / (1 - rate)", 1, 1,
+                          [](const Attributes& a) { return parse_dropout(a, false); }};
+const RegisterOp channels{"spatial_dropout", "drops whole channels of an image in training", 1, 1,
+                          [](const Attributes& a) { return parse_dropout(a, true); }};
+}  // namespace
 
 }  // namespace regolith

@@ -1,6 +1,7 @@
+#include "engine/ops/fuse.h"
+
 #include <algorithm>
 
-#include "engine/graph/graph.h"
 #include "engine/ops/aspp.h"
 #include "engine/ops/conv.h"
 #include "engine/ops/dropout.h"
@@ -11,28 +12,33 @@
 namespace regolith {
 namespace {
 
-// A graph being rewritten: nodes that were merged away are skipped, and `stand_in` says who speaks for them.
 class Fuser {
  public:
   Fuser(Graph& graph, const FuseOptions& options) : graph_(graph), options_(options) {}
 
   std::vector<std::string> run() {
-    if (options_.cancelled_bias) drop_cancelled_biases();
-    if (options_.norm_residual) each([&](int i) { return norm_residual(i); });
-    if (options_.norm_activation) each([&](int i) { return norm_activation(i); });
-    if (options_.conv_activation) each([&](int i) { return conv_activation(i); });
-    if (!options_.padding_taps) keep_padding_taps();
-    if (options_.squeeze_pool) each([&](int i) { return squeeze_pool(i); });
-    if (options_.squeeze_dropout) each([&](int i) { return squeeze_dropout(i); });
-    if (options_.squeeze_norm) squeezes_from_norms();
+    if (options_.has("cancelled bias")) drop_cancelled_biases();
+    merge_all("norm+residual", [&](int i) { return norm_residual(i); });
+    merge_all("norm+relu", [&](int i) { return norm_activation(i); });
+    merge_all("conv+relu", [&](int i) { return conv_activation(i); });
+    if (!options_.has("padding taps")) keep_padding_taps();
+    merge_all("squeeze+pool", [&](int i) { return squeeze_pool(i); });
+    merge_all("squeeze+dropout", [&](int i) { return squeeze_dropout(i); });
+    if (options_.has("squeeze from norm")) squeezes_from_norms();
     return std::move(log_);
   }
 
  private:
+  // `merged_into(i)`: the node that node i's op was changed to do the work of; -1 where the rule does not apply.
   template <class F>
-  void each(F&& rewrite) {
-    for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i)
-      if (rewrite(i)) i = -1;  // the numbers have changed
+  void merge_all(const std::string& rule, F&& merged_into) {
+    if (!options_.has(rule)) return;
+    for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
+      const int later = merged_into(i);
+      if (later < 0) continue;
+      merge(i, later, rule);
+      i = -1;  // the numbers have changed
+    }
   }
   template <class T>
   T* op(int i) {
@@ -52,13 +58,14 @@ class Fuser {
     return count == 1 ? reader : -1;
   }
 
-  // Moves the op of node i to the place of `later`, whose only purpose was to finish i's work.
-  void merge(int i, int later, std::vector<int> inputs, const std::string& rule) {
+  // Moves the op of node i to the place of `later`, with i's input and what else `later` read.
+  void merge(int i, int later, const std::string& rule) {
     Node& from = graph_.nodes[i];
     Node& to = graph_.nodes[later];
     log_.push_back(rule + ": " + from.name + " takes " + to.name);
     to.op = std::move(from.op);
-    to.inputs = std::move(inputs);
+    std::erase(to.inputs, i);
+    to.inputs.insert(to.inputs.begin(), from.inputs.begin(), from.inputs.end());
     to.name = from.name;  // the parameters keep their names
     to.where = from.where;
     remove(i);
@@ -74,61 +81,60 @@ class Fuser {
     for (LossHead& h : graph_.heads) shift(h.node);
   }
 
+  // The node that reads i alone, where it is a ReLU.
+  int sole_relu(int i) const {
+    const int reader = sole_reader(i);
+    return reader >= 0 && graph_.nodes[reader].op->is_relu() ? reader : -1;
+  }
+
   // norm -> add: the norm adds the other input, if that is one add of two.
-  bool norm_residual(int i) {
+  int norm_residual(int i) {
     auto* norm = op<NormOp>(i);
-    if (norm == nullptr || norm->epilogue.residual || norm->epilogue.relu) return false;
+    if (norm == nullptr || norm->epilogue.residual || norm->epilogue.relu) return -1;
     const int add = sole_reader(i);
-    if (add < 0 || graph_.nodes[add].op->kind() != "add" || graph_.nodes[add].inputs.size() != 2) return false;
-    const std::vector<int>& in = graph_.nodes[add].inputs;
-    const int other = in[0] == i ? in[1] : in[0];
+    if (add < 0 || !graph_.nodes[add].op->is_sum() || graph_.nodes[add].inputs.size() != 2) return -1;
     norm->epilogue.residual = true;
-    merge(i, add, {graph_.nodes[i].inputs[0], other}, "norm+residual");
-    return true;
+    return add;
   }
 
-  bool norm_activation(int i) {
+  int norm_activation(int i) {
     auto* norm = op<NormOp>(i);
-    if (norm == nullptr || norm->epilogue.relu) return false;
-    const int relu = sole_reader(i);
-    if (relu < 0 || graph_.nodes[relu].op->kind() != "relu") return false;
-    norm->epilogue.relu = true;
-    merge(i, relu, graph_.nodes[i].inputs, "norm+relu");
-    return true;
+    const int relu = norm == nullptr || norm->epilogue.relu ? -1 : sole_relu(i);
+    if (relu >= 0) norm->epilogue.relu = true;
+    return relu;
   }
 
-  bool conv_activation(int i) {
+  int conv_activation(int i) {
     auto* conv = op<ConvOp>(i);
-    if (conv == nullptr || conv->attributes().relu) return false;
-    const int relu = sole_reader(i);
-    if (relu < 0 || graph_.nodes[relu].op->kind() != "relu") return false;
-    conv->attributes().relu = true;
-    merge(i, relu, graph_.nodes[i].inputs, "conv+relu");
-    return true;
+    const int relu = conv == nullptr || conv->attributes().relu ? -1 : sole_relu(i);
+    if (relu >= 0) conv->attributes().relu = true;
+    return relu;
   }
 
-  bool squeeze_pool(int i) {
+  // The squeeze of node i where it has no epilogue yet.
+  SqueezeExciteOp* plain_squeeze(int i) {
     auto* squeeze = op<SqueezeExciteOp>(i);
-    if (squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout()) return false;
-    const int reader = sole_reader(i);
+    return squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout() ? nullptr : squeeze;
+  }
+
+  int squeeze_pool(int i) {
+    auto* squeeze = plain_squeeze(i);
+    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
     const auto* pool = reader < 0 ? nullptr : op<MaxPoolOp>(reader);
-    if (pool == nullptr || !pool->halves()) return false;
+    if (pool == nullptr || !pool->halves()) return -1;
     squeeze->epilogue.pool = true;
-    merge(i, reader, graph_.nodes[i].inputs, "squeeze+pool");
-    return true;
+    return reader;
   }
 
-  bool squeeze_dropout(int i) {
-    auto* squeeze = op<SqueezeExciteOp>(i);
-    if (squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout()) return false;
-    const int reader = sole_reader(i);
+  int squeeze_dropout(int i) {
+    auto* squeeze = plain_squeeze(i);
+    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
     const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
-    if (dropout == nullptr || dropout->rate() == 0) return false;
+    if (dropout == nullptr || dropout->rate() == 0) return -1;
     squeeze->epilogue.rate = dropout->rate();
     squeeze->epilogue.spatial = dropout->spatial();
     squeeze->epilogue.dropout_name = graph_.nodes[reader].name;  // its random numbers, fused or not
-    merge(i, reader, graph_.nodes[i].inputs, "squeeze+dropout");
-    return true;
+    return reader;
   }
 
   void squeezes_from_norms() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/ops/registry.h"
 #include "kernels/batch_norm.h"
 #include "kernels/group_norm.h"
 
@@ -149,14 +150,28 @@ void BatchNormOp::backward(const OpRun& run) {
                                              .workspace = run.workspace});
 }
 
+namespace {
+
+float parse_epsilon(const Attributes& a) {
+  return static_cast<float>(a.number("epsilon", "added to the variance", 0, 1, 1e-3));
+}
+
+}  // namespace
+
 std::unique_ptr<Op> parse_group_norm(const Attributes& a) {
-  return std::make_unique<GroupNormOp>(a.integer("groups", 1, 1 << 16, 32),
-                                       static_cast<float>(a.number("epsilon", 0, 1, 1e-3)));
+  const int groups =
+      a.integer("groups", "groups of channels; a group per channel where they are fewer", 1, 1 << 16, 32);
+  return std::make_unique<GroupNormOp>(groups, parse_epsilon(a));
 }
 
 std::unique_ptr<Op> parse_batch_norm(const Attributes& a) {
-  return std::make_unique<BatchNormOp>(static_cast<float>(a.number("momentum", 0, 1, 0.99)),
-                                       static_cast<float>(a.number("epsilon", 0, 1, 1e-3)));
+  const double momentum = a.number("momentum", "fraction of the running statistics that a step keeps", 0, 1, 0.99);
+  return std::make_unique<BatchNormOp>(static_cast<float>(momentum), parse_epsilon(a));
 }
+
+namespace {
+const RegisterOp group{"group_norm", "group normalisation", 1, 1, parse_group_norm};
+const RegisterOp batch{"batch_norm", "batch normalisation", 1, 1, parse_batch_norm};
+}  // namespace
 
 }  // namespace regolith

@@ -1,6 +1,7 @@
 #include "engine/ops/pointwise.h"
 
 #include "engine/base/error.h"
+#include "engine/ops/registry.h"
 #include "kernels/multiply.h"
 #include "kernels/softmax.h"
 
@@ -91,5 +92,19 @@ void MultiplyOp::backward(const OpRun& run) {
                                            .accumulate_b = run.accumulate[b],
                                            .workspace = run.workspace});
 }
+
+namespace {
+template <kernels::Activation f>
+std::unique_ptr<Op> parse_activation(const Attributes&) {
+  return std::make_unique<ActivationOp>(f);
+}
+const RegisterOp relu{"relu", "max(x, 0)", 1, 1, parse_activation<kernels::Activation::relu>};
+const RegisterOp sigmoid{"sigmoid", "1 / (1 + exp(-x))", 1, 1, parse_activation<kernels::Activation::sigmoid>};
+const RegisterOp gelu{"gelu", "x times the normal distribution function", 1, 1,
+                      parse_activation<kernels::Activation::gelu>};
+const RegisterOp softmax{"softmax", "softmax over the channels", 1, 1, plain<SoftmaxOp>};
+const RegisterOp multiply{"multiply", "the product of two maps; one may have a single channel or pixel", 2, 2,
+                          plain<MultiplyOp>};
+}  // namespace
 
 }  // namespace regolith

@@ -21,6 +21,7 @@ class ActivationOp : public StridedOp<ActivationOp> {
  public:
   explicit ActivationOp(kernels::Activation f) : f_(f) {}
   std::string_view kind() const override { return kernels::traits_of(f_).name; }
+  bool is_relu() const override { return f_ == kernels::Activation::relu; }
   bool forward_in_place() const override { return !kernels::traits_of(f_).gradient_reads_x; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;

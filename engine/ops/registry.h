@@ -1,7 +1,13 @@
-// The ops that YAML can name. An op is added by its file in engine/ops and one line in registry.cpp.
+// The ops that YAML can name. Each registers itself in its own file:
+//
+//   std::unique_ptr<Op> parse(const Attributes& a) {
+//     return std::make_unique<MaxPoolOp>(a.integer("pool", "height and width of the window", 1, 64, 2), ...);
+//   }
+//   const RegisterOp max_pool{"max_pool", "max pooling without padding", 1, 1, parse};
+//
+// Its keys are those that `parse` asks for.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,15 +18,35 @@
 
 namespace regolith {
 
+inline constexpr int kAnyInputs = 1 << 20;
+
 struct OpEntry {
-  std::string kind;               // "max_pool"
-  std::string summary;            // one line of documentation
-  std::vector<std::string> keys;  // attributes that it reads
-  int min_inputs = 1, max_inputs = 1;
-  std::function<std::unique_ptr<Op>(const Attributes&)> parse;
+  std::string kind;     // "max_pool"
+  std::string summary;  // one line of documentation
+  int min_inputs, max_inputs;
+  std::unique_ptr<Op> (*parse)(const Attributes&);
+  std::vector<AttributeKey> keys = {};  // filled in by the registry
 };
 
-const std::vector<OpEntry>& op_registry();
-const OpEntry* find_op(std::string_view kind);  // null: there is none
+struct RegisterOp {
+  RegisterOp(std::string kind, std::string summary, int min_inputs, int max_inputs,
+             std::unique_ptr<Op> (*parse)(const Attributes&));
+};
+
+// The `parse` of an op without attributes.
+template <class T>
+std::unique_ptr<Op> plain(const Attributes&) {
+  return std::make_unique<T>();
+}
+
+const std::vector<OpEntry>& op_registry();  // by kind
+
+// The entry of a kind in a registry of ops or blocks; null: there is none.
+template <class Entry>
+const Entry* find_entry(const std::vector<Entry>& registry, std::string_view kind) {
+  for (const Entry& e : registry)
+    if (e.kind == kind) return &e;
+  return nullptr;
+}
 
 }  // namespace regolith

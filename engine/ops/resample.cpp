@@ -2,6 +2,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "engine/ops/registry.h"
 #include "kernels/image_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
@@ -84,5 +85,33 @@ void GlobalAvgPoolOp::backward(const OpRun& run) {
   spread.accumulate = run.accumulate[0];
   kernels::add_images(*run.stream, spread);
 }
+
+namespace {
+
+std::unique_ptr<Op> parse_max_pool(const Attributes& a) {
+  const int pool = a.integer("pool", "height and width of the window", 1, 64, 2);
+  return std::make_unique<MaxPoolOp>(pool,
+                                     a.integer("stride", "distance of the windows; `pool` unless said", 1, 64, pool));
+}
+
+bool parse_bilinear(const Attributes& a) { return a.choice("mode", "interpolation", {"nearest", "bilinear"}) == 1; }
+
+std::unique_ptr<Op> parse_resize(const Attributes& a) {
+  const int height = a.integer("height", "rows of the output", 1, kernels::kResizeSize);
+  const int width = a.integer("width", "columns of the output", 1, kernels::kResizeSize);
+  return std::make_unique<ResizeOp>(height, width, parse_bilinear(a));
+}
+
+std::unique_ptr<Op> parse_upsample(const Attributes& a) {
+  const int factor = a.integer("factor", "by which height and width grow", 2, 64, 2);
+  return std::make_unique<ResizeOp>(factor, parse_bilinear(a));
+}
+
+const RegisterOp pooling{"max_pool", "max pooling without padding", 1, 1, parse_max_pool};
+const RegisterOp resize{"resize", "to a height and width, nearest or bilinear", 1, 1, parse_resize};
+const RegisterOp upsample{"upsample", "by a whole factor, nearest or bilinear", 1, 1, parse_upsample};
+const RegisterOp average{"global_avg_pool", "the mean over the pixels of each image", 1, 1, plain<GlobalAvgPoolOp>};
+
+}  // namespace
 
 }  // namespace regolith

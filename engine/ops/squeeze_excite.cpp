@@ -4,6 +4,7 @@
 
 #include "engine/base/error.h"
 #include "engine/ops/dropout.h"
+#include "engine/ops/registry.h"
 
 namespace regolith {
 
@@ -76,7 +77,11 @@ void SqueezeExciteOp::backward(const OpRun& run) {
 }
 
 std::unique_ptr<Op> parse_squeeze_excite(const Attributes& a) {
-  return std::make_unique<SqueezeExciteOp>(a.integer("ratio", 1, 1 << 16, 16));
+  return std::make_unique<SqueezeExciteOp>(a.integer("ratio", "channels for each hidden unit", 1, 1 << 16, 16));
 }
+
+namespace {
+const RegisterOp squeeze{"squeeze_excite", "each channel times a gate of all means", 1, 1, parse_squeeze_excite};
+}  // namespace
 
 }  // namespace regolith

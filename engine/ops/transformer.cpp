@@ -2,6 +2,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "engine/ops/registry.h"
 #include "kernels/add.h"
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
@@ -133,12 +134,21 @@ void PositionEmbeddingOp::backward(const OpRun& run) {
     kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0], .accumulate = run.accumulate[0]});
 }
 
+namespace {
+
 std::unique_ptr<Op> parse_layer_norm(const Attributes& a) {
-  return std::make_unique<LayerNormOp>(static_cast<float>(a.number("epsilon", 0, 1, 1e-5)));
+  return std::make_unique<LayerNormOp>(static_cast<float>(a.number("epsilon", "added to the variance", 0, 1, 1e-5)));
+}
+std::unique_ptr<Op> parse_attention(const Attributes& a) {
+  return std::make_unique<AttentionOp>(
+      a.integer("heads", "parts of the channels that attend on their own", 1, 1 << 10, 4));
 }
 
-std::unique_ptr<Op> parse_attention(const Attributes& a) {
-  return std::make_unique<AttentionOp>(a.integer("heads", 1, 1 << 10, 4));
-}
+const RegisterOp layer_norm{"layer_norm", "normalisation of every pixel over its channels", 1, 1, parse_layer_norm};
+const RegisterOp attention{"attention", "self-attention over the positions of a map of [q | k | v]", 1, 1,
+                           parse_attention};
+const RegisterOp position{"position_embedding", "adds a learned map to every image", 1, 1, plain<PositionEmbeddingOp>};
+
+}  // namespace
 
 }  // namespace regolith

@@ -2,7 +2,6 @@
 // self-attention over the positions of a map, and what tells them apart.
 #pragma once
 
-#include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
 
 namespace regolith {
@@ -50,8 +49,5 @@ class PositionEmbeddingOp : public StridedOp<PositionEmbeddingOp> {
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
 };
-
-std::unique_ptr<Op> parse_layer_norm(const Attributes& a);  // epsilon
-std::unique_ptr<Op> parse_attention(const Attributes& a);   // heads
 
 }  // namespace regolith

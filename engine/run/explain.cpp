@@ -17,9 +17,10 @@ std::string where_it_lives(const Plan& plan, const Placement& p, const Shape& s)
 
 }  // namespace
 
-std::string explain(Network& network, int batch) {
+std::string explain(Network& network, int batch, int moments) {
   const int slice = network.micro_batch_size(batch);
-  Program& program = network.program(slice, Mode::train, nullptr);
+  Program& program = network.program(slice, Mode::train);
+  network.program(batch, Mode::eval);
   const Graph& g = program.graph();
   const Plan& plan = program.plan();
 
@@ -49,9 +50,10 @@ std::string explain(Network& network, int batch) {
   text += "precision    " + std::string(name_of(network.options().precision)) + "\n";
   text +=
       "batch        " + std::to_string(batch) + (slice < batch ? " in slices of " + std::to_string(slice) : "") + "\n";
-  text += "arena        " + mebibytes(plan.bytes, 1) + " (" + mebibytes(plan.no_reuse, 1) +
-          " without reuse); weights, gradients and moments " +
-          mebibytes(network.parameters().bytes() + network.packed_bytes(), 1) + "\n";
+  const Parameters& parameters = network.parameters();
+  text += "arena        " + mebibytes(network.arena_bytes(), 1) + " (" + mebibytes(plan.no_reuse, 1) +
+          " without reuse); prepacked weights " + mebibytes(parameters.prepacked_bytes(), 1) +
+          "; weights, gradients and moments " + mebibytes(parameters.bytes_with_moments(moments), 1) + "\n";
   text += "concat       " + std::to_string(plan.concat_copies) + " copies; " + std::to_string(plan.extra_adds) +
           " gradients added in a pass of their own\n";
 

@@ -8,19 +8,15 @@
 namespace regolith {
 namespace {
 
-Graph prepare(Graph graph, const FuseOptions& options, std::vector<std::string>& fusions) {
-  fusions = fuse(graph, options);
-  graph.infer(1);
-  return graph;
-}
-
 NetworkOptions resolved(NetworkOptions options, const Device& device) {
   if (options.precision == Precision::automatic) options.precision = best_precision(device);
+  options.type = storage_type(options.precision);
+  options.tf32 = options.precision == Precision::tf32;
   return options;
 }
 
-// What the largest map of a slice of a batch on a CPU may take. In larger slices the packed weights are read less
-// often, in smaller ones the maps stay in the cache; as measured with 32 MiB of that.
+// Limit of the largest tensor of a micro-batch on a CPU. Larger micro-batches read the prepacked weights less often,
+// smaller ones keep their tensors in the cache; measured with a cache of 32 MiB.
 constexpr size_t kMicroBatchBytes = 13 << 20;
 
 }  // namespace
@@ -40,9 +36,10 @@ Precision best_precision(const Device& device) {
 Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     : device_(device),
       options_(resolved(options, device)),
-      graph_(prepare(std::move(graph), options.fuse, fusions_)),
-      parameters_(graph_, device, storage_type(options_.precision), options.training) {
-  if (options.precision == Precision::fp16 && device.make_stream()->execution() == Execution::fast)
+      graph_(std::move(graph)),
+      fusions_(fuse(graph_, options.fuse)),
+      parameters_((graph_.infer(1), graph_), device, options_.type, options.training) {
+  if (options.precision == Precision::fp16 && device.execution() == Execution::fast)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
@@ -61,40 +58,43 @@ int Network::micro_batch_size(int N) const {
   return (N + slices - 1) / slices;
 }
 
-Program& Network::program(int N, Mode mode, const int64_t* step) {
-  std::unique_ptr<Program>& p = programs_[{N, mode}];
-  if (p == nullptr) {
-    ProgramOptions o;
-    o.N = N;
-    o.type = storage_type(options_.precision);
-    o.tf32 = options_.precision == Precision::tf32;
-    o.batch_statistics = mode == Mode::train || mode == Mode::train_without_dropout;
-    o.dropout = mode == Mode::train;
-    o.deterministic = options_.deterministic;
-    o.seed = options_.seed;
-    o.plan = {mode != Mode::eval, options_.views, options_.reuse};
-    o.conv = options_.conv;
-    p = std::make_unique<Program>(graph_, device_, o);
-    if (p->plan().bytes > arena_.bytes()) {
-      arena_ = {};
-      try {
-        check_memory(*p);
-        arena_ = DeviceBuffer(device_, p->plan().bytes);
-      } catch (...) {
-        programs_.clear();
-        throw;
-      }
-      for (auto& [key, other] : programs_) other->bind(arena_.as(), parameters_, step);
-    }
-    p->bind(arena_.as(), parameters_, step);
-  }
-  return *p;
+void Network::step_counter(const int64_t* step) {
+  step_ = step;
+  for (auto& [key, p] : programs_) p->bind(arena_.as(), parameters_, step_);
 }
 
-void Network::check_memory(const Program& program) const {
+Program& Network::program(int N, Mode mode) {
+  if (const auto it = programs_.find({N, mode}); it != programs_.end()) return *it->second;
+  ProgramOptions o;
+  static_cast<ComputeOptions&>(o) = options_;
+  o.training = mode != Mode::eval;
+  o.N = N;
+  o.batch_statistics = mode == Mode::train || mode == Mode::train_without_dropout;
+  o.dropout = mode == Mode::train;
+  o.seed = options_.seed;
+  o.plan = {o.training, options_.views, options_.reuse};
+  auto p = std::make_unique<Program>(graph_, device_, o);
+  try {
+    const bool grows = p->plan().bytes > arena_.bytes();
+    if (grows) arena_ = {};
+    check_memory(*p, grows ? p->plan().bytes : 0);
+    if (grows) {
+      arena_ = DeviceBuffer(device_, p->plan().bytes);
+      for (auto& [key, other] : programs_) other->bind(arena_.as(), parameters_, step_);
+    }
+    p->bind(arena_.as(), parameters_, step_);
+  } catch (...) {
+    programs_.clear();
+    throw;
+  }
+  return *(programs_[{N, mode}] = std::move(p));
+}
+
+// Throws DeviceError where `arena` bytes, and what the program adds to the prepacked weights, do not fit.
+void Network::check_memory(const Program& program, size_t arena) const {
   const Plan& plan = program.plan();
-  const size_t free = device_.free_bytes();
-  if (plan.bytes <= free) return;
+  const size_t free = device_.free_bytes(), prepacked = program.missing_prepacked(parameters_);
+  if (arena + prepacked <= free) return;
   std::vector<const PlanBuffer*> largest;
   for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
   std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
@@ -102,16 +102,12 @@ void Network::check_memory(const Program& program) const {
   for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
     names.push_back(largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")");
   const int N = program.options().N;
-  throw DeviceError("the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) + ", and " +
+  const size_t left = free - std::min(free, prepacked);
+  throw DeviceError("the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) +
+                    (prepacked > 0 ? ", its prepacked weights " + mebibytes(prepacked) : "") + ", and " +
                     device_.name() + " has " + mebibytes(free) + " free. Largest tensors: " + join(names) +
-                    ". A batch of " + std::to_string(std::max<size_t>(1, N * free / plan.bytes)) +
+                    ". A batch of " + std::to_string(std::max<size_t>(1, N * left / plan.bytes)) +
                     " would fit; or set train.slices");
-}
-
-size_t Network::packed_bytes() const {
-  size_t n = 0;
-  for (const auto& [key, p] : programs_) n += p->packed_bytes();
-  return n;
 }
 
 }  // namespace regolith

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/ops/fuse.h"
 #include "engine/run/program.h"
 
 namespace regolith {
@@ -18,15 +19,12 @@ DType storage_type(Precision p);
 // Which of them is the fastest that the device computes in: bf16 with AVX512-BF16 or a GPU from Ampere on, else fp32.
 Precision best_precision(const Device& device);
 
-struct NetworkOptions {
+struct NetworkOptions : ComputeOptions {  // the precision says `type` and `tf32`
   Precision precision = Precision::fp32;
-  bool training = true;
-  bool deterministic = true;
   uint64_t seed = 0;
   int micro_batches = 0;  // of a training batch; 0: the planner chooses
   FuseOptions fuse;
   bool views = true, reuse = true;
-  ConvChoice conv;
 };
 
 // How a program runs: training, training as the verifier wants it (no dropout), its gradients with running statistics,
@@ -44,29 +42,34 @@ class Network {
   Device& device() const { return device_; }
   Parameters& parameters() { return parameters_; }
 
-  // A program for N images, compiled at the first call and kept. Pointers into the arena that an earlier program gave
-  // out are stale after a call that has to enlarge it. `step`: see Program::bind; the same in all calls.
-  Program& program(int N, Mode mode, const int64_t* step);
+  // The count of training steps in device memory, which random numbers are keyed by: dropout needs one.
+  void step_counter(const int64_t* step);
 
-  // Images of one slice of a training batch of N.
+  // A program for N images, compiled at the first call and kept: the reference stays valid. A call that has to enlarge
+  // the arena moves the tensors of all programs; pointers that they gave out before are stale.
+  Program& program(int N, Mode mode);
+
+  // Images of one micro-batch of a training batch of N.
   int micro_batch_size(int N) const;
   const void* arena() const { return arena_.as(); }
   size_t arena_bytes() const { return arena_.bytes(); }
-  size_t packed_bytes() const;
 
  private:
-  void check_memory(const Program& program) const;
+  void check_memory(const Program& program, size_t arena) const;
 
   Device& device_;
   NetworkOptions options_;
-  std::vector<std::string> fusions_;  // before graph_, whose making fills it
   Graph graph_;
+  std::vector<std::string> fusions_;
   Parameters parameters_;
   std::map<std::pair<int, Mode>, std::unique_ptr<Program>> programs_;
   DeviceBuffer arena_;
+  const int64_t* step_ = nullptr;
 };
 
-// The graph after fusion with shapes, parameters, FLOPs, providers, and the arena's map: what `--explain` prints.
-std::string explain(Network& network, int batch);
+// The graph after fusion with shapes, parameters, FLOPs, providers, the arena's map, and the memory that training and
+// evaluation of batches of that size take: what `--explain` prints. `moments`: fp32 numbers of the optimizer for each
+// weight.
+std::string explain(Network& network, int batch, int moments = 2);
 
 }  // namespace regolith

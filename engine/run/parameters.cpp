@@ -117,6 +117,18 @@ size_t Parameters::bytes() const {
   return n;
 }
 
+Parameters::PrepackedCopy& Parameters::prepacked(const std::string& node, const Prepacked& layout) {
+  PrepackedCopy& copy = prepacked_[{node, layout.layout}];
+  if (copy.memory.bytes() == 0) copy.memory = DeviceBuffer(device_, layout.bytes);
+  return copy;
+}
+
+size_t Parameters::prepacked_bytes() const {
+  size_t n = 0;
+  for (const auto& [key, copy] : prepacked_) n += copy.memory.bytes();
+  return n;
+}
+
 Parameters::Snapshot Parameters::snapshot(DeviceStream& stream) const {
   Snapshot s{std::vector<float>(flat_size_), std::vector<float>(state_size_)};
   device_.download(s.master.data(), master_.as(), flat_size_ * sizeof(float), stream);

@@ -1,7 +1,8 @@
-// The weights of a network in device memory: one flat fp32 master buffer, its gradient, and a copy in the maps' type.
-// The optimizer sees flat buffers only.
+// The weights of a network in device memory: one flat fp32 master buffer, its gradient, a copy in the maps' type, and
+// the copies in the layouts that kernels ask for. The optimizer sees flat buffers only.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -47,8 +48,22 @@ class Parameters {
   void* compute_copy() const { return compute_.as(); }
   DType compute_type() const { return compute_type_; }
   size_t bytes() const;
+  // With an optimizer that keeps `moments` numbers in fp32 for each trained weight.
+  size_t bytes_with_moments(int moments) const { return bytes() + moments * flat_size_ * sizeof(float); }
 
-  // Counts changes of the weights: packed copies of an older version are stale.
+  // A copy of a node's weights in a layout that its kernels read. All programs share it; the first that runs after a
+  // change of the weights rewrites it.
+  struct PrepackedCopy {
+    DeviceBuffer memory;
+    int64_t generation = 0;  // of the weights that it holds
+  };
+  PrepackedCopy& prepacked(const std::string& node, const Prepacked& layout);  // allocated at the first call
+  bool has_prepacked(const std::string& node, const Prepacked& layout) const {
+    return prepacked_.contains({node, layout.layout});
+  }
+  size_t prepacked_bytes() const;
+
+  // Counts changes of the weights: prepacked copies of an older generation are stale.
   int64_t generation() const { return generation_; }
   void mark_dirty() { ++generation_; }
 
@@ -67,6 +82,7 @@ class Parameters {
   std::vector<Entry> entries_;
   int64_t flat_size_ = 0, state_size_ = 0;
   DeviceBuffer master_, grad_, compute_, state_;
+  std::map<std::pair<std::string, std::string>, PrepackedCopy> prepacked_;  // by node and layout
   int64_t generation_ = 1;
 };
 

@@ -11,28 +11,25 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
     : graph_(std::move(graph)), device_(device), options_(options) {
   graph_.infer(options.N);
   const auto wanted = wanted_gradients(graph_);
-  size_t packed = 0;
   for (size_t i = 0; i < graph_.nodes.size(); ++i) {
     Node& node = graph_.nodes[i];
-    CompileContext c{device,
-                     options.type,
-                     options.tf32,
-                     options.plan.training,
-                     options.batch_statistics,
-                     options.deterministic,
-                     options.conv,
-                     wanted[i]};
+    CompileContext c{options, device, options.batch_statistics, wanted[i]};
     c.needs_dx.resize(node.inputs.size(), false);
     try {
       node.op->compile(c);
     } catch (const GraphError& e) {
       throw GraphError((node.where.empty() ? "" : node.where + ": ") + "node " + node.name + ": " + e.what());
     }
-    packed_offset_.push_back(packed);
-    packed += aligned(node.op->prepacked_bytes());
   }
   plan_ = make_plan(graph_, options.plan, options.type);
-  if (packed > 0) packed_ = DeviceBuffer(device, packed);
+}
+
+size_t Program::missing_prepacked(const Parameters& parameters) const {
+  size_t bytes = 0;
+  for (const Node& node : graph_.nodes)
+    for (const Prepacked& p : node.op->prepacked())
+      if (!parameters.has_prepacked(node.name, p)) bytes += p.bytes;
+  return bytes;
 }
 
 void* Program::buffer(int index, void* arena) const {
@@ -47,12 +44,12 @@ TensorView Program::place(const Placement& p, int node, void* arena) const {
   return m;
 }
 
-void Program::bind(void* arena, const Parameters& parameters, const int64_t* step) {
+void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
   const int n = static_cast<int>(graph_.nodes.size());
   runs_.assign(n, {});
   gradients_.assign(n, {});
+  prepacked_.assign(n, {});
   parameters_ = &parameters;
-  packed_generation_ = 0;
   for (int i = 0; i < n; ++i) {
     const Node& node = graph_.nodes[i];
     const NodePlan& p = plan_.nodes[i];
@@ -77,7 +74,10 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
     for (int param : node.params) run.params.push_back(parameters.view(param));
-    run.packed = packed_.as<unsigned char>() == nullptr ? nullptr : packed_.as<unsigned char>() + packed_offset_[i];
+    for (const Prepacked& p : node.op->prepacked()) {
+      if (p.bytes > 0) prepacked_[i].push_back(&parameters.prepacked(node.name, p));
+      run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
+    }
     run.dropout = options_.dropout;
     const std::string draws_as = node.op->random_name();
     run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
@@ -87,12 +87,13 @@ void Program::bind(void* arena, const Parameters& parameters, const int64_t* ste
 }
 
 void Program::pack(DeviceStream& stream) {
-  if (packed_generation_ == parameters_->generation()) return;
-  packed_generation_ = parameters_->generation();
+  const int64_t generation = parameters_->generation();
   for (size_t i = 0; i < runs_.size(); ++i) {
-    if (graph_.nodes[i].op->prepacked_bytes() == 0) continue;
+    const auto stale = [&](const auto* copy) { return copy->generation != generation; };
+    if (std::none_of(prepacked_[i].begin(), prepacked_[i].end(), stale)) continue;
     runs_[i].stream = &stream;
     graph_.nodes[i].op->prepack_weights(runs_[i]);
+    for (auto* copy : prepacked_[i]) copy->generation = generation;
   }
 }
 

@@ -12,16 +12,12 @@
 
 namespace regolith {
 
-struct ProgramOptions {
-  int N = 1;  // images of one pass: the batch, or a slice of it
-  DType type = DType::f32;
-  bool tf32 = false;
+struct ProgramOptions : ComputeOptions {
+  int N = 1;  // images of one pass: a micro-batch
   bool batch_statistics = true;
   bool dropout = true;
-  bool deterministic = true;
   uint64_t seed = 0;
   PlanOptions plan;
-  ConvChoice conv;
 };
 
 // Told when an op begins and ends: how the profiler and the tests look into a run.
@@ -40,18 +36,19 @@ class Program {
   const Graph& graph() const { return graph_; }
   const Plan& plan() const { return plan_; }
   const ProgramOptions& options() const { return options_; }
-  size_t packed_bytes() const { return packed_.bytes(); }
+  // Bytes of the prepacked weights that bind() will add to `parameters`.
+  size_t missing_prepacked(const Parameters& parameters) const;
 
   // Places the tensors in `arena` (plan().bytes or more) and the parameters; `step` counts steps in device memory.
-  void bind(void* arena, const Parameters& parameters, const int64_t* step);
+  void bind(void* arena, Parameters& parameters, const int64_t* step);
 
   TensorView image() const { return value(graph_.input); }  // (N,H,W,C): write it before forward
   TensorView value(int node) const { return runs_[node].y; }
   TensorView gradient(int node) const { return runs_[node].dy; }
 
-  // Rewrites the providers' copies of the weights if the weights have changed since.
+  // Rewrites the prepacked weights that are of an older generation.
   void pack(DeviceStream& stream);
-  // first_sample: of this slice within the batch.
+  // first_sample: of this micro-batch within the batch.
   void forward(DeviceStream& stream, int first_sample = 0);
   // After the gradients of the loss heads have been written. accumulate: add to the parameters' gradients.
   void backward(DeviceStream& stream, bool accumulate);
@@ -67,12 +64,12 @@ class Program {
   ProgramOptions options_;
   Plan plan_;
   std::vector<OpRun> runs_;
-  std::vector<std::vector<TensorView>> gradients_;  // per node and input: where the gradient is added up, behind a temp
-  DeviceBuffer packed_;
-  std::vector<size_t> packed_offset_;
+  // Per node and input: the input's gradient. Where the plan has a temporary, the op writes dx there, and an add to the
+  // gradient follows.
+  std::vector<std::vector<TensorView>> gradients_;
+  std::vector<std::vector<Parameters::PrepackedCopy*>> prepacked_;  // per node
   void* arena_ = nullptr;
-  const Parameters* parameters_ = nullptr;
-  int64_t packed_generation_ = 0;
+  Parameters* parameters_ = nullptr;
   RunObserver* observer_ = nullptr;
 };
 

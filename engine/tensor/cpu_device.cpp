@@ -78,6 +78,7 @@ class CpuDevice : public Device {
     omp_set_num_threads(threads_);
   }
   DeviceKind kind() const override { return DeviceKind::cpu; }
+  Execution execution() const override { return execution_; }
   std::string name() const override {
     return processor_name() + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread" : " threads");
   }

@@ -76,6 +76,8 @@ class CudaDevice : public Device {
   }
 
   DeviceKind kind() const override { return DeviceKind::cuda; }
+  Execution execution() const override { return Execution::gpu; }
+  int index() const override { return index_; }
   std::string name() const override {
     return std::string(properties_.name) + " (sm_" + std::to_string(properties_.major) +
            std::to_string(properties_.minor) + ")";

@@ -39,8 +39,10 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
-  virtual std::string name() const = 0;   // "AMD EPYC, 2 threads", "NVIDIA H200 (sm_90)"
-  virtual size_t free_bytes() const = 0;  // what could be allocated now
+  virtual std::string name() const = 0;     // "AMD EPYC, 2 threads", "NVIDIA H200 (sm_90)"
+  virtual Execution execution() const = 0;  // of its streams
+  virtual int index() const { return 0; }   // among the devices of its kind
+  virtual size_t free_bytes() const = 0;    // what could be allocated now
 
   // 256-byte aligned, contents undefined. Throws DeviceError when there is not enough.
   virtual void* allocate(size_t bytes) = 0;

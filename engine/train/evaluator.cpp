@@ -17,7 +17,7 @@ Evaluator::Evaluator(Network& network, DeviceStream& stream, const LossFunction&
       confusion_(device_,
                  static_cast<size_t>(network.graph().classes()) * network.graph().classes() * sizeof(int64_t)) {
   if (state != nullptr) {
-    step_ = &state->step;
+    network.step_counter(&state->step);
     loss_scale_ = &state->loss_scale;
   } else if (network.options().precision == Precision::fp16) {
     const float scale = 0x1p16f;
@@ -41,7 +41,7 @@ std::vector<Evaluator::MicroBatch> Evaluator::micro_batches(int N, Mode mode) {
   std::vector<MicroBatch> parts;
   for (int first = 0; first < N; first += each) {
     const int count = std::min(each, N - first);
-    parts.push_back({&network_.program(count, mode, step_), first, count});
+    parts.push_back({&network_.program(count, mode), first, count});
   }
   return parts;
 }

@@ -71,7 +71,6 @@ class Evaluator {
   DeviceStream& stream_;
   const LossFunction& loss_;
   BatchOptions options_;
-  const int64_t* step_ = nullptr;
   const float* loss_scale_ = nullptr;
   DeviceBuffer fixed_scale_, loss_value_, confusion_, labels_, workspace_;
   int moves_ = 0;

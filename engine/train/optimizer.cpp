@@ -27,8 +27,6 @@ Optimizer::Optimizer(Device& device, DeviceStream& stream, const OptimizerSpec& 
 
 Optimizer::~Optimizer() { device_.release_host(host_); }
 
-int Optimizer::moments() const { return std::holds_alternative<AdamW>(spec_.kind) ? 2 : 1; }
-
 void Optimizer::update(DeviceStream& stream, float* weights, const float* gradient, void* copy) {
   auto* state = state_.as<StepState>();
   kernels::BeginUpdate begin{.state = state,

@@ -55,6 +55,7 @@ struct OptimizerSpec {
   std::variant<AdamW, Sgd> kind;
   double clip_norm = 0;  // of all gradients together; 0: not clipped
 
+  int moments() const { return std::holds_alternative<AdamW>(kind) ? 2 : 1; }  // m and v, or the momentum
   double lr() const {
     return std::visit([](const auto& optimizer) { return optimizer.lr; }, kind);
   }
@@ -88,7 +89,7 @@ class Optimizer {
   StepState read_state(DeviceStream& stream);                        // waits for the stream
   void write_state(DeviceStream& stream, const StepState& state);    // waits for the stream
 
-  int moments() const;                                                               // 2 (m, v) or 1 (momentum)
+  int moments() const { return spec_.moments(); }
   float* moment(int index) const { return moments_.as<float>() + index * stride_; }  // (count), device memory
 
  private:

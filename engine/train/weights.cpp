@@ -42,8 +42,9 @@ Checkpoint save_weights(Network& network, DeviceStream& stream) {
   Checkpoint c;
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i) {
-    const std::vector<float> values = network.parameters().read(static_cast<int>(i), ParamField::weight, stream);
-    c.set(entries[i].name, entries[i].shape, std::span<const float>(values));
+    c.set(entries[i].name, entries[i].shape, [&network, &stream, i] {
+      return network.parameters().read(static_cast<int>(i), ParamField::weight, stream);
+    });
   }
   c.metadata["format"] = "regolith";
   c.metadata["parameters"] = std::to_string(network.graph().parameter_count());
@@ -64,8 +65,8 @@ Checkpoint save_training(Network& network, Trainer& trainer) {
   for (size_t i = 0; i < entries.size(); ++i) {
     if (!entries[i].trainable) continue;
     for (int m = 0; m < trainer.moments(); ++m) {
-      const std::vector<float> values = trainer.read_moment(m, static_cast<int>(i));
-      c.set(moment_name(m, entries[i].name), entries[i].shape, std::span<const float>(values));
+      c.set(moment_name(m, entries[i].name), entries[i].shape,
+            [&trainer, m, i] { return trainer.read_moment(m, static_cast<int>(i)); });
     }
   }
   c.metadata["optimizer"] = to_json(trainer.state()).dump();

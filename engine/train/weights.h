@@ -8,7 +8,8 @@
 
 namespace regolith {
 
-// In fp32, with the model's parameter count in the metadata.
+// In fp32, with the model's parameter count in the metadata. The weights are read as the checkpoint is saved: network
+// and stream must live until then.
 Checkpoint save_weights(Network& network, DeviceStream& stream);
 // Throws CheckpointError where the checkpoint lacks a parameter of the network, has one of another shape, or has one
 // that the network does not know.

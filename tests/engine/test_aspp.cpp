@@ -76,7 +76,8 @@ Outcome run(Device& device, const Problem& s) {
   Fixture fixture(device, s.type, 7);
   AsppOp op(s.aspp);
   const Inference inferred = op.infer({{s.N, s.H, s.W, s.C}});
-  op.compile({.device = device, .type = s.type, .conv = {.provider = s.provider}, .needs_dx = {s.wants_dx}});
+  const ComputeOptions compute{.type = s.type, .conv = {.provider = s.provider}};
+  op.compile({compute, device, true, {s.wants_dx}});
   const Layout of_x{s.N, s.H, s.W, s.C}, of_y{s.N, s.H, s.W, s.F};
   Buffer &x = fixture.input("x", of_x, t.x), &dy = fixture.input("dy", of_y, t.dy), &y = fixture.output("y", of_y);
   Buffer& dx = s.accumulate ? fixture.inout("dx", of_x, t.dx) : fixture.output("dx", of_x);
@@ -89,7 +90,7 @@ Outcome run(Device& device, const Problem& s) {
   r.accumulate = {s.accumulate};
   r.accumulate_grads = s.accumulate;
   r.saved = fixture.workspace(op.saved_memory());
-  r.packed = fixture.workspace(op.prepacked_bytes());
+  for (const Prepacked& p : op.prepacked()) r.packed.push_back(p.bytes > 0 ? fixture.workspace(p.bytes) : nullptr);
   std::map<std::string, Buffer*> grads;
   for (const ParamSpec& p : inferred.params) {
     const Layout l{1, 1, 1, static_cast<int>(p.elements())};
@@ -419,7 +420,7 @@ TEST(Aspp, TrainsAlikeByEveryPath) {
   auto cpu = make_cpu_device(1);
   const Training expected = train(*cpu, {});
   NetworkOptions unpruned, loops;
-  unpruned.fuse.padding_taps = false;
+  unpruned.fuse.without = {"padding taps"};
   loops.conv.provider = "reference";
   expect_close(train(*cpu, unpruned), expected, 1e-4);
   expect_close(train(*cpu, loops), expected, 1e-4);
@@ -440,7 +441,7 @@ TEST(Aspp, ExplainPrintsTheNote) {
   Network network(model("filters: 16"), *cpu, {});
   EXPECT_THAT(explain(network, 2), HasSubstr("a: rate 6: 3 of 9 taps, rates 12, 18: centre only; 4.67x fewer"));
   NetworkOptions whole;
-  whole.fuse.padding_taps = false;
+  whole.fuse.without = {"padding taps"};
   Network other(model("filters: 16"), *cpu, whole);
   EXPECT_THAT(explain(other, 2), HasSubstr("prune: false"));
 }

@@ -77,7 +77,8 @@ Outcome pass(Device& device, const NetworkOptions& options, int images = 4) {
   const int64_t step = 0;
   DeviceBuffer steps(device, sizeof step);
   device.upload(steps.as(), &step, sizeof step, *stream);
-  Program& program = network.program(images, Mode::train_without_dropout, steps.as<int64_t>());
+  network.step_counter(steps.as<int64_t>());
+  Program& program = network.program(images, Mode::train_without_dropout);
   program.pack(*stream);
   Outcome o;
   for (int first = 0; first < 4; first += images) {
@@ -162,7 +163,7 @@ TEST(AttentionGate, SlicesAndTheCheckedExecutionChangeNothingButRounding) {
 TEST(AttentionGate, TakesItsPlaceInAConcat) {
   auto cpu = make_cpu_device(1);
   Network network(gated(), *cpu, options());
-  Program& p = network.program(1, Mode::train, nullptr);
+  Program& p = network.program(1, Mode::train);
   EXPECT_EQ(p.plan().concat_copies, 0);
   EXPECT_EQ(p.plan().extra_adds, 0);
   const int a = p.graph().find("a");

@@ -160,8 +160,10 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
   const auto map_x = [&](const Tensor& t) { return TensorView{t.memory.as(), s.N, s.H, s.W, s.C, s.C, t.type}; };
   const auto map_y = [&](const Tensor& t) { return TensorView{t.memory.as(), s.N, s.P(), s.Q(), s.K, s.K, t.type}; };
   const auto scratch = [&](size_t bytes) { return Tensor(device, DType::f32, bytes / 4 + 1); };
-  const Tensor packed = scratch(conv.prepacked_bytes());
-  conv.prepack_weights(*stream, w.memory.as(), packed.memory.as());
+  const Tensor packed = scratch(conv.prepacked(WeightUse::forward).bytes),
+               packed_dgrad = scratch(conv.prepacked(WeightUse::dgrad).bytes);
+  conv.prepack_weights(*stream, WeightUse::forward, w.memory.as(), packed.memory.as());
+  if (request.needs_dgrad) conv.prepack_weights(*stream, WeightUse::dgrad, w.memory.as(), packed_dgrad.memory.as());
   const auto inputs_bias = request.bias ? bias.memory.as<float>() : nullptr;
   {
     const Tensor ws = scratch(conv.forward_workspace());
@@ -171,12 +173,12 @@ void check(Device& device, Convolution& conv, const ConvRequest& request) {
   }
   if (request.needs_dgrad) {
     const Tensor ws = scratch(conv.dgrad_workspace());
-    conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as());
+    conv.dgrad(*stream, map_y(dy), w.memory.as(), packed_dgrad.memory.as(), map_x(dx), ws.memory.as());
     stream->synchronize();
     expect_equal(dx, oracle.dx, "dx", slack);
     if (conv.has_dgrad_epilogue()) {
       const auto run = [&](const DgradEpilogue& e) {
-        conv.dgrad(*stream, map_y(dy), w.memory.as(), packed.memory.as(), map_x(dx), ws.memory.as(), e);
+        conv.dgrad(*stream, map_y(dy), w.memory.as(), packed_dgrad.memory.as(), map_x(dx), ws.memory.as(), e);
         stream->synchronize();
       };
       const Tensor input_bias(device, DType::f32, integers(s.C, 5, 3));
@@ -288,10 +290,10 @@ TEST(Winograd, KeepsNaN) {
     const auto conv = pick_convolution(*device, request, {.provider = "winograd"});
     Tensor x(*device, type, std::vector<double>(8 * 8 * 16, 1)), y(*device, type, 8 * 8 * 16);
     const Tensor w(*device, type, std::vector<double>(16 * 9 * 16, 1)), bias(*device, DType::f32, integers(16, 3, 5));
-    const Tensor packed(*device, DType::f32, conv->prepacked_bytes() / 4 + 1);
+    const Tensor packed(*device, DType::f32, conv->prepacked(WeightUse::forward).bytes / 4 + 1);
     const Tensor workspace(*device, DType::f32, conv->forward_workspace() / 4 + 1);
     x.set((3 * 8 + 5) * 16 + 7, std::numeric_limits<float>::quiet_NaN());
-    conv->prepack_weights(*stream, w.memory.as(), packed.memory.as());
+    conv->prepack_weights(*stream, WeightUse::forward, w.memory.as(), packed.memory.as());
     conv->forward(*stream, {x.memory.as(), 1, 8, 8, 16, 16, type}, w.memory.as(), packed.memory.as(),
                   bias.memory.as<float>(), {y.memory.as(), 1, 8, 8, 16, 16, type}, workspace.memory.as());
     for (int k = 0; k < 16; ++k) EXPECT_TRUE(std::isnan(y.get((3 * 8 + 5) * 16 + k))) << k;

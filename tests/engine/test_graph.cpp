@@ -6,6 +6,7 @@
 
 #include "engine/base/error.h"
 #include "engine/graph/plan.h"
+#include "engine/ops/fuse.h"
 #include "models/reader.h"
 #include "places.h"
 #include "tests/support/message.h"

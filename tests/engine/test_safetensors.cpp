@@ -73,6 +73,17 @@ Checkpoint example() {
   return c;
 }
 
+TEST_F(CheckpointTest, SavesWhatASourceGivesAsItGivesValues) {
+  Checkpoint values = example(), sources = example();
+  const std::vector<float> f{1, 2, 3, 4, 5, 6};
+  values.set<float>("weights", {3, 2}, f);
+  sources.set("weights", {3, 2}, [&] { return f; });
+  save_checkpoint(path_, values);
+  const std::string expected = bytes();
+  save_checkpoint(path_, sources);
+  EXPECT_EQ(bytes(), expected);
+}
+
 TEST_F(CheckpointTest, ComesBackAsItWas) {
   const Checkpoint c = example();
   save_checkpoint(path_, c);

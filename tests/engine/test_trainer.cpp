@@ -355,6 +355,7 @@ class Profiled : public Device {
 
   void profile(bool on) override { marks.emplace_back(on, losses->size()); }
   DeviceKind kind() const override { return cpu->kind(); }
+  Execution execution() const override { return cpu->execution(); }
   std::string name() const override { return cpu->name(); }
   size_t free_bytes() const override { return cpu->free_bytes(); }
   void* allocate(size_t bytes) override { return cpu->allocate(bytes); }
@@ -406,7 +407,7 @@ TEST(Views, ConcatOfTheUnetCopiesNothing) {
   options.conv.provider = "reference";
   Network network(std::move(g), *cpu, options);
   for (Mode mode : {Mode::train, Mode::eval}) {
-    Program& p = network.program(1, mode, nullptr);
+    Program& p = network.program(1, mode);
     EXPECT_EQ(p.plan().concat_copies, 0);
     EXPECT_EQ(p.plan().extra_adds, 0);
     int parts = 0;
@@ -436,7 +437,7 @@ TEST(Memory, TooLargeABatchNamesTensorsAndOneThatFits) {
   options.conv.provider = "reference";
   Network network(std::move(g), *cpu, options);
   try {
-    network.program(1 << 14, Mode::train, nullptr);
+    network.program(1 << 14, Mode::train);
     FAIL() << "expected a DeviceError";
   } catch (const DeviceError& e) {
     EXPECT_THAT(e.what(),

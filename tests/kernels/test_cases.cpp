@@ -25,7 +25,7 @@ class KernelCase : public ::testing::TestWithParam<TestCase> {
   void verify_on(Device& device) {
     const TestCase& c = GetParam();
     const uint64_t seed = seed_of(c);
-    const Execution execution = device.make_stream()->execution();
+    const Execution execution = device.execution();
     for (const DType t : c.dtypes) {
       if (t == DType::f16 && execution == Execution::fast) continue;  // with_float_type refuses it there
       try {

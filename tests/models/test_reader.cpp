@@ -114,6 +114,26 @@ TEST(Reader, ADefaultThatNothingTakesIsAMistake) {
             "model.yaml:4:12: defaults.kernl: no node takes a key of that name; did you mean 'kernel'?");
 }
 
+TEST(Reader, TheKeysOfOpsAndBlocksAreThoseThatTheyAskFor) {
+  EXPECT_EQ(message("  a: {op: conv, in: input, filterz: 2}\n"),
+            "model.yaml:3:27: nodes.a.filterz: unknown key; did you mean 'filters'?");
+  EXPECT_EQ(message("  a: {op: relu, in: input, rate: 0.5}\n"),
+            "model.yaml:3:27: nodes.a.rate: unknown key; known here: op, in");
+  // Asked for after a norm was chosen, and only where a rate is given.
+  EXPECT_EQ(message("  a: {block: se_conv, in: input, filters: 32, norm: none, momentun: 0.9}\n"),
+            "model.yaml:3:58: nodes.a.momentun: unknown key; did you mean 'momentum'?");
+  const std::string help = help_models();
+  for (const char* part :
+       {"model.nodes.NAME{op: add}: 2 or more inputs\n    the sum of maps of one shape\n",
+        "model.nodes.NAME{op: conv}: 1 input\n    convolution\n"
+        "model.nodes.NAME{op: conv}.filters: integer 1..65536 (required)\n    channels of the output\n"
+        "model.nodes.NAME{op: conv}.kernel: integer 1..255, or two = 3\n",
+        "{op: aspp}.rates: list of integers 1..1024 = [6, 12, 18]\n", "{op: dropout}.rate: number 0..1 (required)\n",
+        "{block: se_conv}.ratio: integer 1..65536 = 16\n", "{block: residual}.momentum: number 0..1 = 0.99\n",
+        "{block: residual}.norm: group|batch|none = group\n", "{block: transformer}.rate: number 0..1 = 0\n"})
+    EXPECT_THAT(help, HasSubstr(part));
+}
+
 TEST(Reader, HeadsCompareTheirOwnNodesWithTheMasks) {
   const std::string nodes =
       "  x: {op: conv, in: input, filters: 4}\n"

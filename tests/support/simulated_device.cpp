@@ -191,7 +191,7 @@ class SimulatedDevice : public Device {
 
   // --- What streams and events ask of the machine ---
 
-  Execution execution() const { return execution_; }
+  Execution execution() const override { return execution_; }
   std::recursive_mutex& mutex() { return mutex_; }
   std::shared_ptr<Queue> add_queue() {
     std::lock_guard lock(mutex_);
