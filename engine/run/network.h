@@ -66,7 +66,4 @@ class Network {
   DeviceBuffer arena_;
 };
 
-// The graph after fusion with shapes, parameters, FLOPs, providers, and the arena's map: what `--explain` prints.
-std::string explain(Network& network, int batch);
-
 }  // namespace regolith
