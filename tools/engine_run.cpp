@@ -4,6 +4,7 @@
 #include "app/command_line.h"
 #include "app/listeners.h"
 #include "app/training.h"
+#include "engine/report/explain.h"
 #include "models/reader.h"
 
 int main(int argc, char** argv) {

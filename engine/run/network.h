@@ -67,9 +67,4 @@ class Network {
   const int64_t* step_ = nullptr;
 };
 
-// The graph after fusion with shapes, parameters, FLOPs, providers, the arena's map, and the memory that training and
-// evaluation of batches of that size take: what `--explain` prints. `moments`: fp32 numbers of the optimizer for each
-// weight.
-std::string explain(Network& network, int batch, int moments = 2);
-
 }  // namespace regolith

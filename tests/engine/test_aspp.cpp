@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/graph/graph.h"
+#include "engine/report/explain.h"
 #include "engine/train/trainer.h"
 #include "losses/loss.h"
 #include "models/reader.h"

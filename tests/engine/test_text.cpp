@@ -24,7 +24,7 @@ TEST(Text, Joins) {
 }
 
 TEST(Text, WritesNumbers) {
-  EXPECT_EQ(number(3), "3");
+  EXPECT_EQ(number(3.0), "3");
   EXPECT_EQ(number(-0.1), "-0.1");
   EXPECT_EQ(number(1e-7), "1e-07");
   EXPECT_EQ(number(std::numeric_limits<double>::infinity()), "inf");

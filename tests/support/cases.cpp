@@ -24,8 +24,10 @@ void verify(const TestCase& c, Device& device, DType dtype, uint64_t seed) {
   const auto first = run();
   instance.check();
   fixture.expect_untouched();
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which find in one run what they are there for
   fixture.rewind();
   if (run() != first) throw Mismatch(c.name + ": a second run from the same inputs gives other bytes");
+#endif
 }
 
 uint64_t seed_of(const TestCase& c) {

@@ -1,8 +1,9 @@
+#include "engine/report/explain.h"
+
 #include <algorithm>
 
 #include "engine/base/text.h"
 #include "engine/report/table.h"
-#include "engine/run/network.h"
 
 namespace regolith {
 namespace {
