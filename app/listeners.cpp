@@ -84,7 +84,7 @@ class BestListener : public Listener {
   }
   void before_evaluation(Training& t) override {
     if (std::filesystem::exists(t.path(kFile)))
-      load_weights(t.experiment().network(), load_checkpoint(t.path(kFile)), t.trainer().stream());
+      load_weights(t.experiment().network(), load_checkpoint(t.path(kFile), Loading::when_used), t.trainer().stream());
   }
   void end(Training&, FinalReport& report) override { report.written.push_back(kFile); }
 

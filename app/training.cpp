@@ -76,7 +76,7 @@ Checkpoint Training::read_last() {
   if (!fs::exists(path("last.safetensors")))
     throw IoError(path("last.safetensors") + ": is missing, so there is nothing to go on from; start anew without " +
                   "--resume");
-  return load_checkpoint(path("last.safetensors"));
+  return load_checkpoint(path("last.safetensors"), Loading::when_used);
 }
 
 void Training::open_folder(const std::optional<Checkpoint>& last) {

@@ -1,8 +1,7 @@
 #include "engine/conv/provider.h"
 
-#include <sstream>
-
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/conv/builtin.h"
 
 namespace regolith {
@@ -12,30 +11,23 @@ void check(std::string_view provider, const char* name, const ConvRequest& r, co
            int C) {
   if (m.data != nullptr && m.whole() && m.dtype == r.type && m.N == r.shape.N && m.H == H && m.W == W && m.C == C)
     return;
-  std::ostringstream text;
-  text << "convolution " << to_string(r.shape) << " (" << provider << "): " << name << " must be a whole map "
-       << r.shape.N << 'x' << H << 'x' << W << 'x' << C << ' ' << name_of(r.type) << ", not "
-       << (m.data == nullptr ? "a null "
-           : m.whole()       ? "a whole "
-                             : "a slice ")
-       << m.N << 'x' << m.H << 'x' << m.W << 'x' << m.C << ' ' << name_of(m.dtype) << " of pitch " << m.pitch
-       << "; pack a slice first";
-  throw KernelError(text.str());
+  throw KernelError("convolution " + to_string(r.shape) + " (" + std::string(provider) + "): " + name +
+                    " must be a whole map " + size_text({r.shape.N, H, W, C}) + " " + std::string(name_of(r.type)) +
+                    ", not " +
+                    (m.data == nullptr ? "a null "
+                     : m.whole()       ? "a whole "
+                                       : "a slice ") +
+                    size_text({m.N, m.H, m.W, m.C}) + " " + std::string(name_of(m.dtype)) + " of pitch " +
+                    std::to_string(m.pitch) + "; pack a slice first");
 }
 
 }  // namespace
 
 std::string to_string(const ConvShape& s) {
-  std::ostringstream text;
-  const auto pair = [&](const char* name, std::array<int, 2> v) {
-    text << ' ' << name << ' ' << v[0];
-    if (v[1] != v[0]) text << ',' << v[1];
-  };
-  text << s.N << 'x' << s.H << 'x' << s.W << 'x' << s.C << " -> " << s.K << ", " << s.R << 'x' << s.S;
-  pair("stride", s.stride);
-  if (s.dilation != std::array{1, 1}) pair("dilation", s.dilation);
-  text << " pad " << s.pad_before[0] << ',' << s.pad_before[1] << ',' << s.pad_after[0] << ',' << s.pad_after[1];
-  return text.str();
+  const auto pair = [](std::array<int, 2> v) { return v[0] == v[1] ? std::to_string(v[0]) : join(v, ","); };
+  return size_text({s.N, s.H, s.W, s.C}) + " -> " + std::to_string(s.K) + ", " + size_text({s.R, s.S}) + " stride " +
+         pair(s.stride) + (s.dilation != std::array{1, 1} ? " dilation " + pair(s.dilation) : "") + " pad " +
+         join(s.pad_before, ",") + "," + join(s.pad_after, ",");
 }
 
 void check_x(std::string_view provider, const ConvRequest& r, const TensorView& x) {

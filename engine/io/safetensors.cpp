@@ -151,9 +151,9 @@ void save_checkpoint(const std::string& path, const Checkpoint& checkpoint) {
   file.commit();
 }
 
-Checkpoint load_checkpoint(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
+Checkpoint load_checkpoint(const std::string& path, Loading loading) {
+  const auto file = std::make_shared<std::ifstream>(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = *file ? static_cast<std::streamoff>(file->tellg()) : -1;
   std::error_code error;
   if (size < 0 || std::filesystem::is_directory(path, error))
     throw IoError(path + ": cannot read this file; expected weights in the safetensors format");
@@ -161,18 +161,18 @@ Checkpoint load_checkpoint(const std::string& path) {
     throw CheckpointError(path + ": the file ends inside of its " + what +
                           "; it is truncated, or not a safetensors file");
   };
-  const auto read = [&](void* to, uint64_t bytes) {
-    if (!file.read(static_cast<char*>(to), static_cast<std::streamsize>(bytes)))
+  const auto read = [path, file](void* to, uint64_t at, uint64_t bytes) {
+    if (!file->seekg(static_cast<std::streamoff>(at)) ||
+        !file->read(static_cast<char*>(to), static_cast<std::streamsize>(bytes)))
       throw IoError(path + ": reading failed before the end of the file");
   };
   uint64_t length = 0;
   const uint64_t total = static_cast<uint64_t>(size);
   if (total < sizeof length) truncated("header");
-  file.seekg(0);
-  read(&length, sizeof length);
+  read(&length, 0, sizeof length);
   if (length > kMaxHeader || length > total - sizeof length) truncated("header");
   std::string text(length, ' ');
-  read(text.data(), length);
+  read(text.data(), sizeof length, length);
   const Json header = parse_header(path, text);
 
   Checkpoint checkpoint;
@@ -199,8 +199,18 @@ Checkpoint load_checkpoint(const std::string& path) {
                             ", expected " + std::to_string(offset) + "; tensors overlap or leave a gap");
     offset = entry.end;
     CheckpointTensor& tensor = checkpoint.tensors[entry.name];
-    tensor = {entry.type, entry.shape, std::vector<uint8_t>(entry.end - entry.begin)};
-    read(tensor.bytes.data(), tensor.bytes.size());
+    const uint64_t at = total - data_bytes + entry.begin, bytes = entry.end - entry.begin;
+    tensor = {entry.type, entry.shape, {}};
+    if (loading == Loading::when_used && entry.type == DType::f32) {
+      tensor.source = [read, at, bytes] {
+        std::vector<float> values(bytes / sizeof(float));
+        read(values.data(), at, bytes);
+        return values;
+      };
+    } else {
+      tensor.bytes.resize(bytes);
+      read(tensor.bytes.data(), at, bytes);
+    }
   }
   if (offset != data_bytes)
     throw CheckpointError(path + ": " + std::to_string(data_bytes - offset) +

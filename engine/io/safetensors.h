@@ -20,8 +20,8 @@ struct CheckpointTensor {
   DType type = DType::f32;
   std::vector<int64_t> shape;  // {} is a scalar
   std::vector<uint8_t> bytes;  // in C order
-  // In place of bytes, of an fp32 tensor that is to be saved: called as the file is written, so that no more than one
-  // such tensor is in memory at a time.
+  // In place of bytes, of fp32: gives the values when they are written to a file, or read from one, so that no more
+  // than one tensor is in memory at a time.
   std::function<std::vector<float>()> source = {};
 
   int64_t count() const { return static_cast<int64_t>(bytes.size() / size_of(type)); }
@@ -59,6 +59,8 @@ struct Checkpoint {
 // Whole or not at all (AtomicFile). The same checkpoint gives the same bytes. Throws IoError where the disk refuses.
 void save_checkpoint(const std::string& path, const Checkpoint& checkpoint);
 // Throws IoError where the file cannot be read, CheckpointError where it is not a whole safetensors file.
-Checkpoint load_checkpoint(const std::string& path);
+// when_used: fp32 tensors are left in the file, which stays open, for their `source` to read.
+enum class Loading { whole, when_used };
+Checkpoint load_checkpoint(const std::string& path, Loading loading = Loading::whole);
 
 }  // namespace regolith

@@ -129,19 +129,4 @@ size_t Parameters::prepacked_bytes() const {
   return n;
 }
 
-Parameters::Snapshot Parameters::snapshot(DeviceStream& stream) const {
-  Snapshot s{std::vector<float>(flat_size_), std::vector<float>(state_size_)};
-  device_.download(s.master.data(), master_.as(), flat_size_ * sizeof(float), stream);
-  device_.download(s.state.data(), state_.as(), state_size_ * sizeof(float), stream);
-  stream.synchronize();
-  return s;
-}
-
-void Parameters::restore(const Snapshot& s, DeviceStream& stream) {
-  device_.upload(master_.as(), s.master.data(), flat_size_ * sizeof(float), stream);
-  device_.upload(state_.as(), s.state.data(), state_size_ * sizeof(float), stream);
-  stream.synchronize();
-  refresh_compute_copy(stream);
-}
-
 }  // namespace regolith

@@ -67,13 +67,6 @@ class Parameters {
   int64_t generation() const { return generation_; }
   void mark_dirty() { ++generation_; }
 
-  // A copy of master weights and running statistics, to restore later.
-  struct Snapshot {
-    std::vector<float> master, state;
-  };
-  Snapshot snapshot(DeviceStream& stream) const;
-  void restore(const Snapshot& snapshot, DeviceStream& stream);
-
  private:
   float* location(int param, ParamField field) const;
 

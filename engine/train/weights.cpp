@@ -15,6 +15,7 @@ std::string moment_name(int moment, const std::string& param) {
 }
 
 std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name) {
+  if (const auto& source = checkpoint.tensor(name).source) return source();
   const auto values = checkpoint.values<float>(name);
   return {values.begin(), values.end()};
 }

@@ -84,6 +84,16 @@ TEST_F(CheckpointTest, SavesWhatASourceGivesAsItGivesValues) {
   EXPECT_EQ(bytes(), expected);
 }
 
+TEST_F(CheckpointTest, LeavesWeightsInTheFileUntilTheyAreUsed) {
+  save_checkpoint(path_, example());
+  const Checkpoint back = load_checkpoint(path_, Loading::when_used);
+  save_checkpoint(path_, Checkpoint{});  // the file that was opened is still there
+  EXPECT_TRUE(back.tensor("net/e1/kernel").bytes.empty());
+  EXPECT_EQ(back.tensor("net/e1/kernel").source()[5], 6);
+  EXPECT_EQ(back.tensor("scalar").source(), (std::vector<float>{1.5f}));
+  EXPECT_THAT(back.values<int64_t>("step"), ElementsAre(-1, 1LL << 60));
+}
+
 TEST_F(CheckpointTest, ComesBackAsItWas) {
   const Checkpoint c = example();
   save_checkpoint(path_, c);
