@@ -9,7 +9,7 @@
 #include <variant>
 #include <vector>
 
-#include "engine/base/compute_options.h"
+#include "engine/config/compute_options.h"
 #include "engine/tensor/device.h"
 #include "kernels/core/tensor_view.h"
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/base/compute_options.h"
+#include "engine/config/compute_options.h"
 #include "engine/tensor/device.h"
 #include "engine/tensor/shape.h"
 #include "kernels/core/tensor_view.h"

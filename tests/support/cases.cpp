@@ -16,6 +16,7 @@ Register::Register(std::vector<TestCase> more) {
 void verify(const TestCase& c, Device& device, DType dtype, uint64_t seed) {
   Fixture fixture(device, dtype, seed);
   const CaseRun instance = c.make(fixture);
+  fixture.mark_workspaces();
   const auto run = [&] {
     instance.run();
     fixture.stream().synchronize();

@@ -31,7 +31,8 @@ struct Register {
   explicit Register(std::vector<TestCase> more);
 };
 
-// Makes, runs and checks a case, looks for stray writes, then does it again from the same bytes and compares. Throws Mismatch.
+// Makes, runs and checks a case, looks for stray writes, then does it again from the same bytes and compares. Throws
+// Mismatch.
 void verify(const TestCase&, Device&, DType, uint64_t seed);
 
 // The seed of a case: that of the environment's REGOLITH_SEED, or one made of its name.

@@ -285,6 +285,12 @@ void Fixture::expect_untouched() const {
   }
 }
 
+void Fixture::mark_workspaces() {
+  stream_.synchronize();
+  expect_untouched();
+  for (Buffer& b : workspaces_) b.mark();
+}
+
 void Fixture::rewind() {
   for (auto* list : {&buffers_, &workspaces_}) {
     for (Buffer& b : *list) b.rewind();

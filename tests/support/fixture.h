@@ -82,6 +82,7 @@ class Buffer {
   std::vector<unsigned char> read_bytes() const;         // the same with the parent and the guards
   void expect(const Values& expected, Tolerance) const;  // throws Mismatch
   void expect_untouched() const;                         // outside the map, and inside where it is an input
+  void mark() { bytes_ = read_bytes(); }                 // what it holds now counts as what it held first
   void rewind();                                         // holds again what it held first
 
  private:
@@ -119,6 +120,7 @@ class Fixture {
   void* workspace(size_t bytes);                                        // starts poisoned; null for 0 bytes
 
   void expect_untouched() const;                      // all buffers
+  void mark_workspaces();                             // after the case put into them what its kernel reads
   void rewind();                                      // all buffers and workspaces
   std::vector<std::vector<unsigned char>> written();  // the bytes of all that may be written, workspaces aside
 
