@@ -28,6 +28,15 @@ struct Dim3 {
 #define __launch_bounds__(...)
 #endif
 
+// Before a loop over what a thread holds in registers: compilers keep arrays there only if they unroll the loop.
+#if defined(__CUDACC__)
+#define REGOLITH_UNROLL _Pragma("unroll")
+#elif defined(REGOLITH_CHECKED)
+#define REGOLITH_UNROLL
+#else
+#define REGOLITH_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #if defined(__CUDACC__)
 namespace regolith::kernels::gpu {
 inline constexpr Execution kExecution = Execution::gpu;
