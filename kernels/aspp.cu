@@ -32,7 +32,7 @@ struct Branches {
 static_assert(sizeof(Branches) == kAsppBranches * (4 * sizeof(void*) + 6 * sizeof(int)));
 
 template <class T, int M, int N>
-using Sums = TileSums<T, M, N, kThreads>;
+using AsppSums = TileSums<T, M, N, kThreads>;
 
 // Fetches a tile: `width` elements of each row, from source(row), zeros where that is null.
 template <class T, class Source>
@@ -113,7 +113,7 @@ struct ForwardShared {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     forward(TensorView x, Branches branches, int count, const float* bias, TensorView image, TensorView y) {
   const int C = x.C, F = y.C, pixels = x.N * x.H * x.W, p0 = static_cast<int>(blockIdx.x) * kPixels;
   constexpr int step_pitch = tile_pitch<T>(kStep<T>), slab_pitch = tile_pitch<T>(kSlab<T>),
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto shared = take_shared<ForwardShared<T>>(F);
   T *const stages = shared.stages, *const tile = shared.z;
   const int steps_of_tap = (C + kStep<T> - 1) / kStep<T>;
-  Sums<T, kPixels, kAsppFilters> sums;
+  AsppSums<T, kPixels, kAsppFilters> sums;
   for (int g = 0; g < count; ++g) {
     const Branches::Branch& branch = branches.at[g];
     const AsppTaps taps = branch.taps;
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
     const unsigned landing = taps_that_land(x, taps, 1, p0, kPixels);
     for (int n0 = 0; n0 < K; n0 += kChunk) {
       const int columns = K - n0 < kChunk ? K - n0 : kChunk;
-      Sums<T, kPixels, kChunk> z;
+      AsppSums<T, kPixels, kChunk> z;
       const auto width_of = [&](int c) { return C - c < kStep<T> ? C - c : kStep<T>; };
       pipeline(
           count_of(landing) * steps_of_tap, stages, shared.stage,
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int a_pitch = tile_pitch<T>(kStep<T>), b_pitch = tile_pitch<T>(kGradientColumns);
   Shared shared;
   T* stages = shared.take<T>(2 * kGradientStage<T>);
-  Sums<T, kGradientPixels, kGradientColumns> sums;
+  AsppSums<T, kGradientPixels, kGradientColumns> sums;
   for (int g = 0; g < count; ++g) {
     const Branches::Branch& branch = branches.at[g];
     const AsppTaps taps = branch.taps;
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int a_pitch = tile_pitch<T>(kRows), b_pitch = tile_pitch<T>(kColumns);
   Shared shared;
   T* stages = shared.take<T>(2 * kWeightStage<T>);
-  Sums<T, kRows, kColumns> dw;
+  AsppSums<T, kRows, kColumns> dw;
   pipeline((end - begin + kPixels - 1) / kPixels, stages, kWeightStage<T>,
            [&](int s, T* stage) {
              const int p0 = begin + s * kPixels;

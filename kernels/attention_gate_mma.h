@@ -12,25 +12,27 @@ inline constexpr int kTile = 64, kGateThreads = 128;
 template <class T>
 inline constexpr int kPitch = tile_pitch<T>(kTile);
 template <class T>
-using Sums = TileSums<T, kTile, kTile, kGateThreads, kGateThreads / kWarp>;
+using GateSums = TileSums<T, kTile, kTile, kGateThreads, kGateThreads / kWarp>;
 
 // Of a multiprocessor: leaves the FMA tile as many registers as it wants, and hides more of what memory takes in bf16.
 template <class T>
 inline constexpr int kBlocks = sizeof(T) == 4 ? 4 : 6;
+inline constexpr int kBackwardBlocks = 4;  // so many fit with the shared memory of 64 channels of q
 
 __device__ __forceinline__ float relu(float v) { return v < 0 ? 0.0f : v; }  // NaN stays
 
 // Copies rows x columns (at most kTile of each) of a matrix into a tile and fills the rest of it with zeros.
 template <int L, class T>
-__device__ __forceinline__ void stage(const T* from, int64_t pitch, int64_t rows, int columns, T* tile) {
-  stage_tile<L>(tile, kPitch<T>, kTile, kTile, columns, [&](int r) { return r < rows ? from + r * pitch : nullptr; });
+__device__ __forceinline__ void stage(const T* from, int pitch, int64_t rows, int columns, T* tile) {
+  const int there = rows < kTile ? static_cast<int>(rows) : kTile;
+  stage_tile<L>(tile, kPitch<T>, kTile, kTile, columns, [&](int r) { return r < there ? from + r * pitch : nullptr; });
 }
 
 // q, before its ReLU, of pixels p0 and on, channels n0 and on.
 template <class T, int L>
-__device__ __forceinline__ Sums<T> project(const TensorView& x, const TensorView& g, const AttentionGateWeights& w,
-                                           int64_t p0, int n0, T* tile, T* weights) {
-  Sums<T> q;
+__device__ __forceinline__ GateSums<T> project(const TensorView& x, const TensorView& g, const AttentionGateWeights& w,
+                                               int64_t p0, int n0, T* tile, T* weights) {
+  GateSums<T> q;
   for (int which = 0; which < 2; ++which) {
     const TensorView in = which == 0 ? x : g;
     const T* kernel = static_cast<const T*>(which == 0 ? w.theta : w.phi);  // (Ci, C)
@@ -65,17 +67,17 @@ __global__ void __launch_bounds__(kGateThreads, kBlocks<T>) gate(AttentionGateFo
   const int64_t pixels = x.pixels();
   for (int64_t p0 = static_cast<int64_t>(blockIdx.x) * kTile; p0 < pixels;
        p0 += static_cast<int64_t>(gridDim.x) * kTile) {
-    float logit[Sums<T>::rows] = {};
+    float logit[GateSums<T>::rows] = {};
     for (int n0 = 0; n0 < w.Ci; n0 += kTile) {
-      Sums<T> q = project<T, L>(x, k.g, w, p0, n0, s.tile, s.weights);
+      GateSums<T> q = project<T, L>(x, k.g, w, p0, n0, s.tile, s.weights);
       q.each(kTile, [&](int r, int n, float v) {
         if (n0 + n < w.Ci) logit[r] += relu(v) * w.psi[n0 + n];
       });
     }
-    for (int r = 0; r < Sums<T>::rows; ++r) {
-      const float sum = Sums<T>::row_sum(logit[r]);
-      if (!Sums<T>::leads_row()) continue;
-      const int m = Sums<T>::row(r);
+    for (int r = 0; r < GateSums<T>::rows; ++r) {
+      const float sum = GateSums<T>::row_sum(logit[r]);
+      if (!GateSums<T>::leads_row()) continue;
+      const int m = GateSums<T>::row(r);
       s.gates[m] = 1 / (1 + expf(-(sum + w.bias[0])));
       if (p0 + m < pixels) k.a[p0 + m] = s.gates[m];
     }
@@ -109,7 +111,7 @@ struct GateBackwardShared {
 
 // All of backward but dtheta and dphi, for which it leaves dq (pixels, Ci).
 template <class T, int L>
-__global__ void __launch_bounds__(kGateThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kGateThreads, kBackwardBlocks)
     gate_backward(AttentionGateBackward o, AttentionGateWorkspace workspace) {
   using V = Vec<L>;
   const int Ci = o.weights.Ci;
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kGateThreads, kBlocks<T>)
       if (lane() == 0) s.dlogit[m] = m < count ? da * o.a[p0 + m] * (1 - o.a[p0 + m]) : 0.0f;
     }
     for (int n0 = 0; n0 < Ci; n0 += kTile) {
-      Sums<T> v = project<T, L>(o.x, o.g, o.weights, p0, n0, s.tile, s.weights);
+      GateSums<T> v = project<T, L>(o.x, o.g, o.weights, p0, n0, s.tile, s.weights);
       v.each(kTile, [&](int r, int n, float value) { s.q[v.row(r) * s.q_pitch + n0 + n] = T(relu(value)); });
     }
     sync_block();
@@ -159,7 +161,7 @@ __global__ void __launch_bounds__(kGateThreads, kBlocks<T>)
       const T* kernel = static_cast<const T*>(which == 0 ? o.weights.theta : o.weights.phi);
       const bool accumulate = which == 0 ? o.accumulate_dx : o.accumulate_dg;
       for (int c0 = 0; c0 < d.C; c0 += kTile) {
-        Sums<T> v;
+        GateSums<T> v;
         for (int k = 0; k < Ci; k += kTile) {
           sync_block();
           stage<L>(kernel + static_cast<int64_t>(k) * d.C + c0, d.C, Ci - k, d.C - c0, s.weights);
@@ -211,7 +213,7 @@ __global__ void __launch_bounds__(kGateThreads, kBlocks<T>)
   const int c0 = (of_x ? t : t - x_tiles) * kTile;
   const int64_t begin = workspace.each * blockIdx.y, last = begin + workspace.each, pixels = o.x.pixels();
   const int64_t end = last < pixels ? last : pixels;
-  Sums<T> sum;
+  GateSums<T> sum;
   for (int64_t p = begin; p < end; p += kTile) {
     sync_block();
     stage<L>(dq + p * Ci + n0, Ci, end - p, Ci - n0, s.rows);

@@ -15,28 +15,23 @@ inline constexpr int kMmaThreads = 128;
 inline constexpr int kOwn = 64;   // rows of a block, 16 a warp: queries in forward and for dq, else keys
 inline constexpr int kPass = 32;  // rows of the tiles that are gone through
 template <class T, int N>
-using Sums = TileSums<T, kOwn, N, kMmaThreads, kMmaThreads / kWarp>;
+using ScoreSums = TileSums<T, kOwn, N, kMmaThreads, kMmaThreads / kWarp>;
 
-// Positions first..first+rows of a head's map as a tile; zero beyond the last position and the last channel.
+// `rows` positions of a head from `first` on, as a tile; zero beyond the last position and the last channel.
 template <int D, class T>
-__device__ __forceinline__ void load_tile(const Attention& g, const T* map, int map_pitch, int first, int rows,
-                                          T* tile) {
-  stage_tile<8>(tile, tile_pitch<T>(D), rows, D, g.d, [&](int r) {
-    return first + r < g.positions ? map + static_cast<int64_t>(first + r) * map_pitch : nullptr;
-  });
+__device__ __forceinline__ void load_tile(const Head<const T>& map, int first, int rows, int d, T* tile) {
+  stage_tile<8>(tile, tile_pitch<T>(D), rows, D, d, [&](int r) { return map.row(first + r); });
 }
 
-// Writes c * by[r] to positions first.. of a head's map, by way of a tile.
+// Writes c * by[r] to the positions of a head from `first` on, by way of a tile.
 template <class T, int D>
-__device__ __forceinline__ void store_rows(const Attention& g, Sums<T, D>& c, const float (&by)[2], T* tile, int first,
-                                           T* map, int map_pitch) {
+__device__ __forceinline__ void store_rows(ScoreSums<T, D>& c, const float (&by)[2], T* tile, int first, int d,
+                                           const Head<T>& map) {
   constexpr int pitch = tile_pitch<T>(D);
   sync_block();
   c.each(D, [&](int r, int n, float sum) { tile[c.row(r) * pitch + n] = static_cast<T>(sum * by[r]); });
   sync_block();
-  write_tile<8>(tile, pitch, kOwn, g.d, [&](int r) {
-    return first + r < g.positions ? map + static_cast<int64_t>(first + r) * map_pitch : nullptr;
-  });
+  write_tile<8>(tile, pitch, kOwn, d, [&](int r) { return map.row(first + r); });
 }
 
 }  // namespace attention
@@ -65,16 +60,15 @@ __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
   const int first = static_cast<int>(blockIdx.x) * kOwn;
   const auto tiles = take_shared<AttentionTiles<T, D>>(true);
   T *const q = tiles.own[0], *const k = tiles.pass[0], *const v = tiles.pass[1];
-  qkv = g.of_head(qkv, g.qkv_pitch);
-  load_tile<D>(g, qkv, g.qkv_pitch, first, kOwn, q);
-  Sums<T, D> o;
+  load_tile<D>(g.of_qkv(qkv, 0), first, kOwn, g.d, q);
+  ScoreSums<T, D> o;
   float most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // of the thread's rows; total by lanes
   for (int k0 = 0; k0 < g.positions; k0 += kPass) {
     sync_block();
-    load_tile<D>(g, qkv + g.C, g.qkv_pitch, k0, kPass, k);
-    load_tile<D>(g, qkv + 2 * g.C, g.qkv_pitch, k0, kPass, v);
+    load_tile<D>(g.of_qkv(qkv, 1), k0, kPass, g.d, k);
+    load_tile<D>(g.of_qkv(qkv, 2), k0, kPass, g.d, v);
     sync_block();
-    Sums<T, kPass> s;  // (queries, keys)
+    ScoreSums<T, kPass> s;  // (queries, keys)
     s.template add<false, true>(q, pitch, k, pitch, D, kPass);
     float peak[2] = {most[0], most[1]}, shrink[2];
     s.each(kPass, [&](int r, int n, float& x) {
@@ -101,7 +95,7 @@ __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
     const int p = first + o.row(r);
     if (o.leads_row() && p < g.positions) lse[g.row() + p] = most[r] + logf(total[r]);
   }
-  store_rows(g, o, by, q, first, g.of_head(y, g.y_pitch), g.y_pitch);
+  store_rows(o, by, q, first, g.d, g.of_y(y));
 }
 
 // The gradients of a block's own keys (dk, dv) or queries (dq), which goes through the queries or the keys.
@@ -114,21 +108,18 @@ __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
   const auto tiles = take_shared<AttentionTiles<T, D>>(false);
   T *const own = tiles.own[0], *const own_dout = tiles.own[1];      // k and v, or q and dout
   T *const pass = tiles.pass[0], *const pass_dout = tiles.pass[1];  // q and dout, or k and v
-  qkv = g.of_head(qkv, g.qkv_pitch);
-  dqkv = g.of_head(dqkv, g.qkv_pitch);
-  dy = g.of_head(dy, g.y_pitch);
   lse += g.row();
   products += g.row();
   const auto load_queries = [&](int from, int rows, T* q, T* dout) {
-    load_tile<D>(g, qkv, g.qkv_pitch, from, rows, q);
-    load_tile<D>(g, dy, g.y_pitch, from, rows, dout);
+    load_tile<D>(g.of_qkv(qkv, 0), from, rows, g.d, q);
+    load_tile<D>(g.of_y(dy), from, rows, g.d, dout);
   };
   const auto load_keys = [&](int from, int rows, T* k, T* v) {
-    load_tile<D>(g, qkv + g.C, g.qkv_pitch, from, rows, k);
-    load_tile<D>(g, qkv + 2 * g.C, g.qkv_pitch, from, rows, v);
+    load_tile<D>(g.of_qkv(qkv, 1), from, rows, g.d, k);
+    load_tile<D>(g.of_qkv(qkv, 2), from, rows, g.d, v);
   };
   kOfKeys ? load_keys(first, kOwn, own, own_dout) : load_queries(first, kOwn, own, own_dout);
-  Sums<T, D> down, dv;            // dk and dv, or dq alone
+  ScoreSums<T, D> down, dv;       // dk and dv, or dq alone
   float l[2] = {}, mean[2] = {};  // of the thread's queries
   for (int r = 0; r < 2 && !kOfKeys; ++r) {
     const int p = first + down.row(r);
@@ -144,7 +135,7 @@ __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
       tiles.products[r] = there ? products[p0 + r] : 0;
     }
     sync_block();
-    Sums<T, kPass> p, ds;  // (own, pass)
+    ScoreSums<T, kPass> p, ds;  // (own, pass)
     p.template add<false, true>(own, pitch, pass, pitch, D, kPass);
     p.each(kPass, [&](int r, int n, float& x) {
       x = kOfKeys || p0 + n < g.positions ? expf(x * g.scale - (kOfKeys ? tiles.lse[n] : l[r])) : 0;
@@ -154,8 +145,8 @@ __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
     ds.multiply(p, [&](int r, int n) { return kOfKeys ? tiles.products[n] : mean[r]; });
     down.add_product(ds, pass, pitch);
   }
-  store_rows(g, down, {g.scale, g.scale}, own, first, dqkv + (kOfKeys ? g.C : 0), g.qkv_pitch);
-  if constexpr (kOfKeys) store_rows(g, dv, {1, 1}, own_dout, first, dqkv + 2 * g.C, g.qkv_pitch);
+  store_rows(down, {g.scale, g.scale}, own, first, g.d, g.of_qkv(dqkv, kOfKeys ? 1 : 0));
+  if constexpr (kOfKeys) store_rows(dv, {1, 1}, own_dout, first, g.d, g.of_qkv(dqkv, 2));
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -30,66 +30,65 @@ REGOLITH_HOST_DEVICE constexpr int whole(int d) { return (d + kL - 1) / kL * kL;
 // Words from row to row of a tile, whose banks differ for neighbouring rows.
 REGOLITH_HOST_DEVICE constexpr int pitch_of(int words) { return words + 4; }
 
-// Positions first..first+rows of a head's map at out[row * pitch + word], words along the channels; zero beyond the
-// last position.
+// `rows` positions from `first` on at out[row * pitch + word], words along the channels; zero beyond the last position.
 template <class F, class T>
-__device__ __forceinline__ void load_rows(const T* map, int map_pitch, int first, int rows, int positions, int d,
-                                          typename F::Word* out, int pitch) {
+__device__ __forceinline__ void load_rows(const Head<const T>& map, int first, int rows, int d, typename F::Word* out,
+                                          int pitch) {
   using V = Vec<kLoad>;
   const ThreadTile tile(d / kLoad);
   for (int r = tile.row; r < rows && tile.row < tile.rows; r += tile.rows) {
-    const T* in = map + static_cast<int64_t>(first + r) * map_pitch;
+    const T* in = map.row(first + r);
     for (int c = tile.column * kLoad; c < d; c += tile.columns * kLoad) {
+      typename F::Word* to = out + r * pitch + c / F::depth;
       if constexpr (F::depth == 1)
-        store(out + r * pitch + c, first + r < positions ? load<V>(in + c) : V(0));
-      else if (first + r < positions)
-        std::memcpy(out + r * pitch + c / F::depth, in + c, kLoad * sizeof(T));
+        store(to, in != nullptr ? load<V>(in + c) : V(0));
+      else if (in != nullptr)
+        std::memcpy(to, in + c, kLoad * sizeof(T));
       else
-        std::memset(out + r * pitch + c / F::depth, 0, kLoad * sizeof(T));
+        std::memset(to, 0, kLoad * sizeof(T));
     }
   }
 }
 
 // The same at out[row / depth * pitch + channel], words along the positions.
 template <class F, class T>
-__device__ __forceinline__ void load_groups(const T* map, int map_pitch, int first, int rows, int positions, int d,
-                                            typename F::Word* out, int pitch) {
+__device__ __forceinline__ void load_groups(const Head<const T>& map, int first, int rows, int d, typename F::Word* out,
+                                            int pitch) {
   if constexpr (F::depth == 1) {
-    load_rows<F>(map, map_pitch, first, rows, positions, d, out, pitch);
+    load_rows<F>(map, first, rows, d, out, pitch);
   } else {
-    const auto row = [&](int p) { return p < positions ? map + static_cast<int64_t>(p) * map_pitch : nullptr; };
-    for (int r = 0; r < rows; r += F::depth) F::pack(row(first + r), row(first + r + 1), d, out + r / F::depth * pitch);
+    for (int r = 0; r < rows; r += F::depth)
+      F::pack(map.row(first + r), map.row(first + r + 1), d, out + r / F::depth * pitch);
   }
 }
 
 // kColumns positions at out[word * kColumns + position], words along the channels.
 template <class F, class T>
-__device__ __forceinline__ void load_transposed(const T* map, int map_pitch, int first, int positions, int d,
-                                                typename F::Word* out) {
+__device__ __forceinline__ void load_transposed(const Head<const T>& map, int first, int d, typename F::Word* out) {
   using V = Vec<kLoad>;
   for (int i = thread_rank(); i < kColumns * (d / kLoad); i += block_threads()) {
     const int r = i % kColumns, c = i / kColumns * kLoad;
-    const T* in = map + static_cast<int64_t>(first + r) * map_pitch + c;
+    const T* in = map.row(first + r);
     typename F::Word* to = out + c / F::depth * kColumns + r;
     if constexpr (F::depth == 1) {
-      const V v = first + r < positions ? load<V>(in) : V(0);
+      const V v = in != nullptr ? load<V>(in + c) : V(0);
       for (int l = 0; l < kLoad; ++l) to[l * kColumns] = v[l];
     } else {
-      for (int l = 0; l < kLoad / F::depth; ++l) to[l * kColumns] = first + r < positions ? F::words(in)[l] : 0;
+      for (int l = 0; l < kLoad / F::depth; ++l) to[l * kColumns] = in != nullptr ? F::words(in + c)[l] : 0;
     }
   }
 }
 
-// Writes in[c * kColumns + row] * by(row) to positions first.. of a head's map.
+// Writes in[c * kColumns + row] * by(row) to the positions from `first` on.
 template <class T, class By>
-__device__ __forceinline__ void store_transposed(const float* in, int first, int positions, int d, T* map,
-                                                 int map_pitch, By&& by) {
+__device__ __forceinline__ void store_transposed(const float* in, int first, int d, const Head<T>& map, By&& by) {
   for (int i = thread_rank(); i < kColumns * (d / kLoad); i += block_threads()) {
     const int r = i % kColumns, c = i / kColumns * kLoad;
-    if (first + r >= positions) continue;
+    T* to = map.row(first + r);
+    if (to == nullptr) continue;
     Vec<kLoad> v;
     for (int l = 0; l < kLoad; ++l) v.set(l, in[(c + l) * kColumns + r]);
-    store(map + static_cast<int64_t>(first + r) * map_pitch + c, v * Vec<kLoad>(by(r)));
+    store(to + c, v * Vec<kLoad>(by(r)));
   }
 }
 
@@ -169,12 +168,11 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
   const int first = static_cast<int>(blockIdx.x) * kColumns;
   const ThreadTile threads(kColumns / kL);
   const auto t = take_shared<AttendShared<T>>(g.d);
-  qkv = g.of_head(qkv, g.qkv_pitch);
-  load_transposed<F>(qkv, g.qkv_pitch, first, g.positions, g.d, t.q);
+  load_transposed<F>(g.of_qkv(qkv, 0), first, g.d, t.q);
   for (int k0 = 0; k0 < g.positions; k0 += kRows) {
     const int keys = g.left_from(k0, kRows), rows = used(keys);
-    load_rows<F>(qkv + g.C, g.qkv_pitch, k0, rows, g.positions, g.d, t.k, t.pitch);
-    load_groups<F>(qkv + 2 * g.C, g.qkv_pitch, k0, rows, g.positions, g.d, t.v, t.group_pitch);
+    load_rows<F>(g.of_qkv(qkv, 1), k0, rows, g.d, t.k, t.pitch);
+    load_groups<F>(g.of_qkv(qkv, 2), k0, rows, g.d, t.v, t.group_pitch);
     sync_block();
     product<F, kQ, false>(t.k, t.pitch, t.q, t.s, rows, kColumns, g.d / F::depth, FromZero{});
     sync_block();
@@ -221,8 +219,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
     for (int i = 1; i < threads.rows; ++i) sum += t.total[i * kColumns + r];
     return sum;
   };
-  store_transposed(t.o, first, g.positions, g.d, g.of_head(y, g.y_pitch), g.y_pitch,
-                   [&](int r) { return 1 / sum_of(r); });
+  store_transposed(t.o, first, g.d, g.of_y(y), [&](int r) { return 1 / sum_of(r); });
   for (int r = thread_rank(); r < kColumns && first + r < g.positions; r += block_threads())
     lse[g.row() + first + r] = t.most[tiles % 2 * kColumns + r] + logf(sum_of(r));
 }
@@ -280,36 +277,29 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
   const int wide = whole(g.d), words = g.d / F::depth;
   const ThreadTile threads(kColumns / kL);
   const auto t = take_shared<GradientShared<T, kOfKeys>>(g.d, g.positions);
-  qkv = g.of_head(qkv, g.qkv_pitch);
-  dqkv = g.of_head(dqkv, g.qkv_pitch);
-  dy = g.of_head(dy, g.y_pitch);
   lse += g.row();
   D += g.row();
-  struct Map {
-    const T* at;
-    int pitch;
-  };
-  const Map q{qkv, g.qkv_pitch}, k{qkv + g.C, g.qkv_pitch}, v{qkv + 2 * g.C, g.qkv_pitch}, dout{dy, g.y_pitch};
-  const Map own = kOfKeys ? k : q, own_dout = kOfKeys ? v : dout, pass = kOfKeys ? q : k,
-            pass_dout = kOfKeys ? dout : v;
+  const Head<const T> q = g.of_qkv(qkv, 0), k = g.of_qkv(qkv, 1), v = g.of_qkv(qkv, 2), dout = g.of_y(dy);
+  const Head<const T> own = kOfKeys ? k : q, own_dout = kOfKeys ? v : dout;
+  const Head<const T> pass = kOfKeys ? q : k, pass_dout = kOfKeys ? dout : v;
   if (kHost && wide > g.d) std::fill(t.keys, t.keys + kColumns / F::depth * wide, typename F::Word(0));
   const int last = kHost ? g.positions : static_cast<int>(blockIdx.x + 1) * kColumns;
   for (int first = static_cast<int>(blockIdx.x) * kColumns; first < last; first += kColumns) {
     const int there = g.left_from(first, kColumns);
-    load_transposed<F>(own.at, own.pitch, first, g.positions, g.d, t.own);
-    load_transposed<F>(own_dout.at, own_dout.pitch, first, g.positions, g.d, t.own_dout);
-    if constexpr (kHost) load_groups<F>(k.at, k.pitch, first, kColumns, g.positions, g.d, t.keys, wide);
+    load_transposed<F>(own, first, g.d, t.own);
+    load_transposed<F>(own_dout, first, g.d, t.own_dout);
+    if constexpr (kHost) load_groups<F>(k, first, kColumns, g.d, t.keys, wide);
     for (int r = thread_rank(); !kOfKeys && r < kColumns; r += block_threads()) {
       t.lse[r] = r < there ? lse[first + r] : 0;
       t.products[r] = r < there ? D[first + r] : 0;
     }
     for (int p0 = 0; p0 < g.positions; p0 += kRows) {
       const int passing = g.left_from(p0, kRows), rows = used(passing);
-      load_rows<F>(pass.at, pass.pitch, p0, rows, g.positions, g.d, t.pass, t.pitch);
-      load_rows<F>(pass_dout.at, pass_dout.pitch, p0, rows, g.positions, g.d, t.pass_dout, t.pitch);
+      load_rows<F>(pass, p0, rows, g.d, t.pass, t.pitch);
+      load_rows<F>(pass_dout, p0, rows, g.d, t.pass_dout, t.pitch);
       if constexpr (F::depth > 1) {
-        load_groups<F>(pass.at, pass.pitch, p0, rows, g.positions, g.d, t.groups, t.group_pitch);
-        load_groups<F>(pass_dout.at, pass_dout.pitch, p0, rows, g.positions, g.d, t.dout_groups, t.group_pitch);
+        load_groups<F>(pass, p0, rows, g.d, t.groups, t.group_pitch);
+        load_groups<F>(pass_dout, p0, rows, g.d, t.dout_groups, t.group_pitch);
       }
       sync_block();
       product<F, kQ, false>(t.pass, t.pitch, t.own, t.s, rows, kColumns, words, FromZero{});
@@ -352,13 +342,12 @@ __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
       sync_block();
     }
     const auto one = [](int) { return 1.0f; };
-    store_transposed(t.down, first, g.positions, g.d, dqkv + (kOfKeys ? g.C : 0), g.qkv_pitch, one);
-    if constexpr (kOfKeys) store_transposed(t.dv, first, g.positions, g.d, dqkv + 2 * g.C, g.qkv_pitch, one);
+    store_transposed(t.down, first, g.d, g.of_qkv(dqkv, kOfKeys ? 1 : 0), one);
+    if constexpr (kOfKeys) store_transposed(t.dv, first, g.d, g.of_qkv(dqkv, 2), one);
   }
   if constexpr (kHost) {
     for (int p = 0; p < g.positions; ++p)
-      for (int c = 0; c < g.d; c += kLoad)
-        store(dqkv + static_cast<int64_t>(p) * g.qkv_pitch + c, load<Vec<kLoad>>(t.dq + p * wide + c));
+      for (int c = 0; c < g.d; c += kLoad) store(g.of_qkv(dqkv, 0).row(p) + c, load<Vec<kLoad>>(t.dq + p * wide + c));
   }
 }
 

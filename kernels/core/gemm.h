@@ -118,33 +118,33 @@ class TileSums {
         }
       }
     } else {
-      using V = Vec<4>;  // of neighbouring k
-      const auto four = [](const T* p, bool along, int pitch) {
-        V v;
-        if (along) return load<V>(p);
-        for (int t = 0; t < 4; ++t) v.set(t, p[t * pitch]);
-        return v;
-      };
-      for (int k = 0; k < K; k += 4) {
+      constexpr int kSteps = kTransposedA && !kTransposedB ? 1 : 4;  // of k, that are read together
+      using V = Vec<kSteps>;
+      for (int k = 0; k < K; k += kSteps) {
         V left[rows];
         REGOLITH_UNROLL
         for (int r = 0; r < rows; ++r) {
           const int m = row(r) - first_row();
-          left[r] = four(kTransposedA ? a + k * a_pitch + m : a + m * a_pitch + k, !kTransposedA, a_pitch);
+          if constexpr (kTransposedA)
+            for (int t = 0; t < kSteps; ++t) left[r].set(t, a[(k + t) * a_pitch + m]);
+          else
+            left[r] = load<V>(a + m * a_pitch + k);
         }
         REGOLITH_UNROLL
         for (int j = 0; j < kColumns; ++j) {
           if (column(j) >= N) continue;
+          const int n = column(j) + mma_column(0);
+          V right[2];  // of columns n and n + 1
+          if constexpr (kTransposedB)
+            for (int half = 0; half < 2; ++half) right[half] = load<V>(b + (n + half) * b_pitch + k);
+          else
+            for (int t = 0; t < kSteps; ++t) load_two(b + (k + t) * b_pitch + n, right, t);
           REGOLITH_UNROLL
-          for (int half = 0; half < 2; ++half) {
-            const int n = column(j) + mma_column(half);
-            const V right = four(kTransposedB ? b + n * b_pitch + k : b + k * b_pitch + n, kTransposedB, b_pitch);
-            REGOLITH_UNROLL
-            for (int r = 0; r < rows; ++r) REGOLITH_UNROLL
-            for (int t = 0; t < 4; ++t) {
-              float& sum = sums_[r / 2][j].v[r % 2 * 2 + half];
-              sum = fmaf(left[r][t], right[t], sum);
-            }
+          for (int r = 0; r < rows; ++r) REGOLITH_UNROLL
+          for (int half = 0; half < 2; ++half) REGOLITH_UNROLL
+          for (int t = 0; t < kSteps; ++t) {
+            float& sum = sums_[r / 2][j].v[r % 2 * 2 + half];
+            sum = fmaf(left[r][t], right[half][t], sum);
           }
         }
       }
@@ -205,6 +205,17 @@ class TileSums {
  private:
   static __device__ __forceinline__ int first_row() { return warp_rank() / kColumnWarps * (16 * kRows); }
   static __device__ __forceinline__ int column(int j) { return (warp_rank() % kColumnWarps + j * kColumnWarps) * 8; }
+  template <class V>
+  static __device__ __forceinline__ void load_two(const float* p, V (&v)[2], int t) {  // to lane t of both
+#if defined(__CUDACC__)
+    const float2 two = *reinterpret_cast<const float2*>(p);
+    v[0].set(t, two.x);
+    v[1].set(t, two.y);
+#else
+    v[0].set(t, p[0]);
+    v[1].set(t, p[1]);
+#endif
+  }
   MmaC sums_[kRows][kColumns];
 };
 #else

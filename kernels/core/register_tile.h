@@ -51,6 +51,7 @@ struct Factor {
 // ... or in pairs of bf16.
 template <>
 struct Factor<bf16> {
+  using Bits = detail::Lanes<uint32_t, kL>;
   using Element = bf16;
   using Word [[gnu::may_alias]] = uint32_t;
   using Words = __m512i;
@@ -73,11 +74,13 @@ struct Factor<bf16> {
   static void pack(const bf16* first, const bf16* second, int n, Word* to) {
     int j = 0;
     for (; j + kL <= n; j += kL) {
-      const auto half = [&](const bf16* p) {
-        return p == nullptr ? _mm512_setzero_si512()
-                            : _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + j)));
+      const auto lanes = [&](const bf16* p) {  // the masked form, as in vec.h
+        if (p == nullptr) return Bits{};
+        const auto* halves = reinterpret_cast<const __m256i*>(p + j);
+        return reinterpret_cast<Bits>(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(halves)));
       };
-      _mm512_storeu_si512(to + j, _mm512_or_si512(half(first), _mm512_slli_epi32(half(second), 16)));
+      const Bits words = lanes(first) | lanes(second) << 16;
+      std::memcpy(to + j, &words, sizeof words);
     }
     for (; j < n; ++j) {
       const uint32_t low = first != nullptr ? first[j].bits : 0, high = second != nullptr ? second[j].bits : 0;
@@ -86,9 +89,9 @@ struct Factor<bf16> {
   }
   // sum + the first numbers + the second numbers.
   static Vec<kL> sum_of(const Words& words, const Vec<kL>& sum) {
+    const Bits bits = reinterpret_cast<Bits>(words);
     Vec<kL> r;
-    r.v = sum.v + _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)) +
-          _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+    r.v = sum.v + reinterpret_cast<__m512>(bits << 16) + reinterpret_cast<__m512>(bits & 0xffff0000u);
     return r;
   }
 };
