@@ -195,10 +195,8 @@ void DirectWgrad::run(const void* x, const void* dy, float* dw, float* db, bool 
   };
   if (type_ == DType::f32)
     with(float{});
-  else if (type_ == DType::bf16)
-    with(bf16{});
   else
-    with(fp16{});
+    with(bf16{});
 }
 
 }  // namespace regolith

@@ -331,6 +331,5 @@ void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accu
 
 template class Winograd<float>;
 template class Winograd<bf16>;
-template class Winograd<fp16>;
 
 }  // namespace regolith::winograd

@@ -36,7 +36,7 @@ class WinogradConvolution : public Convolution {
     // Where bf16 is multiplied much faster than this build multiplies fp32.
     if (request_.type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
     if (request_.type == DType::bf16 && kL < 16 && __builtin_cpu_supports("avx512bf16")) return false;
-    // With fewer tiles the transformed weights, 1.8 times fp32 weights and 8 times those of 16 bits, cost more to read
+    // With fewer tiles the transformed weights, 1.8 times fp32 weights and 8 times those of bf16, cost more to read
     // than they save.
     return winograd_->tiles() >= 32;
 #endif
@@ -98,10 +98,8 @@ struct WinogradProvider : ConvProvider {
         return std::make_unique<WinogradConvolution<float>>(request);
       case DType::bf16:
         return std::make_unique<WinogradConvolution<bf16>>(request);
-      case DType::f16:
-        return std::make_unique<WinogradConvolution<fp16>>(request);
       default:
-        return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
+        return UnsupportedReason{"takes fp32 and bf16, not " + std::string(name_of(request.type))};
     }
   }
 };

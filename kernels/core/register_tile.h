@@ -1,8 +1,8 @@
 // Products of matrices whose sums one thread holds in registers: C (Rows x Vecs vectors) += A (Rows x steps) * B.
 //
-//   RegisterTile<Factor<T>, 8, 2> c(start);          // start(i, j): vector j of row i at first; Zero{}, Stored{p,
-//   pitch} c.add(a, [&](int i) { return i * pitch; }, 1,    // the word of row i, step s is a[row(i) + s]
-//         b, pitch, steps);                          // the words of step s are b[s * pitch] and on
+//   RegisterTile<Factor<T>, 8, 2> c(start);          // start(i, j): vector j of row i at first, as Zero or Stored
+//   c.add(a, row, 1, b, pitch, steps);               // row i of step s has the word a[row(i) + s * 1],
+//                                                    // and the step multiplies it by the words from b[s * pitch] on
 //   c.each([&](int i, const V (&sums)[2]) { ... });  // the vectors of row i
 //
 // A factor is a word of 32 bits: one number in fp32; or two numbers of bf16, neighbours along the summed dimension and
