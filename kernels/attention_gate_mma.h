@@ -17,7 +17,8 @@ using GateSums = TileSums<T, kTile, kTile, kGateThreads, kGateThreads / kWarp>;
 // Of a multiprocessor: leaves the FMA tile as many registers as it wants, and hides more of what memory takes in bf16.
 template <class T>
 inline constexpr int kBlocks = sizeof(T) == 4 ? 4 : 6;
-inline constexpr int kBackwardBlocks = 4;  // so many fit with the shared memory of 64 channels of q
+template <class T>
+inline constexpr int kBackwardBlocks = sizeof(T) == 4 ? 4 : 5;  // what shared memory allows with 128 channels of q
 
 __device__ __forceinline__ float relu(float v) { return v < 0 ? 0.0f : v; }  // NaN stays
 
@@ -111,7 +112,7 @@ struct GateBackwardShared {
 
 // All of backward but dtheta and dphi, for which it leaves dq (pixels, Ci).
 template <class T, int L>
-__global__ void __launch_bounds__(kGateThreads, kBackwardBlocks)
+__global__ void __launch_bounds__(kGateThreads, kBackwardBlocks<T>)
     gate_backward(AttentionGateBackward o, AttentionGateWorkspace workspace) {
   using V = Vec<L>;
   const int Ci = o.weights.Ci;

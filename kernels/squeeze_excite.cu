@@ -332,15 +332,16 @@ void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& 
   });
 }
 
-// Calls f with the lanes of rows of C and of rows of `hidden` numbers. The caller adds one of each, or null.
+// Calls f with the lanes of rows of C and of rows of `hidden` numbers. The caller adds some of each, or null.
 template <class F>
-void with_dense_lanes(const SqueezeExcite& k, const float* of_C, const float* of_hidden, F&& f) {
+void with_dense_lanes(const SqueezeExcite& k, const float* of_C, const float* of_hidden, const float* units, F&& f) {
   const int C = k.x.C, H = k.hidden;
   with_lanes<float>({row_map(k.reduce, C), row_map(of_C, C), row_map(k.mean, C), row_map(k.scale, C),
                      row_map(static_cast<const float*>(k.workspace), C)},
                     [&](auto c) {
-                      with_lanes<float>({row_map(k.expand, H), row_map(of_hidden, H), row_map(k.activation, H)},
-                                        [&](auto h) { f(c, h); });
+                      with_lanes<float>(
+                          {row_map(k.expand, H), row_map(of_hidden, H), row_map(units, H), row_map(k.activation, H)},
+                          [&](auto h) { f(c, h); });
                     });
 }
 
@@ -376,7 +377,7 @@ void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
     launch_sums<false>(stream, "squeeze_sums", op, op.x, blocks, std::integral_constant<Finish, Finish::plain>{});
   }
   const float* partial = k.sums != nullptr ? k.sums : static_cast<const float*>(op.workspace);
-  with_dense_lanes(op, k.sums, nullptr, [&](auto c, auto h) {
+  with_dense_lanes(op, k.sums, nullptr, nullptr, [&](auto c, auto h) {
     launch(stream, "squeeze_gates", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, op.hidden), squeeze_gates<c, h>,
            op, partial, static_cast<int>(blocks));
   });
@@ -400,7 +401,7 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
   float *partial = static_cast<float*>(op.workspace), *gates = partial + std::max<int64_t>(512, rows) * C;
   float *offset = gates + rows * C, *units = offset + rows * C;
   with_finish(op, [&](auto finish) { launch_sums<true>(stream, "squeeze_gradient_sums", op, k.dy, blocks, finish); });
-  with_dense_lanes(op, k.dreduce, k.dexpand, [&](auto c, auto h) {
+  with_dense_lanes(op, k.dreduce, k.dexpand, units, [&](auto c, auto h) {
     launch(stream, "squeeze_gate_gradients", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, hidden),
            squeeze_gate_gradients<c, h>, op, partial, static_cast<int>(blocks), GateGradients{gates, units, offset});
     launch(stream, "squeeze_parameter_gradients", {blocks_for(stream, static_cast<int64_t>(C) * hidden, 64), 2},
