@@ -1,15 +1,13 @@
 #include "kernels/aspp.h"
 
 #include "kernels/channel_sum.h"
-#include "kernels/core/async_copy.h"
+#include "kernels/core/gemm.h"
 #include "kernels/core/launch.h"
-#include "kernels/core/tile_sums.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-template <class T>
-inline constexpr int kVector = 16 / sizeof(T);  // elements that are copied at once
+inline constexpr int kThreads = 256;
 template <class T>
 inline constexpr int kStep = 128 / sizeof(T);  // of a sum, between two barriers
 template <class T>
@@ -33,42 +31,13 @@ struct Branches {
 };
 static_assert(sizeof(Branches) == kAsppBranches * (4 * sizeof(void*) + 6 * sizeof(int)));
 
-// Elements from row to row of a tile: an odd multiple of 16 bytes, so that the banks of neighbouring rows differ.
-template <class T>
-constexpr int pitch_of(int columns) {
-  return columns + kVector<T>;
-}
-template <class T>
-constexpr int tile_size(int rows, int columns) {
-  return rows * pitch_of<T>(columns);
-}
+template <class T, int M, int N>
+using AsppSums = TileSums<T, M, N, kThreads>;
 
-// Fetches a tile: `width` elements of each row, from row_source(row), zeros where that is null. All threads call it.
-template <class T, class F>
-__device__ __forceinline__ void fetch(T* tile, int pitch, int rows, int width, F&& row_source) {
-  const int vectors = width / kVector<T>;
-  for (int i = thread_rank(); i < rows * vectors; i += block_threads()) {
-    const int row = i / vectors, at = i % vectors * kVector<T>;
-    const T* from = row_source(row);
-    T* to = tile + row * pitch + at;
-    if (from != nullptr) {
-      copy_async(to, from + at);
-    } else {
-      store(to, Vec<kVector<T>>(0));
-    }
-  }
-}
-
-// Writes a tile back, to row_target(row), nowhere where that is null.
-template <class T, class F>
-__device__ __forceinline__ void write_back(const T* tile, int pitch, int rows, int width, F&& row_target) {
-  using V = Vec<kVector<T>>;
-  const int vectors = width / kVector<T>;
-  for (int i = thread_rank(); i < rows * vectors; i += block_threads()) {
-    const int row = i / vectors, at = i % vectors * kVector<T>;
-    T* to = row_target(row);
-    if (to != nullptr) store(to + at, load<V>(tile + row * pitch + at));
-  }
+// Fetches a tile: `width` elements of each row, from source(row), zeros where that is null.
+template <class T, class Source>
+__device__ __forceinline__ void fetch(T* tile, int pitch, int rows, int width, Source&& source) {
+  stage_tile<kTileVector<T>, true>(tile, pitch, rows, width, width, source);
 }
 
 // fetch(step, stage) and use(step, stage) for every step, with the fetches one step ahead. Begins and ends with the
@@ -130,26 +99,29 @@ __device__ __forceinline__ int tap_of(unsigned mask, int i) {
 }
 
 template <class T>
-struct ForwardShared {  // elements
-  int stage, z;         // y uses the two stages again, which are larger
-  REGOLITH_HOST_DEVICE explicit ForwardShared(int F) {
-    const int branch = tile_size<T>(kPixels + kChunk, kStep<T>), projection = tile_size<T>(F, kSlab<T>);
+struct ForwardShared {
+  int stage;  // elements of a stage
+  T* stages;  // (2, stage); y uses the two again, which are larger
+  T* z;       // (kPixels, kChunk)
+  template <class A>
+  REGOLITH_HOST_DEVICE ForwardShared(A& a, int F) {
+    const int branch = tile_elements<T>(kPixels + kChunk, kStep<T>), projection = tile_elements<T>(F, kSlab<T>);
     stage = branch > projection ? branch : projection;
-    z = tile_size<T>(kPixels, kChunk);
+    a.take(stages, 2 * stage);
+    a.take(z, tile_elements<T>(kPixels, kChunk));
   }
 };
 
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     forward(TensorView x, Branches branches, int count, const float* bias, TensorView image, TensorView y) {
   const int C = x.C, F = y.C, pixels = x.N * x.H * x.W, p0 = static_cast<int>(blockIdx.x) * kPixels;
-  const ForwardShared<T> sizes(F);
-  constexpr int step_pitch = pitch_of<T>(kStep<T>), slab_pitch = pitch_of<T>(kSlab<T>), z_pitch = pitch_of<T>(kChunk);
-  Shared shared;
-  T* stages = shared.take<T>(2 * sizes.stage);
-  T* tile = shared.take<T>(sizes.z);
+  constexpr int step_pitch = tile_pitch<T>(kStep<T>), slab_pitch = tile_pitch<T>(kSlab<T>),
+                z_pitch = tile_pitch<T>(kChunk);
+  const auto shared = take_shared<ForwardShared<T>>(F);
+  T *const stages = shared.stages, *const tile = shared.z;
   const int steps_of_tap = (C + kStep<T> - 1) / kStep<T>;
-  TileSums<T, kPixels, kAsppFilters> sums;
+  AsppSums<T, kPixels, kAsppFilters> sums;
   for (int g = 0; g < count; ++g) {
     const Branches::Branch& branch = branches.at[g];
     const AsppTaps taps = branch.taps;
@@ -160,10 +132,10 @@ __global__ void __launch_bounds__(kTileThreads)
     const unsigned landing = taps_that_land(x, taps, 1, p0, kPixels);
     for (int n0 = 0; n0 < K; n0 += kChunk) {
       const int columns = K - n0 < kChunk ? K - n0 : kChunk;
-      TileSums<T, kPixels, kChunk> z;
+      AsppSums<T, kPixels, kChunk> z;
       const auto width_of = [&](int c) { return C - c < kStep<T> ? C - c : kStep<T>; };
       pipeline(
-          count_of(landing) * steps_of_tap, stages, sizes.stage,
+          count_of(landing) * steps_of_tap, stages, shared.stage,
           [&](int s, T* stage) {
             const int tap = tap_of(landing, s / steps_of_tap), c = s % steps_of_tap * kStep<T>;
             const int down = taps.down(tap), right = taps.right(tap);
@@ -178,17 +150,17 @@ __global__ void __launch_bounds__(kTileThreads)
             z.template add<false, true>(stage, step_pitch, stage + kPixels * step_pitch, step_pitch,
                                         width_of(s % steps_of_tap * kStep<T>), columns);
           });
-      z.each(columns, [&](int m, int n, float sum) {
-        tile[m * z_pitch + n] = static_cast<T>(sum + (branch.bias != nullptr ? branch.bias[n0 + n] : 0.0f));
+      z.each(columns, [&](int r, int n, float sum) {
+        tile[z.row(r) * z_pitch + n] = static_cast<T>(sum + (branch.bias != nullptr ? branch.bias[n0 + n] : 0.0f));
       });
       sync_block();
-      write_back(tile, z_pitch, kPixels, columns, [&](int m) {
+      write_tile<kTileVector<T>>(tile, z_pitch, kPixels, columns, [&](int m) {
         return p0 + m < pixels ? z_map + static_cast<int64_t>(p0 + m) * branch.pitch + n0 : nullptr;
       });
       const auto slab_width = [&](int s) {
         return columns - s * kSlab<T> < kSlab<T> ? columns - s * kSlab<T> : kSlab<T>;
       };
-      pipeline((columns + kSlab<T> - 1) / kSlab<T>, stages, sizes.stage,
+      pipeline((columns + kSlab<T> - 1) / kSlab<T>, stages, shared.stage,
                [&](int s, T* stage) {
                  fetch(stage, slab_pitch, F, slab_width(s),
                        [&](int f) { return project + static_cast<int64_t>(f) * K + n0 + s * kSlab<T>; });
@@ -199,32 +171,34 @@ __global__ void __launch_bounds__(kTileThreads)
     }
   }
   T* out = stages;
-  const int out_pitch = pitch_of<T>(F), per_image = x.H * x.W;
-  sums.each(F, [&](int m, int f, float sum) {
+  const int out_pitch = tile_pitch<T>(F), per_image = x.H * x.W;
+  sums.each(F, [&](int r, int f, float sum) {
+    const int m = sums.row(r);
     if (p0 + m >= pixels) return;
     if (bias != nullptr) sum += bias[f];
     if (image) sum += static_cast<float>(image.as<const T>()[(p0 + m) / per_image * image.pitch + f]);
     out[m * out_pitch + f] = static_cast<T>(sum);
   });
   sync_block();
-  write_back(out, out_pitch, kPixels, F,
-             [&](int m) { return p0 + m < pixels ? y.as<T>() + static_cast<int64_t>(p0 + m) * y.pitch : nullptr; });
+  write_tile<kTileVector<T>>(out, out_pitch, kPixels, F, [&](int m) {
+    return p0 + m < pixels ? y.as<T>() + static_cast<int64_t>(p0 + m) * y.pitch : nullptr;
+  });
 }
 
 template <class T>
-inline constexpr int kGradientStage = tile_size<T>(kGradientPixels, kStep<T>) + tile_size<T>(kStep<T>,
-                                                                                             kGradientColumns);
+inline constexpr int kGradientStage = tile_elements<T>(kGradientPixels, kStep<T>) + tile_elements<T>(kStep<T>,
+                                                                                                     kGradientColumns);
 
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kThreads, 2)
     data_gradient(Branches branches, int count, TensorView image, float image_scale, TensorView dx, bool accumulate) {
   const int C = dx.C, pixels = dx.N * dx.H * dx.W;
   const int p0 = static_cast<int>(blockIdx.x) * kGradientPixels, c0 = static_cast<int>(blockIdx.y) * kGradientColumns;
   const int columns = C - c0 < kGradientColumns ? C - c0 : kGradientColumns;
-  constexpr int a_pitch = pitch_of<T>(kStep<T>), b_pitch = pitch_of<T>(kGradientColumns);
+  constexpr int a_pitch = tile_pitch<T>(kStep<T>), b_pitch = tile_pitch<T>(kGradientColumns);
   Shared shared;
   T* stages = shared.take<T>(2 * kGradientStage<T>);
-  TileSums<T, kGradientPixels, kGradientColumns> sums;
+  AsppSums<T, kGradientPixels, kGradientColumns> sums;
   for (int g = 0; g < count; ++g) {
     const Branches::Branch& branch = branches.at[g];
     const AsppTaps taps = branch.taps;
@@ -252,26 +226,26 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
   T* out = stages;
   const int per_image = dx.H * dx.W;
-  sums.each(columns, [&](int m, int n, float sum) {
-    const int p = p0 + m;
+  sums.each(columns, [&](int r, int n, float sum) {
+    const int m = sums.row(r), p = p0 + m;
     if (p >= pixels) return;
     if (image) sum += image_scale * static_cast<float>(image.as<const T>()[p / per_image * image.pitch + c0 + n]);
     if (accumulate) sum += static_cast<float>(dx.as<const T>()[static_cast<int64_t>(p) * dx.pitch + c0 + n]);
     out[m * b_pitch + n] = static_cast<T>(sum);
   });
   sync_block();
-  write_back(out, b_pitch, kGradientPixels, columns, [&](int m) {
+  write_tile<kTileVector<T>>(out, b_pitch, kGradientPixels, columns, [&](int m) {
     return p0 + m < pixels ? dx.as<T>() + static_cast<int64_t>(p0 + m) * dx.pitch + c0 : nullptr;
   });
 }
 
 template <class T>
-inline constexpr int kWeightStage = tile_size<T>(kPixels, AsppSplits::kRows) + tile_size<T>(kPixels,
-                                                                                            AsppSplits::kColumns);
+inline constexpr int kWeightStage =
+    tile_elements<T>(kPixels, AsppSplits::kRows) + tile_elements<T>(kPixels, AsppSplits::kColumns);
 
 // Grid: tiles of dw, taps, parts of the pixels.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kThreads)
     weight_gradient(TensorView dz, TensorView x, AsppTaps taps, int each, float* partials) {
   constexpr int kRows = AsppSplits::kRows, kColumns = AsppSplits::kColumns;
   const int K = dz.C, C = x.C, tiles_across = (C + kColumns - 1) / kColumns, tap = static_cast<int>(blockIdx.y);
@@ -281,10 +255,10 @@ __global__ void __launch_bounds__(kTileThreads)
   const int pixels = x.N * x.H * x.W, begin = static_cast<int>(blockIdx.z) * each;
   const int end = begin + each < pixels ? begin + each : pixels;
   const int down = taps.down(tap), right = taps.right(tap);
-  constexpr int a_pitch = pitch_of<T>(kRows), b_pitch = pitch_of<T>(kColumns);
+  constexpr int a_pitch = tile_pitch<T>(kRows), b_pitch = tile_pitch<T>(kColumns);
   Shared shared;
   T* stages = shared.take<T>(2 * kWeightStage<T>);
-  TileSums<T, kRows, kColumns> dw;
+  AsppSums<T, kRows, kColumns> dw;
   pipeline((end - begin + kPixels - 1) / kPixels, stages, kWeightStage<T>,
            [&](int s, T* stage) {
              const int p0 = begin + s * kPixels;
@@ -304,7 +278,8 @@ __global__ void __launch_bounds__(kTileThreads)
              dw.template add<true, false>(stage, a_pitch, stage + kPixels * a_pitch, b_pitch, kPixels, columns);
            });
   float* out = partials + static_cast<int64_t>(blockIdx.z) * K * taps.count() * C;
-  dw.each(columns, [&](int m, int n, float sum) {
+  dw.each(columns, [&](int r, int n, float sum) {
+    const int m = dw.row(r);
     if (m < rows) out[(static_cast<int64_t>(k0 + m) * taps.count() + tap) * C + c0 + n] = sum;
   });
 }
@@ -350,10 +325,8 @@ void aspp_forward(Stream& stream, const AsppForward& k) {
   }
   with_float_type(k.y.dtype, name, [&](auto t) {
     using T = decltype(t);
-    const ForwardShared<T> sizes(k.y.C);
-    launch(stream, "aspp_forward", {tiles(k.x.pixels(), kPixels)}, {kTileThreads},
-           shared_bytes<T>(2 * sizes.stage) + shared_bytes<T>(sizes.z), forward<T>, k.x, branches, k.count, k.bias,
-           k.image, k.y);
+    launch(stream, "aspp_forward", {tiles(k.x.pixels(), kPixels)}, {kThreads}, shared_bytes_of<ForwardShared<T>>(k.y.C),
+           forward<T>, k.x, branches, k.count, k.bias, k.image, k.y);
   });
 }
 
@@ -372,7 +345,7 @@ void aspp_data_gradient(Stream& stream, const AsppDataGradient& k) {
   with_float_type(k.dx.dtype, name, [&](auto t) {
     using T = decltype(t);
     launch(stream, "aspp_data_gradient", {tiles(k.dx.pixels(), kGradientPixels), tiles(k.dx.C, kGradientColumns)},
-           {kTileThreads}, shared_bytes<T>(2 * kGradientStage<T>), data_gradient<T>, branches, k.count, k.image,
+           {kThreads}, shared_bytes<T>(2 * kGradientStage<T>), data_gradient<T>, branches, k.count, k.image,
            k.image_scale, k.dx, k.accumulate);
   });
 }
@@ -390,7 +363,7 @@ void aspp_weight_gradient(Stream& stream, const AsppWeightGradient& k) {
     launch(stream, "aspp_weight_gradient",
            {tiles(K, AsppSplits::kRows) * tiles(C, AsppSplits::kColumns), static_cast<unsigned>(taps),
             static_cast<unsigned>(splits.parts)},
-           {kTileThreads}, shared_bytes<T>(2 * kWeightStage<T>), weight_gradient<T>, k.dz, k.x, k.taps, splits.each,
+           {kThreads}, shared_bytes<T>(2 * kWeightStage<T>), weight_gradient<T>, k.dz, k.x, k.taps, splits.each,
            partials);
   });
   const int64_t n = static_cast<int64_t>(K) * taps * C;

@@ -1,7 +1,6 @@
 #include "kernels/attention.h"
 
 #include "kernels/attention_mma.h"
-#include "kernels/attention_pairs.h"
 #include "kernels/attention_vector.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -64,8 +63,6 @@ void with_width(int d, F&& f) {
 
 template <class T>
 constexpr bool kTensorCores = REGOLITH_MMA && sizeof(T) == 2;
-template <class T>
-constexpr bool kPairs = REGOLITH_PAIRS&& std::is_same_v<T, bf16>;
 
 }  // namespace
 
@@ -79,18 +76,13 @@ void attention_forward(Stream& stream, const AttentionForward& k) {
 #if REGOLITH_MMA
       with_width(g.d, [&](auto width) {
         constexpr int D = width;
-        launch(stream, "attention", grid_of(k.qkv, g, attention::kOwn), {attention::kMmaThreads}, mma_bytes<T, D>(1, 2),
-               attend_mma<T, D>, qkv, y, k.lse, g);
+        launch(stream, "attention", grid_of(k.qkv, g, attention::kOwn), {attention::kMmaThreads},
+               shared_bytes_of<AttentionTiles<T, D>>(true), attend_mma<T, D>, qkv, y, k.lse, g);
       });
-#endif
-    } else if constexpr (kPairs<T>) {
-#if REGOLITH_PAIRS
-      launch(stream, "attention", grid_of(k.qkv, g, attention::kColumns), {1}, attend_pairs_bytes(g.d), attend_pairs,
-             qkv, y, k.lse, g);
 #endif
     } else {
       launch(stream, "attention", grid_of(k.qkv, g, attention::kColumns), {attention::kVectorThreads},
-             attend_bytes(g.d), attend<T>, qkv, y, k.lse, g);
+             shared_bytes_of<AttendShared<T>>(g.d), attend<T>, qkv, y, k.lse, g);
     }
   });
 }
@@ -113,25 +105,21 @@ void attention_backward(Stream& stream, const AttentionBackward& k) {
       with_width(g.d, [&](auto width) {
         constexpr int D = width;
         const Dim3 grid = grid_of(k.qkv, g, attention::kOwn);
-        launch(stream, "attention_dq", grid, {attention::kMmaThreads}, mma_bytes<T, D>(2, 2), query_gradient_mma<T, D>,
-               qkv, dy, k.lse, products, dqkv, g);
-        launch(stream, "attention_dkv", grid, {attention::kMmaThreads},
-               mma_bytes<T, D>(2, 2) + 2 * shared_bytes<float>(attention::kPass), key_gradient_mma<T, D>, qkv, dy,
-               k.lse, products, dqkv, g);
+        const size_t bytes = shared_bytes_of<AttentionTiles<T, D>>(false);
+        launch(stream, "attention_dq", grid, {attention::kMmaThreads}, bytes, gradient_mma<T, D, false>, qkv, dy, k.lse,
+               products, dqkv, g);
+        launch(stream, "attention_dkv", grid, {attention::kMmaThreads}, bytes, gradient_mma<T, D, true>, qkv, dy, k.lse,
+               products, dqkv, g);
       });
 #endif
-    } else if constexpr (kPairs<T>) {
-#if REGOLITH_PAIRS
-      launch(stream, "attention_gradient", grid_of(k.qkv, g, g.positions), {1}, gradient_pairs_bytes(g.d, g.positions),
-             gradient_pairs, qkv, dy, k.lse, products, dqkv, g);
-#endif
     } else {
-      if (kWarp > 1)
+      if constexpr (kWarp > 1)
         launch(stream, "attention_dq", grid_of(k.qkv, g, attention::kColumns), {attention::kVectorThreads},
-               query_gradient_bytes(g.d), query_gradient<T>, qkv, dy, k.lse, products, dqkv, g);
+               shared_bytes_of<GradientShared<T, false>>(g.d, g.positions), gradient<T, false>, qkv, dy, k.lse,
+               products, dqkv, g);
       launch(stream, "attention_dkv", grid_of(k.qkv, g, kWarp > 1 ? attention::kColumns : g.positions),
-             {attention::kVectorThreads}, key_gradient_bytes(g.d, g.positions), key_gradient<T>, qkv, dy, k.lse,
-             products, dqkv, g);
+             {attention::kVectorThreads}, shared_bytes_of<GradientShared<T, true>>(g.d, g.positions), gradient<T, true>,
+             qkv, dy, k.lse, products, dqkv, g);
     }
   });
 }

@@ -19,8 +19,7 @@
 // Shared memory below is that of 128 channels a head for tensor cores, of 32 for vectors.
 // Occupancy: at least 12% (128 threads, 53248 bytes of shared memory).
 // Occupancy of attend: at least 15% (64 threads, 26000 bytes of shared memory).
-// Occupancy of query_gradient: at least 12% (64 threads, 36000 bytes of shared memory).
-// Occupancy of key_gradient: at least 9% (64 threads, 44000 bytes of shared memory).
+// Occupancy of gradient: at least 9% (64 threads, 44000 bytes of shared memory).
 // Occupancy of row_products: at least 50% (256 threads).
 #pragma once
 

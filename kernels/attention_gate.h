@@ -71,7 +71,8 @@ struct AttentionGateBackward {
 };
 REGOLITH_KERNEL(attention_gate_backward, AttentionGateBackward);
 
-// How backward divides the pixels, and where in its workspace the partial sums are. The maps' data may be null.
+// How backward divides the pixels, and where in its workspace the partial sums and dq (pixels, Ci) are. The maps' data
+// may be null.
 struct AttentionGateWorkspace {
   int parts;        // of the pixels, each with sums of its own of dtheta and dphi
   int64_t each;     // pixels of a part
@@ -91,6 +92,16 @@ struct AttentionGateWorkspace {
     vectors_at = lines(static_cast<size_t>(parts) * weights * sizeof(float));
     dq_at = vectors_at + lines(static_cast<size_t>(blocks) * (Ci + 1) * sizeof(float));
     bytes = dq_at + lines(static_cast<size_t>(pixels) * Ci * size_of(x.dtype));
+  }
+  REGOLITH_HOST_DEVICE float* weight_sums(void* workspace, int64_t part) const {
+    return static_cast<float*>(workspace) + part * weights;
+  }
+  REGOLITH_HOST_DEVICE float* vector_sums(void* workspace, int64_t block, int Ci) const {  // of dpsi, then of dbias
+    return reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + vectors_at) + block * (Ci + 1);
+  }
+  template <class T>
+  REGOLITH_HOST_DEVICE T* dq(void* workspace) const {
+    return reinterpret_cast<T*>(static_cast<unsigned char*>(workspace) + dq_at);
   }
 };
 

@@ -4,239 +4,149 @@
 
 #include <cmath>
 
-#include "kernels/attention_vector.h"
-#include "kernels/core/mma.h"
+#include "kernels/attention_common.h"
+#include "kernels/core/gemm.h"
 
 #if REGOLITH_MMA
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace attention {
 
 inline constexpr int kMmaThreads = 128;
-inline constexpr int kOwn = kMmaThreads / kWarp * 16;  // rows of a block: queries in forward and for dq, else keys
-inline constexpr int kPass = 32;                       // rows of the tiles that are gone through
+inline constexpr int kOwn = 64;   // rows of a block, 16 a warp: queries in forward and for dq, else keys
+inline constexpr int kPass = 32;  // rows of the tiles that are gone through
+template <class T, int N>
+using ScoreSums = TileSums<T, kOwn, N, kMmaThreads, kMmaThreads / kWarp>;
 
-template <int D>
-inline constexpr int kPitch = D + 8;  // of a tile's rows
+// `rows` positions of a head from `first` on, as a tile; zero beyond the last position and the last channel.
+template <int D, class T>
+__device__ __forceinline__ void load_tile(const Head<const T>& map, int first, int rows, int d, T* tile) {
+  stage_tile<8>(tile, tile_pitch<T>(D), rows, D, d, [&](int r) { return map.row(first + r); });
+}
 
-// Rows first..first+rows of a head's map to a tile; zero beyond the last position and the last channel.
+// Writes c * by[r] to the positions of a head from `first` on, by way of a tile.
 template <class T, int D>
-__device__ __forceinline__ void load_tile(const T* map, int map_pitch, int first, int rows, int positions, int d,
-                                          T* tile) {
-  using V = Vec<8>;
-  for (int i = thread_rank(); i < rows * (D / 8); i += block_threads()) {
-    const int r = i / (D / 8), c = i % (D / 8) * 8;
-    const bool there = first + r < positions && c < d;
-    store(tile + r * kPitch<D> + c, there ? load<V>(map + static_cast<int64_t>(first + r) * map_pitch + c) : V(0));
-  }
-}
-
-// C(16, 8 * n) = the 16 rows of a * the rows of b, transposed.
-template <class T, int D, int n>
-__device__ __forceinline__ void scores(const T* a, const T* b, MmaC (&c)[n]) {
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-  for (int i = 0; i < D; i += 16) {
-    const MmaA<T> left = load_a(a + i, kPitch<D>);
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-    for (int j = 0; j < n; ++j) mma_16x8x16(c[j], left, load_b_transposed(b + j * 8 * kPitch<D> + i, kPitch<D>));
-  }
-}
-
-// C(16, D) += the products' sums p, rounded to T, * the rows of b.
-template <class T, int D, int n>
-__device__ __forceinline__ void weigh(const MmaC (&p)[n], const T* b, MmaC (&c)[D / 8]) {
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-  for (int i = 0; i < n; i += 2) {
-    const MmaA<T> left = to_a<T>(p[i], p[i + 1]);
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
-    for (int j = 0; j < D / 8; ++j) mma_16x8x16(c[j], left, load_b(b + i * 8 * kPitch<D> + j * 8, kPitch<D>));
-  }
-}
-
-// Writes a warp's c(16, D) * by[row >= 8] to rows first.. of a head's map, by way of 16 rows of a tile that no other
-// warp uses.
-template <class T, int D>
-__device__ __forceinline__ void store_rows(const MmaC (&c)[D / 8], const float (&by)[2], T* tile, int first,
-                                           int positions, int d, T* map, int map_pitch) {
-  using V = Vec<8>;
-  sync_warp();
-  for (int j = 0; j < D / 8; ++j)
-    for (int i = 0; i < 4; ++i)
-      tile[mma_row(i) * kPitch<D> + j * 8 + mma_column(i)] = static_cast<T>(c[j].v[i] * by[i / 2]);
-  sync_warp();
-  for (int i = lane(); i < 16 * (d / 8); i += kWarp) {
-    const int r = i / (d / 8), at = i % (d / 8) * 8;
-    if (first + r < positions)
-      store(map + static_cast<int64_t>(first + r) * map_pitch + at, load<V>(tile + r * kPitch<D> + at));
-  }
-}
-
-template <class F>
-__device__ __forceinline__ float over_row(float x, F&& f) {  // of the four lanes that hold a row
-  for (int m = 1; m < 4; m *= 2) x = f(x, shuffle_xor(x, m));
-  return x;
+__device__ __forceinline__ void store_rows(ScoreSums<T, D>& c, const float (&by)[2], T* tile, int first, int d,
+                                           const Head<T>& map) {
+  constexpr int pitch = tile_pitch<T>(D);
+  sync_block();
+  c.each(D, [&](int r, int n, float sum) { tile[c.row(r) * pitch + n] = static_cast<T>(sum * by[r]); });
+  sync_block();
+  write_tile<8>(tile, pitch, kOwn, d, [&](int r) { return map.row(first + r); });
 }
 
 }  // namespace attention
+
+// The tiles of a kernel: two of the block's own rows (forward: one), and two of those that are gone through.
+template <class T, int D>
+struct AttentionTiles {
+  T *own[2], *pass[2];    // (kOwn, D), (kPass, D)
+  float *lse, *products;  // (kPass), of the queries that are gone through
+  template <class A>
+  REGOLITH_HOST_DEVICE AttentionTiles(A& a, bool forward) {
+    using namespace attention;
+    a.take(own[0], tile_elements<T>(kOwn, D));
+    a.take_each(tile_elements<T>(kPass, D), pass[0], pass[1]);
+    if (forward) return;
+    a.take(own[1], tile_elements<T>(kOwn, D));
+    a.take_each(kPass, lse, products);
+  }
+};
 
 template <class T, int D>
 __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
     attend_mma(const T* qkv, T* y, float* lse, Attention g) {
   using namespace attention;
-  constexpr int n = kPass / 8, pitch = kPitch<D>;
-  const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kOwn, mine = warp_rank() * 16;
-  Shared shared;
-  T* q = shared.take<T>(kOwn * pitch);
-  T* k = shared.take<T>(kPass * pitch);
-  T* v = shared.take<T>(kPass * pitch);
-  qkv += static_cast<int64_t>(blockIdx.z) * g.positions * g.qkv_pitch + head * g.d;
-  load_tile<T, D>(qkv, g.qkv_pitch, first, kOwn, g.positions, g.d, q);
-  MmaC o[D / 8];
-  float most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // of rows lane / 4 and lane / 4 + 8; total by lanes
+  constexpr int pitch = tile_pitch<T>(D);
+  const int first = static_cast<int>(blockIdx.x) * kOwn;
+  const auto tiles = take_shared<AttentionTiles<T, D>>(true);
+  T *const q = tiles.own[0], *const k = tiles.pass[0], *const v = tiles.pass[1];
+  load_tile<D>(g.of_qkv(qkv, 0), first, kOwn, g.d, q);
+  ScoreSums<T, D> o;
+  float most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // of the thread's rows; total by lanes
   for (int k0 = 0; k0 < g.positions; k0 += kPass) {
     sync_block();
-    load_tile<T, D>(qkv + g.C, g.qkv_pitch, k0, kPass, g.positions, g.d, k);
-    load_tile<T, D>(qkv + 2 * g.C, g.qkv_pitch, k0, kPass, g.positions, g.d, v);
+    load_tile<D>(g.of_qkv(qkv, 1), k0, kPass, g.d, k);
+    load_tile<D>(g.of_qkv(qkv, 2), k0, kPass, g.d, v);
     sync_block();
-    MmaC s[n];
-    scores<T, D>(q + mine * pitch, k, s);
-    float peak[2] = {most[0], most[1]};
-    for (int j = 0; j < n; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        const bool there = k0 + j * 8 + mma_column(i) < g.positions;
-        const float x = s[j].v[i] = there ? s[j].v[i] * g.scale : -INFINITY;
-        peak[i / 2] = x > peak[i / 2] ? x : peak[i / 2];
-      }
-    }
-    float shrink[2];
+    ScoreSums<T, kPass> s;  // (queries, keys)
+    s.template add<false, true>(q, pitch, k, pitch, D, kPass);
+    float peak[2] = {most[0], most[1]}, shrink[2];
+    s.each(kPass, [&](int r, int n, float& x) {
+      x = k0 + n < g.positions ? x * g.scale : -INFINITY;
+      peak[r] = x > peak[r] ? x : peak[r];
+    });
     for (int r = 0; r < 2; ++r) {
-      peak[r] = over_row(peak[r], [](float a, float b) { return a > b ? a : b; });
+      peak[r] = s.over_row(peak[r], [](float a, float b) { return a > b ? a : b; });
       shrink[r] = expf(most[r] - peak[r]);
       most[r] = peak[r];
       total[r] *= shrink[r];
     }
-    for (int j = 0; j < n; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        s[j].v[i] = expf(s[j].v[i] - most[i / 2]);
-        total[i / 2] += s[j].v[i];
-      }
-    }
-    for (int j = 0; j < D / 8; ++j)
-      for (int i = 0; i < 4; ++i) o[j].v[i] *= shrink[i / 2];
-    weigh<T, D>(s, v, o);
+    s.each(kPass, [&](int r, int, float& x) {
+      x = expf(x - most[r]);
+      total[r] += x;
+    });
+    o.each(D, [&](int r, int, float& x) { x *= shrink[r]; });
+    o.add_product(s, v, pitch);
   }
   float by[2];
   for (int r = 0; r < 2; ++r) {
-    total[r] = over_row(total[r], [](float a, float b) { return a + b; });
+    total[r] = o.row_sum(total[r]);
     by[r] = 1 / total[r];
-    const int p = first + mine + lane() / 4 + r * 8;
-    if (lane() % 4 == 0 && p < g.positions) lse[g.row(head) + p] = most[r] + logf(total[r]);
+    const int p = first + o.row(r);
+    if (o.leads_row() && p < g.positions) lse[g.row() + p] = most[r] + logf(total[r]);
   }
-  y += static_cast<int64_t>(blockIdx.z) * g.positions * g.y_pitch + head * g.d;
-  store_rows<T, D>(o, by, q + mine * pitch, first + mine, g.positions, g.d, y, g.y_pitch);
+  store_rows(o, by, q, first, g.d, g.of_y(y));
 }
 
-template <class T, int D>
+// The gradients of a block's own keys (dk, dv) or queries (dq), which goes through the queries or the keys.
+template <class T, int D, bool kOfKeys>
 __global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
-    query_gradient_mma(const T* qkv, const T* dy, const float* lse, const float* products, T* dqkv, Attention g) {
+    gradient_mma(const T* qkv, const T* dy, const float* lse, const float* products, T* dqkv, Attention g) {
   using namespace attention;
-  constexpr int n = kPass / 8, pitch = kPitch<D>;
-  const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kOwn, mine = warp_rank() * 16;
-  Shared shared;
-  T* q = shared.take<T>(kOwn * pitch);
-  T* dout = shared.take<T>(kOwn * pitch);
-  T* k = shared.take<T>(kPass * pitch);
-  T* v = shared.take<T>(kPass * pitch);
-  const int64_t image = static_cast<int64_t>(blockIdx.z) * g.positions;
-  qkv += image * g.qkv_pitch + head * g.d;
-  load_tile<T, D>(qkv, g.qkv_pitch, first, kOwn, g.positions, g.d, q);
-  load_tile<T, D>(dy + image * g.y_pitch + head * g.d, g.y_pitch, first, kOwn, g.positions, g.d, dout);
-  float l[2], mean[2];
-  for (int r = 0; r < 2; ++r) {
-    const int p = first + mine + lane() / 4 + r * 8;
-    l[r] = p < g.positions ? lse[g.row(head) + p] : 0;
-    mean[r] = p < g.positions ? products[g.row(head) + p] : 0;
+  constexpr int pitch = tile_pitch<T>(D);
+  const int first = static_cast<int>(blockIdx.x) * kOwn;
+  const auto tiles = take_shared<AttentionTiles<T, D>>(false);
+  T *const own = tiles.own[0], *const own_dout = tiles.own[1];      // k and v, or q and dout
+  T *const pass = tiles.pass[0], *const pass_dout = tiles.pass[1];  // q and dout, or k and v
+  lse += g.row();
+  products += g.row();
+  const auto load_queries = [&](int from, int rows, T* q, T* dout) {
+    load_tile<D>(g.of_qkv(qkv, 0), from, rows, g.d, q);
+    load_tile<D>(g.of_y(dy), from, rows, g.d, dout);
+  };
+  const auto load_keys = [&](int from, int rows, T* k, T* v) {
+    load_tile<D>(g.of_qkv(qkv, 1), from, rows, g.d, k);
+    load_tile<D>(g.of_qkv(qkv, 2), from, rows, g.d, v);
+  };
+  kOfKeys ? load_keys(first, kOwn, own, own_dout) : load_queries(first, kOwn, own, own_dout);
+  ScoreSums<T, D> down, dv;       // dk and dv, or dq alone
+  float l[2] = {}, mean[2] = {};  // of the thread's queries
+  for (int r = 0; r < 2 && !kOfKeys; ++r) {
+    const int p = first + down.row(r);
+    l[r] = p < g.positions ? lse[p] : 0;
+    mean[r] = p < g.positions ? products[p] : 0;
   }
-  MmaC dq[D / 8];
-  for (int k0 = 0; k0 < g.positions; k0 += kPass) {
+  for (int p0 = 0; p0 < g.positions; p0 += kPass) {
     sync_block();
-    load_tile<T, D>(qkv + g.C, g.qkv_pitch, k0, kPass, g.positions, g.d, k);
-    load_tile<T, D>(qkv + 2 * g.C, g.qkv_pitch, k0, kPass, g.positions, g.d, v);
-    sync_block();
-    MmaC s[n], ds[n];
-    scores<T, D>(q + mine * pitch, k, s);
-    scores<T, D>(dout + mine * pitch, v, ds);
-    for (int j = 0; j < n; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        const bool there = k0 + j * 8 + mma_column(i) < g.positions;
-        ds[j].v[i] = there ? expf(s[j].v[i] * g.scale - l[i / 2]) * (ds[j].v[i] - mean[i / 2]) : 0;
-      }
-    }
-    weigh<T, D>(ds, k, dq);
-  }
-  const float by[2] = {g.scale, g.scale};
-  store_rows<T, D>(dq, by, q + mine * pitch, first + mine, g.positions, g.d, dqkv + image * g.qkv_pitch + head * g.d,
-                   g.qkv_pitch);
-}
-
-template <class T, int D>
-__global__ void __launch_bounds__(attention::kMmaThreads, D > 64 ? 2 : 4)
-    key_gradient_mma(const T* qkv, const T* dy, const float* lse, const float* products, T* dqkv, Attention g) {
-  using namespace attention;
-  constexpr int n = kPass / 8, pitch = kPitch<D>;
-  const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kOwn, mine = warp_rank() * 16;
-  Shared shared;
-  T* k = shared.take<T>(kOwn * pitch);
-  T* v = shared.take<T>(kOwn * pitch);
-  T* q = shared.take<T>(kPass * pitch);
-  T* dout = shared.take<T>(kPass * pitch);
-  float* l = shared.take<float>(kPass);
-  float* mean = shared.take<float>(kPass);
-  const int64_t image = static_cast<int64_t>(blockIdx.z) * g.positions;
-  qkv += image * g.qkv_pitch + head * g.d;
-  dqkv += image * g.qkv_pitch + head * g.d;
-  dy += image * g.y_pitch + head * g.d;
-  load_tile<T, D>(qkv + g.C, g.qkv_pitch, first, kOwn, g.positions, g.d, k);
-  load_tile<T, D>(qkv + 2 * g.C, g.qkv_pitch, first, kOwn, g.positions, g.d, v);
-  MmaC dk[D / 8], dv[D / 8];
-  for (int q0 = 0; q0 < g.positions; q0 += kPass) {
-    sync_block();
-    load_tile<T, D>(qkv, g.qkv_pitch, q0, kPass, g.positions, g.d, q);
-    load_tile<T, D>(dy, g.y_pitch, q0, kPass, g.positions, g.d, dout);
-    for (int r = thread_rank(); r < kPass; r += block_threads()) {
-      const bool there = q0 + r < g.positions;
-      l[r] = there ? lse[g.row(head) + q0 + r] : INFINITY;  // P = 0 beyond
-      mean[r] = there ? products[g.row(head) + q0 + r] : 0;
+    kOfKeys ? load_queries(p0, kPass, pass, pass_dout) : load_keys(p0, kPass, pass, pass_dout);
+    for (int r = thread_rank(); r < kPass && kOfKeys; r += block_threads()) {
+      const bool there = p0 + r < g.positions;
+      tiles.lse[r] = there ? lse[p0 + r] : INFINITY;  // P = 0 beyond
+      tiles.products[r] = there ? products[p0 + r] : 0;
     }
     sync_block();
-    MmaC p[n];  // (keys, queries)
-    scores<T, D>(k + mine * pitch, q, p);
-    for (int j = 0; j < n; ++j)
-      for (int i = 0; i < 4; ++i) p[j].v[i] = expf(p[j].v[i] * g.scale - l[j * 8 + mma_column(i)]);
-    weigh<T, D>(p, dout, dv);
-    MmaC ds[n];
-    scores<T, D>(v + mine * pitch, dout, ds);
-    for (int j = 0; j < n; ++j)
-      for (int i = 0; i < 4; ++i) ds[j].v[i] = p[j].v[i] * (ds[j].v[i] - mean[j * 8 + mma_column(i)]);
-    weigh<T, D>(ds, q, dk);
+    ScoreSums<T, kPass> p, ds;  // (own, pass)
+    p.template add<false, true>(own, pitch, pass, pitch, D, kPass);
+    p.each(kPass, [&](int r, int n, float& x) {
+      x = kOfKeys || p0 + n < g.positions ? expf(x * g.scale - (kOfKeys ? tiles.lse[n] : l[r])) : 0;
+    });
+    if constexpr (kOfKeys) dv.add_product(p, pass_dout, pitch);
+    ds.template add<false, true>(own_dout, pitch, pass_dout, pitch, D, kPass);
+    ds.multiply(p, [&](int r, int n) { return kOfKeys ? tiles.products[n] : mean[r]; });
+    down.add_product(ds, pass, pitch);
   }
-  const float by[2] = {g.scale, g.scale}, one[2] = {1, 1};
-  store_rows<T, D>(dk, by, k + mine * pitch, first + mine, g.positions, g.d, dqkv + g.C, g.qkv_pitch);
-  store_rows<T, D>(dv, one, v + mine * pitch, first + mine, g.positions, g.d, dqkv + 2 * g.C, g.qkv_pitch);
-}
-
-// Bytes of `own` tiles of a block's rows and `pass` of those gone through.
-template <class T, int D>
-constexpr size_t mma_bytes(int own, int pass) {
-  using namespace attention;
-  return own * shared_bytes<T>(kOwn * kPitch<D>) + pass * shared_bytes<T>(kPass * kPitch<D>);
+  store_rows(down, {g.scale, g.scale}, own, first, g.d, g.of_qkv(dqkv, kOfKeys ? 1 : 0));
+  if constexpr (kOfKeys) store_rows(dv, {1, 1}, own_dout, first, g.d, g.of_qkv(dqkv, 2));
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

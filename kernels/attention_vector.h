@@ -1,32 +1,21 @@
-// Attention through fp32 vectors: fp32 maps everywhere, and bf16 on a fast host that has no products of pairs. Tiles of
-// q, k, v stand in shared memory as fp32; every product of theirs is one loop, C(rows, columns) += A(rows, depth)
-// B(depth, columns), in which a thread owns kM rows of kQ vectors of columns. Lanes are queries in forward and for dq,
-// keys for dk and dv, so that softmax never looks across lanes.
+// Attention through vectors: fp32 maps everywhere, and bf16 on the fast host, in pairs where the processor multiplies
+// those. Tiles of q, k, v stand in shared memory as factors; every product of theirs is one loop, C(rows, columns) +=
+// A(rows, depth) B(depth, columns), in which a thread owns kM rows of kQ vectors of columns. Lanes are queries in
+// forward and for dq, keys for dk and dv, so that softmax never looks across lanes. Pairs are multiplied as by tensor
+// cores, P and dS rounded to bf16.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/core/launch.h"
+#include "kernels/attention_common.h"
 #include "kernels/core/math.h"
-#include "kernels/core/shared.h"
+#include "kernels/core/register_tile.h"
 #include "kernels/core/thread_tile.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
-
-// What all kernels of attention know. One image is `positions` pixels.
-struct Attention {
-  int positions, heads, d;
-  float scale;                                              // 1 / sqrt(d)
-  int qkv_pitch, y_pitch, C;                                // C = heads * d
-  __device__ __forceinline__ int64_t row(int head) const {  // of lse and D
-    return (static_cast<int64_t>(blockIdx.z) * heads + head) * positions;
-  }
-};
-
 namespace attention {
 
-inline constexpr int kL = kLanes<float>;
 inline constexpr bool kHost = kWarp == 1;
 inline constexpr int kVectorThreads = 64;
 inline constexpr int kColumns = kHost ? 4 * kL : 32;  // of a tile whose lanes they are
@@ -34,84 +23,89 @@ inline constexpr int kRows = 32;                      // of the tiles that are g
 inline constexpr int kM = kHost && kL == 16 ? 8 : 4;  // with kQ: the registers that the execution has
 inline constexpr int kQ = kHost ? 2 : 1;
 inline constexpr int kOwned = kHost ? kColumns / kL : 1;  // vectors of columns of a thread, where each has some rows
+inline constexpr int kLoad = kHost ? 8 : kL;              // channels that are read at once
 
 // d rounded up to whole vectors, where channels are lanes.
-__device__ __host__ constexpr int whole(int d) { return (d + kL - 1) / kL * kL; }
+REGOLITH_HOST_DEVICE constexpr int whole(int d) { return (d + kL - 1) / kL * kL; }
+// Words from row to row of a tile, whose banks differ for neighbouring rows.
+REGOLITH_HOST_DEVICE constexpr int pitch_of(int words) { return words + 4; }
 
-// Rows first..first+rows of a head's map, as fp32, at out[row * pitch + c]; zero beyond the last position.
-template <class T>
-__device__ __forceinline__ void load_rows(const T* map, int map_pitch, int first, int rows, int positions, int d,
-                                          float* out, int pitch) {
-  constexpr int L = kHost ? 8 : kL;
-  using V = Vec<L>;
-  const ThreadTile crew(d / L);
-  for (int r = crew.row; r < rows && crew.row < crew.rows; r += crew.rows) {
-    const T* in = map + static_cast<int64_t>(first + r) * map_pitch;
-    for (int c = crew.column * L; c < d; c += crew.columns * L)
-      store(out + r * pitch + c, first + r < positions ? load<V>(in + c) : V(0));
+// `rows` positions from `first` on at out[row * pitch + word], words along the channels; zero beyond the last position.
+template <class F, class T>
+__device__ __forceinline__ void load_rows(const Head<const T>& map, int first, int rows, int d, typename F::Word* out,
+                                          int pitch) {
+  using V = Vec<kLoad>;
+  const ThreadTile tile(d / kLoad);
+  for (int r = tile.row; r < rows && tile.row < tile.rows; r += tile.rows) {
+    const T* in = map.row(first + r);
+    for (int c = tile.column * kLoad; c < d; c += tile.columns * kLoad) {
+      typename F::Word* to = out + r * pitch + c / F::depth;
+      if constexpr (F::depth == 1)
+        store(to, in != nullptr ? load<V>(in + c) : V(0));
+      else if (in != nullptr)
+        std::memcpy(to, in + c, kLoad * sizeof(T));
+      else
+        std::memset(to, 0, kLoad * sizeof(T));
+    }
   }
 }
 
-// The same at out[c * kColumns + row].
-template <class T>
-__device__ __forceinline__ void load_transposed(const T* map, int map_pitch, int first, int positions, int d,
-                                                float* out) {
-  constexpr int L = kHost ? 8 : kL;
-  using V = Vec<L>;
-  for (int i = thread_rank(); i < kColumns * (d / L); i += block_threads()) {
-    const int r = i % kColumns, c = i / kColumns * L;
-    const V v = first + r < positions ? load<V>(map + static_cast<int64_t>(first + r) * map_pitch + c) : V(0);
-    for (int l = 0; l < L; ++l) out[(c + l) * kColumns + r] = v[l];
+// The same at out[row / depth * pitch + channel], words along the positions.
+template <class F, class T>
+__device__ __forceinline__ void load_groups(const Head<const T>& map, int first, int rows, int d, typename F::Word* out,
+                                            int pitch) {
+  if constexpr (F::depth == 1) {
+    load_rows<F>(map, first, rows, d, out, pitch);
+  } else {
+    for (int r = 0; r < rows; r += F::depth)
+      F::pack(map.row(first + r), map.row(first + r + 1), d, out + r / F::depth * pitch);
   }
 }
 
-// Writes out[c * kColumns + row] * by(row) to rows first.. of a head's map.
-template <class T, class F>
-__device__ __forceinline__ void store_transposed(const float* in, int first, int positions, int d, T* map,
-                                                 int map_pitch, F&& by) {
-  constexpr int L = kHost ? 8 : kL;
-  for (int i = thread_rank(); i < kColumns * (d / L); i += block_threads()) {
-    const int r = i % kColumns, c = i / kColumns * L;
-    if (first + r >= positions) continue;
-    Vec<L> v;
-    for (int l = 0; l < L; ++l) v.set(l, in[(c + l) * kColumns + r]);
-    store(map + static_cast<int64_t>(first + r) * map_pitch + c, v * Vec<L>(by(r)));
+// kColumns positions at out[word * kColumns + position], words along the channels.
+template <class F, class T>
+__device__ __forceinline__ void load_transposed(const Head<const T>& map, int first, int d, typename F::Word* out) {
+  using V = Vec<kLoad>;
+  for (int i = thread_rank(); i < kColumns * (d / kLoad); i += block_threads()) {
+    const int r = i % kColumns, c = i / kColumns * kLoad;
+    const T* in = map.row(first + r);
+    typename F::Word* to = out + c / F::depth * kColumns + r;
+    if constexpr (F::depth == 1) {
+      const V v = in != nullptr ? load<V>(in + c) : V(0);
+      for (int l = 0; l < kLoad; ++l) to[l * kColumns] = v[l];
+    } else {
+      for (int l = 0; l < kLoad / F::depth; ++l) to[l * kColumns] = in != nullptr ? F::words(in + c)[l] : 0;
+    }
   }
 }
 
-// c(rows, columns) = start(c, column) + a(rows, depth) b(depth, columns); a is a[row * pitch + i], or
+// Writes in[c * kColumns + row] * by(row) to the positions from `first` on.
+template <class T, class By>
+__device__ __forceinline__ void store_transposed(const float* in, int first, int d, const Head<T>& map, By&& by) {
+  for (int i = thread_rank(); i < kColumns * (d / kLoad); i += block_threads()) {
+    const int r = i % kColumns, c = i / kColumns * kLoad;
+    T* to = map.row(first + r);
+    if (to == nullptr) continue;
+    Vec<kLoad> v;
+    for (int l = 0; l < kLoad; ++l) v.set(l, in[(c + l) * kColumns + r]);
+    store(to + c, v * Vec<kLoad>(by(r)));
+  }
+}
+
+// c(rows, columns) = start(c, column) + a(rows, words) b(words, columns); a is a[row * pitch + i], or
 // a[i * pitch + row] if kTransposed; b and c are contiguous. rows % kM == 0, columns % (kL * Q) == 0.
-template <int Q, bool kTransposed, class Start>
-__device__ __forceinline__ void product(const float* a, int pitch, const float* b, float* c, int rows, int columns,
-                                        int depth, Start&& start) {
-  using V = Vec<kL>;
+template <class F, int Q, bool kTransposed, class Start>
+__device__ __forceinline__ void product(const typename F::Word* a, int pitch, const typename F::Word* b, float* c,
+                                        int rows, int columns, int words, Start&& start) {
   const int units = columns / (kL * Q);
   for (int u = thread_rank(); u < rows / kM * units; u += block_threads()) {
     const int row = u / units * kM, column = u % units * kL * Q;
-    const float* in = kTransposed ? a + row : a + row * pitch;
     float* out = c + row * columns + column;
-    V sum[kM][Q];
-#if !defined(__CUDACC__)
-#pragma GCC unroll 8
-#endif
-    for (int m = 0; m < kM; ++m)
-      for (int j = 0; j < Q; ++j) sum[m][j] = start(out + m * columns + j * kL, column + j * kL);
-    for (int i = 0; i < depth; ++i) {
-      V right[Q];
-      for (int j = 0; j < Q; ++j) right[j] = load<V>(b + i * columns + column + j * kL);
-#if !defined(__CUDACC__)
-#pragma GCC unroll 8
-#endif
-      for (int m = 0; m < kM; ++m) {
-        const V left(kTransposed ? in[i * pitch + m] : in[m * pitch + i]);
-        for (int j = 0; j < Q; ++j) sum[m][j] = fma(left, right[j], sum[m][j]);
-      }
-    }
-#if !defined(__CUDACC__)
-#pragma GCC unroll 8
-#endif
-    for (int m = 0; m < kM; ++m)
-      for (int j = 0; j < Q; ++j) store(out + m * columns + j * kL, sum[m][j]);
+    RegisterTile<F, kM, Q> tile([&](int m, int j) { return start(out + m * columns + j * kL, column + j * kL); });
+    tile.add(
+        kTransposed ? a + row : a + row * pitch, [&](int m) { return kTransposed ? m : m * pitch; },
+        kTransposed ? pitch : 1, b + column, columns, words);
+    tile.store_to(out, columns);
   }
 }
 struct FromZero {
@@ -124,231 +118,237 @@ struct OnTop {
   }
 };
 // Rows of a tile that hold positions, rounded up to what a product takes.
-__device__ __forceinline__ int used(int first, int positions) {
-  const int rest = positions - first < kRows ? positions - first : kRows;
-  return (rest + kM - 1) / kM * kM;
-}
+__device__ __forceinline__ int used(int rows) { return (rows + kM - 1) / kM * kM; }
 
 }  // namespace attention
+
+template <class T>
+struct AttendShared {
+  using F = Factor<T>;
+  using Word = typename F::Word;
+  int pitch, group_pitch;
+  Word* q;        // (d / depth, queries)
+  float* o;       // (d, queries)
+  float* s;       // (keys, queries)
+  Word* p;        // (keys / depth, queries): takes the place of s, where depth is 1
+  Word* k;        // (keys, d / depth)
+  Word* v;        // (keys / depth, d)
+  float* most;    // (2, queries): of a query's scores before this tile, and with it
+  float* shrink;  // (queries): by which a new maximum scales what was summed
+  float* total;   // (rows of threads, queries): sums of exponentials
+  float* peak;    // (rows of threads, queries): maxima of a tile
+  template <class A>
+  REGOLITH_HOST_DEVICE AttendShared(A& a, int d)
+      : pitch(attention::pitch_of(d / F::depth)), group_pitch(attention::pitch_of(d)) {
+    using namespace attention;
+    const int rows = kHost ? 1 : kVectorThreads / (kColumns / kL);
+    a.take(q, d / F::depth * kColumns);
+    a.take(o, d * kColumns);
+    a.take(s, kRows * kColumns);
+    a.take(k, kRows * pitch);
+    a.take(v, kRows / F::depth * group_pitch);
+    a.take(most, 2 * kColumns);
+    a.take(shrink, kColumns);
+    a.take(total, rows * kColumns);
+    a.take(peak, rows * kColumns);
+    if constexpr (F::depth == 1)
+      p = s;
+    else
+      a.take(p, kRows / F::depth * kColumns);
+  }
+};
 
 // Block: kColumns queries (x) of a head (y) of an image (z).
 template <class T>
 __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
     attend(const T* qkv, T* y, float* lse, Attention g) {
   using namespace attention;
+  using F = Factor<T>;
   using V = Vec<kL>;
-  const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kColumns, pitch = g.d + 4;
-  const ThreadTile crew(kColumns / kL);
-  Shared shared;
-  float* q = shared.take<float>(g.d * kColumns);    // (d, queries)
-  float* o = shared.take<float>(g.d * kColumns);    // (d, queries)
-  float* s = shared.take<float>(kRows * kColumns);  // (keys, queries)
-  float* k = shared.take<float>(kRows * pitch);     // (keys, d)
-  float* v = shared.take<float>(kRows * pitch);
-  float* most = shared.take<float>(2 * kColumns);           // of a query's scores before this tile, and with it
-  float* shrink = shared.take<float>(kColumns);             // by which a new maximum scales what was summed
-  float* total = shared.take<float>(crew.rows * kColumns);  // sums of exponentials, those of a row of the crew
-  float* peak = shared.take<float>(crew.rows * kColumns);   // maxima of a tile, likewise
-  qkv += static_cast<int64_t>(blockIdx.z) * g.positions * g.qkv_pitch + head * g.d;
-  load_transposed(qkv, g.qkv_pitch, first, g.positions, g.d, q);
+  const int first = static_cast<int>(blockIdx.x) * kColumns;
+  const ThreadTile threads(kColumns / kL);
+  const auto t = take_shared<AttendShared<T>>(g.d);
+  load_transposed<F>(g.of_qkv(qkv, 0), first, g.d, t.q);
   for (int k0 = 0; k0 < g.positions; k0 += kRows) {
-    const int keys = g.positions - k0 < kRows ? g.positions - k0 : kRows, rows = used(k0, g.positions);
-    load_rows(qkv + g.C, g.qkv_pitch, k0, rows, g.positions, g.d, k, pitch);
-    load_rows(qkv + 2 * g.C, g.qkv_pitch, k0, rows, g.positions, g.d, v, pitch);
+    const int keys = g.left_from(k0, kRows), rows = used(keys);
+    load_rows<F>(g.of_qkv(qkv, 1), k0, rows, g.d, t.k, t.pitch);
+    load_groups<F>(g.of_qkv(qkv, 2), k0, rows, g.d, t.v, t.group_pitch);
     sync_block();
-    product<kQ, false>(k, pitch, q, s, rows, kColumns, g.d, FromZero{});
+    product<F, kQ, false>(t.k, t.pitch, t.q, t.s, rows, kColumns, g.d / F::depth, FromZero{});
     sync_block();
-    const int own = crew.column * kL;
+    const int own = threads.column * kL;
     V m[kOwned];
     for (V& each : m) each = V(-INFINITY);
-    for (int r = crew.row; r < keys; r += crew.rows)
-      for (int j = 0; j < kOwned; ++j) m[j] = max(m[j], load<V>(s + r * kColumns + own + j * kL));
-    for (int j = 0; j < kOwned; ++j) store(peak + crew.row * kColumns + own + j * kL, m[j] * V(g.scale));
+    for (int r = threads.row; r < keys; r += threads.rows)
+      for (int j = 0; j < kOwned; ++j) m[j] = max(m[j], load<V>(t.s + r * kColumns + own + j * kL));
+    for (int j = 0; j < kOwned; ++j) store(t.peak + threads.row * kColumns + own + j * kL, m[j] * V(g.scale));
     sync_block();
     V sum[kOwned];
     for (int j = 0; j < kOwned; ++j) {
       const int c = own + j * kL;
-      const V before = k0 == 0 ? V(-INFINITY) : load<V>(most + k0 / kRows % 2 * kColumns + c);
+      const V before = k0 == 0 ? V(-INFINITY) : load<V>(t.most + k0 / kRows % 2 * kColumns + c);
       m[j] = before;
-      for (int r = 0; r < crew.rows; ++r) m[j] = max(m[j], load<V>(peak + r * kColumns + c));
+      for (int r = 0; r < threads.rows; ++r) m[j] = max(m[j], load<V>(t.peak + r * kColumns + c));
       const V by = exp(before - m[j]);
-      sum[j] = k0 == 0 ? V(0) : load<V>(total + crew.row * kColumns + c) * by;
-      if (crew.row > 0) continue;
-      store(most + (k0 / kRows + 1) % 2 * kColumns + c, m[j]);
-      store(shrink + c, by);
+      sum[j] = k0 == 0 ? V(0) : load<V>(t.total + threads.row * kColumns + c) * by;
+      if (threads.row > 0) continue;
+      store(t.most + (k0 / kRows + 1) % 2 * kColumns + c, m[j]);
+      store(t.shrink + c, by);
     }
-    for (int r = crew.row; r < rows; r += crew.rows) {
+    for (int r = threads.row * F::depth; r < rows; r += threads.rows * F::depth) {
       for (int j = 0; j < kOwned; ++j) {
-        float* at = s + r * kColumns + own + j * kL;
-        const V p = r < keys ? exp(fma(load<V>(at), V(g.scale), V(0) - m[j])) : V(0);
-        sum[j] += p;
-        store(at, p);
+        V p[F::depth];
+        for (int i = 0; i < F::depth; ++i) {
+          const V score = load<V>(t.s + (r + i) * kColumns + own + j * kL);
+          p[i] = r + i < keys ? exp(fma(score, V(g.scale), V(0) - m[j])) : V(0);
+        }
+        sum[j] += F::depth == 1 ? p[0] : p[0] + p[F::depth - 1];
+        F::store_words(t.p + r / F::depth * kColumns + own + j * kL, p);
       }
     }
-    for (int j = 0; j < kOwned; ++j) store(total + crew.row * kColumns + own + j * kL, sum[j]);
+    for (int j = 0; j < kOwned; ++j) store(t.total + threads.row * kColumns + own + j * kL, sum[j]);
     sync_block();
-    product<kQ, true>(v, pitch, s, o, g.d, kColumns, rows, [&](const float* at, int column) {
-      return k0 == 0 ? V(0) : load<V>(at) * load<V>(shrink + column);
-    });
+    product<F, kQ, true>(
+        t.v, t.group_pitch, t.p, t.o, g.d, kColumns, rows / F::depth,
+        [&](const float* at, int column) { return k0 == 0 ? V(0) : load<V>(at) * load<V>(t.shrink + column); });
     sync_block();
   }
-  y += static_cast<int64_t>(blockIdx.z) * g.positions * g.y_pitch + head * g.d;
   const int tiles = (g.positions + kRows - 1) / kRows;
   const auto sum_of = [&](int r) {
-    float sum = total[r];
-    for (int i = 1; i < crew.rows; ++i) sum += total[i * kColumns + r];
+    float sum = t.total[r];
+    for (int i = 1; i < threads.rows; ++i) sum += t.total[i * kColumns + r];
     return sum;
   };
-  store_transposed(o, first, g.positions, g.d, y, g.y_pitch, [&](int r) { return 1 / sum_of(r); });
+  store_transposed(t.o, first, g.d, g.of_y(y), [&](int r) { return 1 / sum_of(r); });
   for (int r = thread_rank(); r < kColumns && first + r < g.positions; r += block_threads())
-    lse[g.row(head) + first + r] = most[tiles % 2 * kColumns + r] + logf(sum_of(r));
-}
-inline size_t attend_bytes(int d) {
-  using namespace attention;
-  const int rows = kHost ? 1 : kVectorThreads / (kColumns / kL);
-  return 2 * shared_bytes<float>(d * kColumns) + shared_bytes<float>(kRows * kColumns) +
-         2 * shared_bytes<float>(kRows * (d + 4)) + shared_bytes<float>(2 * kColumns) + shared_bytes<float>(kColumns) +
-         2 * shared_bytes<float>(rows * kColumns);
+    lse[g.row() + first + r] = t.most[tiles % 2 * kColumns + r] + logf(sum_of(r));
 }
 
-// Block: kColumns queries (x) of a head (y) of an image (z).
-template <class T>
-__global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
-    query_gradient(const T* qkv, const T* dy, const float* lse, const float* D, T* dqkv, Attention g) {
-  using namespace attention;
-  using V = Vec<kL>;
-  const int head = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * kColumns, pitch = g.d + 4;
-  const ThreadTile crew(kColumns / kL);
-  Shared shared;
-  float* q = shared.take<float>(g.d * kColumns);     // (d, queries)
-  float* dout = shared.take<float>(g.d * kColumns);  // (d, queries)
-  float* dq = shared.take<float>(g.d * kColumns);    // (d, queries)
-  float* s = shared.take<float>(kRows * kColumns);   // (keys, queries)
-  float* ds = shared.take<float>(kRows * kColumns);
-  float* k = shared.take<float>(kRows * pitch);  // (keys, d)
-  float* v = shared.take<float>(kRows * pitch);
-  float* statistics = shared.take<float>(2 * kColumns);  // lse, then D
-  const int64_t image = static_cast<int64_t>(blockIdx.z) * g.positions;
-  qkv += image * g.qkv_pitch + head * g.d;
-  dqkv += image * g.qkv_pitch + head * g.d;
-  dy += image * g.y_pitch + head * g.d;
-  load_transposed(qkv, g.qkv_pitch, first, g.positions, g.d, q);
-  load_transposed(dy, g.y_pitch, first, g.positions, g.d, dout);
-  for (int r = thread_rank(); r < kColumns; r += block_threads()) {
-    const bool there = first + r < g.positions;
-    statistics[r] = there ? lse[g.row(head) + first + r] : 0;
-    statistics[kColumns + r] = there ? D[g.row(head) + first + r] : 0;
-  }
-  for (int k0 = 0; k0 < g.positions; k0 += kRows) {
-    const int keys = g.positions - k0 < kRows ? g.positions - k0 : kRows, rows = used(k0, g.positions);
-    load_rows(qkv + g.C, g.qkv_pitch, k0, rows, g.positions, g.d, k, pitch);
-    load_rows(qkv + 2 * g.C, g.qkv_pitch, k0, rows, g.positions, g.d, v, pitch);
-    sync_block();
-    product<kQ, false>(k, pitch, q, s, rows, kColumns, g.d, FromZero{});
-    product<kQ, false>(v, pitch, dout, ds, rows, kColumns, g.d, FromZero{});
-    sync_block();
-    for (int c = crew.column * kL; c < kColumns; c += crew.columns * kL) {
-      const V l = load<V>(statistics + c), mean = load<V>(statistics + kColumns + c);
-      for (int r = crew.row; r < rows; r += crew.rows) {
-        float* at = ds + r * kColumns + c;
-        const V p = exp(fma(load<V>(s + r * kColumns + c), V(g.scale), V(0) - l));
-        store(at, r < keys ? p * (load<V>(at) - mean) * V(g.scale) : V(0));
-      }
+// Of a gradient's block: `own` are the positions whose gradient it has, keys or queries, `pass` those it goes through.
+template <class T, bool kOfKeys>
+struct GradientShared {
+  using F = Factor<T>;
+  using Word = typename F::Word;
+  int pitch, group_pitch;
+  Word *own, *own_dout;             // (d / depth, own): k and v, or q and dout
+  float *down, *dv;                 // (d, own): dk and dv, or dq alone
+  float *s, *ds;                    // (pass, own)
+  Word *pass, *pass_dout;           // (pass, d / depth): q and dout, or k and v
+  Word *p, *slope;                  // (pass / depth, own), of P and dS: take the place of s and ds, where depth is 1
+  typename F::Element* slope_rows;  // (pass, own), of dS: likewise
+  Word *groups, *dout_groups;       // (pass / depth, d): the same as `pass` and `pass_dout`, where depth is 1
+  float *lse, *products;            // (own) of queries
+  Word* keys;                       // (keys / depth, d), on the fast host
+  float* dq;                        // (all queries, d), on the fast host
+  template <class A>
+  REGOLITH_HOST_DEVICE GradientShared(A& a, int d, int positions)
+      : pitch(attention::pitch_of(d / F::depth)), group_pitch(attention::pitch_of(d)) {
+    using namespace attention;
+    a.take_each(d / F::depth * kColumns, own, own_dout);
+    a.take(down, d * kColumns);
+    a.take_each(kRows * kColumns, s, ds);
+    a.take_each(kRows * pitch, pass, pass_dout);
+    if constexpr (kOfKeys)
+      a.take(dv, d * kColumns);
+    else
+      a.take_each(kColumns, lse, products);
+    if constexpr (F::depth == 1) {
+      p = s, slope = slope_rows = ds, groups = pass, dout_groups = pass_dout;
+    } else {
+      a.take_each(kRows / F::depth * kColumns, p, slope);
+      a.take(slope_rows, kRows * kColumns);
+      a.take_each(kRows / F::depth * group_pitch, groups, dout_groups);
     }
-    sync_block();
-    product<kQ, true>(k, pitch, ds, dq, g.d, kColumns, rows, OnTop{k0 == 0});
-    sync_block();
+    if constexpr (kHost) {
+      a.take(keys, kColumns / F::depth * whole(d));
+      a.take(dq, static_cast<size_t>(positions + kRows) * whole(d));
+    }
   }
-  store_transposed(dq, first, g.positions, g.d, dqkv, g.qkv_pitch, [](int) { return 1.0f; });
-}
-inline size_t query_gradient_bytes(int d) {
-  using namespace attention;
-  return 3 * shared_bytes<float>(d * kColumns) + 2 * shared_bytes<float>(kRows * kColumns) +
-         2 * shared_bytes<float>(kRows * (d + 4)) + shared_bytes<float>(2 * kColumns);
-}
+};
 
-// Block: kColumns keys (x) of a head (y) of an image (z); on the fast host all keys of it, and dq as well.
-template <class T>
+// Block: kColumns keys or queries (x) of a head (y) of an image (z), whose gradients it has; on the fast host all keys
+// of it, and dq as well.
+template <class T, bool kOfKeys>
 __global__ REGOLITH_FLAT void __launch_bounds__(attention::kVectorThreads, 8)
-    key_gradient(const T* qkv, const T* dy, const float* lse, const float* D, T* dqkv, Attention g) {
+    gradient(const T* qkv, const T* dy, const float* lse, const float* D, T* dqkv, Attention g) {
   using namespace attention;
+  using F = Factor<T>;
   using V = Vec<kL>;
-  const int head = static_cast<int>(blockIdx.y), pitch = g.d + 4, wide = whole(g.d);
-  const ThreadTile crew(kColumns / kL);
-  Shared shared;
-  float* k = shared.take<float>(g.d * kColumns);  // (d, keys)
-  float* v = shared.take<float>(g.d * kColumns);
-  float* dk = shared.take<float>(g.d * kColumns);
-  float* dv = shared.take<float>(g.d * kColumns);
-  float* s = shared.take<float>(kRows * kColumns);  // (queries, keys)
-  float* ds = shared.take<float>(kRows * kColumns);
-  float* q = shared.take<float>(kRows * pitch);  // (queries, d)
-  float* dout = shared.take<float>(kRows * pitch);
-  [[maybe_unused]] float* keys = kHost ? shared.take<float>(kColumns * wide) : nullptr;             // (keys, d)
-  [[maybe_unused]] float* dq = kHost ? shared.take<float>((g.positions + kRows) * wide) : nullptr;  // (queries, d)
-  const int64_t image = static_cast<int64_t>(blockIdx.z) * g.positions;
-  qkv += image * g.qkv_pitch + head * g.d;
-  dqkv += image * g.qkv_pitch + head * g.d;
-  dy += image * g.y_pitch + head * g.d;
-  lse += g.row(head);
-  D += g.row(head);
+  const int wide = whole(g.d), words = g.d / F::depth;
+  const ThreadTile threads(kColumns / kL);
+  const auto t = take_shared<GradientShared<T, kOfKeys>>(g.d, g.positions);
+  lse += g.row();
+  D += g.row();
+  const Head<const T> q = g.of_qkv(qkv, 0), k = g.of_qkv(qkv, 1), v = g.of_qkv(qkv, 2), dout = g.of_y(dy);
+  const Head<const T> own = kOfKeys ? k : q, own_dout = kOfKeys ? v : dout;
+  const Head<const T> pass = kOfKeys ? q : k, pass_dout = kOfKeys ? dout : v;
+  if (kHost && wide > g.d) std::fill(t.keys, t.keys + kColumns / F::depth * wide, typename F::Word(0));
   const int last = kHost ? g.positions : static_cast<int>(blockIdx.x + 1) * kColumns;
   for (int first = static_cast<int>(blockIdx.x) * kColumns; first < last; first += kColumns) {
-    load_transposed(qkv + g.C, g.qkv_pitch, first, g.positions, g.d, k);
-    load_transposed(qkv + 2 * g.C, g.qkv_pitch, first, g.positions, g.d, v);
-    if constexpr (kHost) {
-      if (wide > g.d) std::fill(keys, keys + kColumns * wide, 0.0f);
-      load_rows(qkv + g.C, g.qkv_pitch, first, kColumns, g.positions, g.d, keys, wide);
+    const int there = g.left_from(first, kColumns);
+    load_transposed<F>(own, first, g.d, t.own);
+    load_transposed<F>(own_dout, first, g.d, t.own_dout);
+    if constexpr (kHost) load_groups<F>(k, first, kColumns, g.d, t.keys, wide);
+    for (int r = thread_rank(); !kOfKeys && r < kColumns; r += block_threads()) {
+      t.lse[r] = r < there ? lse[first + r] : 0;
+      t.products[r] = r < there ? D[first + r] : 0;
     }
-    for (int q0 = 0; q0 < g.positions; q0 += kRows) {
-      const int queries = g.positions - q0 < kRows ? g.positions - q0 : kRows, rows = used(q0, g.positions);
-      load_rows(qkv, g.qkv_pitch, q0, rows, g.positions, g.d, q, pitch);
-      load_rows(dy, g.y_pitch, q0, rows, g.positions, g.d, dout, pitch);
-      sync_block();
-      product<kQ, false>(q, pitch, k, s, rows, kColumns, g.d, FromZero{});
-      product<kQ, false>(dout, pitch, v, ds, rows, kColumns, g.d, FromZero{});
-      sync_block();
-      for (int r = crew.row; r < rows; r += crew.rows) {
-        const V l(r < queries ? lse[q0 + r] : INFINITY), mean(r < queries ? D[q0 + r] : 0.0f);  // P = 0 beyond
-        for (int c = crew.column * kL; c < kColumns; c += crew.columns * kL) {
-          float *at = s + r * kColumns + c, *slope = ds + r * kColumns + c;
-          const V p = exp(fma(load<V>(at), V(g.scale), V(0) - l));
-          store(at, p);
-          store(slope, p * (load<V>(slope) - mean) * V(g.scale));
-        }
+    for (int p0 = 0; p0 < g.positions; p0 += kRows) {
+      const int passing = g.left_from(p0, kRows), rows = used(passing);
+      load_rows<F>(pass, p0, rows, g.d, t.pass, t.pitch);
+      load_rows<F>(pass_dout, p0, rows, g.d, t.pass_dout, t.pitch);
+      if constexpr (F::depth > 1) {
+        load_groups<F>(pass, p0, rows, g.d, t.groups, t.group_pitch);
+        load_groups<F>(pass_dout, p0, rows, g.d, t.dout_groups, t.group_pitch);
       }
       sync_block();
-      product<kQ, true>(dout, pitch, s, dv, g.d, kColumns, rows, OnTop{q0 == 0});
-      product<kQ, true>(q, pitch, ds, dk, g.d, kColumns, rows, OnTop{q0 == 0});
+      product<F, kQ, false>(t.pass, t.pitch, t.own, t.s, rows, kColumns, words, FromZero{});
+      product<F, kQ, false>(t.pass_dout, t.pitch, t.own_dout, t.ds, rows, kColumns, words, FromZero{});
+      sync_block();
+      for (int r = threads.row * F::depth; r < rows; r += threads.rows * F::depth) {
+        float l[F::depth] = {}, mean[F::depth] = {};
+        for (int i = 0; kOfKeys && i < F::depth && r + i < passing; ++i)
+          l[i] = lse[p0 + r + i], mean[i] = D[p0 + r + i];
+        for (int c = threads.column * kL; c < kColumns; c += threads.columns * kL) {
+          V probability[F::depth], slope[F::depth];
+          for (int i = 0; i < F::depth; ++i) {
+            const int at = (r + i) * kColumns + c;
+            const bool real = r + i < passing;
+            const V shift = kOfKeys ? V(l[i]) : load<V>(t.lse + c),
+                    less = kOfKeys ? V(mean[i]) : load<V>(t.products + c);
+            probability[i] = real ? exp(fma(load<V>(t.s + at), V(g.scale), V(0) - shift)) : V(0);
+            slope[i] = real ? probability[i] * (load<V>(t.ds + at) - less) * V(g.scale) : V(0);
+            if constexpr (F::depth > 1) store(t.slope_rows + at, slope[i]);
+          }
+          if constexpr (kOfKeys) F::store_words(t.p + r / F::depth * kColumns + c, probability);
+          F::store_words(t.slope + r / F::depth * kColumns + c, slope);
+        }
+        // A key beyond the last has no gradient, whatever its P: a pair of dq's product may hold one.
+        for (int i = 0; i < F::depth && there % F::depth != 0; ++i)
+          t.slope_rows[(r + i) * kColumns + there] = typename F::Element(0.0f);
+      }
+      sync_block();
+      const OnTop on_top{p0 == 0};
+      if constexpr (kOfKeys)
+        product<F, kQ, true>(t.dout_groups, t.group_pitch, t.p, t.dv, g.d, kColumns, rows / F::depth, on_top);
+      product<F, kQ, true>(t.groups, t.group_pitch, t.slope, t.down, g.d, kColumns, rows / F::depth, on_top);
       if constexpr (kHost) {
-        const int depth = g.positions - first < kColumns ? g.positions - first : kColumns;
-        float* out = dq + q0 * wide;
-        if (wide % (2 * kL) == 0)
-          product<2, false>(ds, kColumns, keys, out, rows, wide, depth, OnTop{first == 0});
-        else
-          product<1, false>(ds, kColumns, keys, out, rows, wide, depth, OnTop{first == 0});
+        const auto add_dq = [&]<int Q>() {
+          product<F, Q, false>(F::words(t.slope_rows), kColumns / F::depth, t.keys, t.dq + p0 * wide, rows, wide,
+                               (there + F::depth - 1) / F::depth, OnTop{first == 0});
+        };
+        wide % (2 * kL) == 0 ? add_dq.template operator()<2>() : add_dq.template operator()<1>();
       }
       sync_block();
     }
     const auto one = [](int) { return 1.0f; };
-    store_transposed(dk, first, g.positions, g.d, dqkv + g.C, g.qkv_pitch, one);
-    store_transposed(dv, first, g.positions, g.d, dqkv + 2 * g.C, g.qkv_pitch, one);
+    store_transposed(t.down, first, g.d, g.of_qkv(dqkv, kOfKeys ? 1 : 0), one);
+    if constexpr (kOfKeys) store_transposed(t.dv, first, g.d, g.of_qkv(dqkv, 2), one);
   }
   if constexpr (kHost) {
     for (int p = 0; p < g.positions; ++p)
-      for (int c = 0; c < g.d; c += 8)
-        store(dqkv + static_cast<int64_t>(p) * g.qkv_pitch + c, load<Vec<8>>(dq + p * wide + c));
+      for (int c = 0; c < g.d; c += kLoad) store(g.of_qkv(dqkv, 0).row(p) + c, load<Vec<kLoad>>(t.dq + p * wide + c));
   }
-}
-inline size_t key_gradient_bytes(int d, [[maybe_unused]] int positions) {
-  using namespace attention;
-  size_t bytes = 4 * shared_bytes<float>(d * kColumns) + 2 * shared_bytes<float>(kRows * kColumns) +
-                 2 * shared_bytes<float>(kRows * (d + 4));
-  if (kHost) {
-    bytes += shared_bytes<float>(kColumns * whole(d));
-    bytes += shared_bytes<float>(static_cast<size_t>(positions + kRows) * whole(d));
-  }
-  return bytes;
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

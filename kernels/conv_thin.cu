@@ -69,14 +69,23 @@ __device__ __forceinline__ void spread_tile(const float* row, int length, const 
     for (int g = 0; g < G; ++g) store(out + i * pitch + g * L, max(V(floor), sum[i][g]));
 }
 
+struct SpreadShared {
+  float *weights, *patch;  // (taps, K), then the bias (K); the strip of the thin map
+  template <class A>
+  REGOLITH_HOST_DEVICE SpreadShared(A& a, const TensorView& thin, const TensorView& wide, const ThinWindow& o,
+                                    const ThinStrips& strips) {
+    a.take(weights, (o.R * o.S * thin.C + 1) * wide.C);
+    a.take(patch, strips.patch(wide, thin.C, o));
+  }
+};
+
 template <class T, int L, int G>
 __global__ void __launch_bounds__(kColumnThreads)
     spread(TensorView thin, const T* w, const float* bias, TensorView wide, ThinWindow o, ThinStrips strips,
            float floor) {
   const int K = wide.C, C = thin.C, Q = wide.W, length = (Q + o.S - 1) * C, taps = o.R * o.S * C;
-  Shared shared;
-  float* weights = shared.take<float>((taps + 1) * K);  // (tap, K), and the bias
-  float* patch = shared.take<float>((strips.rows + o.R - 1) * length);
+  const auto shared = take_shared<SpreadShared>(thin, wide, o, strips);
+  float *const weights = shared.weights, *const patch = shared.patch;
   const Strip strip(strips, wide);
   for (int k = thread_rank(); k < K; k += block_threads()) {
     for (int t = 0; t < taps; ++t) weights[t * K + k] = static_cast<float>(w[o.taps_first ? t * K + k : k * taps + t]);
@@ -168,6 +177,15 @@ inline constexpr int kDotChunk = 512;             // pixels of a block
 inline constexpr int kDotPixels = kHost ? 8 : 1;  // of a thread, at a time
 inline constexpr int kDotThreads = 128;
 
+struct DotShared {
+  float *weights, *sums;  // (C, kThinChannels), zero beyond K, then the bias; (pixels, K)
+  template <class A>
+  REGOLITH_HOST_DEVICE DotShared(A& a, int C, int K) {
+    a.take(weights, (C + 1) * kThinChannels);
+    a.take(sums, kDotChunk * K + kThinChannels);
+  }
+};
+
 // A thread owns pixels; lanes are the channels of the thin map, kThinChannels of them.
 template <class T, int L>
 __global__ void __launch_bounds__(kDotThreads, 8)
@@ -176,9 +194,8 @@ __global__ void __launch_bounds__(kDotThreads, 8)
   using O = Vec<kThinChannels>;
   constexpr int M = kThinChannels;
   const int C = wide.C, K = thin.C;
-  Shared shared;
-  float* weights = shared.take<float>((C + 1) * M);  // (C, kThinChannels), and the bias; zero beyond K
-  float* sums = shared.take<float>(kDotChunk * K + M);
+  const auto shared = take_shared<DotShared>(C, K);
+  float *const weights = shared.weights, *const sums = shared.sums;
   for (int c = thread_rank(); c <= C; c += block_threads()) {
     for (int k = 0; k < M; ++k) {
       const float value = k >= K ? 0.0f : c < C ? static_cast<float>(w[k * C + c]) : (bias != nullptr ? bias[k] : 0.0f);
@@ -248,18 +265,15 @@ void with_group(int vectors, F&& f) {
 void thin_spread(Stream& stream, const ThinSpread& k) {
   check("thin_spread", k.thin, k.wide, k.window);
   const ThinStrips strips(k.wide);
-  const int C = k.thin.C, taps = k.window.R * k.window.S * C;
   with_float_type(k.wide.dtype, "thin_spread", [&](auto t) {
     using T = decltype(t);
     with_lanes<T>({k.wide}, [&](auto lanes) {
       constexpr int L = lanes;
       with_group(k.wide.C / L, [&](auto group) {
         constexpr int G = group;
-        const size_t bytes =
-            shared_bytes<float>((taps + 1) * k.wide.C) + shared_bytes<float>(strips.patch(k.wide, C, k.window));
-        launch(stream, "thin_spread", {static_cast<unsigned>(strips.count)}, columns_block(k.wide.C / (L * G)), bytes,
-               spread<T, L, G>, k.thin, static_cast<const T*>(k.w), k.bias, k.wide, k.window, strips,
-               k.relu ? 0.0f : -INFINITY);
+        launch(stream, "thin_spread", {static_cast<unsigned>(strips.count)}, columns_block(k.wide.C / (L * G)),
+               shared_bytes_of<SpreadShared>(k.thin, k.wide, k.window, strips), spread<T, L, G>, k.thin,
+               static_cast<const T*>(k.w), k.bias, k.wide, k.window, strips, k.relu ? 0.0f : -INFINITY);
       });
     });
   });
@@ -301,10 +315,9 @@ void thin_dot(Stream& stream, const ThinDot& k) {
   with_float_type(k.wide.dtype, "thin_dot", [&](auto t) {
     using T = decltype(t);
     with_lanes<T>({k.wide}, [&](auto lanes) {
-      const size_t bytes = shared_bytes<float>((k.wide.C + 1) * kThinChannels) +
-                           shared_bytes<float>(kDotChunk * k.thin.C + kThinChannels);
-      launch(stream, "thin_dot", {static_cast<unsigned>((pixels + kDotChunk - 1) / kDotChunk)}, {kDotThreads}, bytes,
-             dot<T, lanes>, k.wide, static_cast<const T*>(k.w), k.bias, k.thin, pixels, k.relu ? 0.0f : -INFINITY);
+      launch(stream, "thin_dot", {static_cast<unsigned>((pixels + kDotChunk - 1) / kDotChunk)}, {kDotThreads},
+             shared_bytes_of<DotShared>(k.wide.C, k.thin.C), dot<T, lanes>, k.wide, static_cast<const T*>(k.w), k.bias,
+             k.thin, pixels, k.relu ? 0.0f : -INFINITY);
     });
   });
 }

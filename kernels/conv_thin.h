@@ -74,7 +74,7 @@ struct ThinStrips {
     count = per_image * wide.N;
   }
   // Floats of the strip's part of the thin map, with its borders.
-  int64_t patch(const TensorView& wide, int C, const ThinWindow& o) const {
+  REGOLITH_HOST_DEVICE int64_t patch(const TensorView& wide, int C, const ThinWindow& o) const {
     return static_cast<int64_t>(rows + o.R - 1) * (wide.W + o.S - 1) * C;
   }
 };

@@ -101,84 +101,102 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
       });
 }
 
-// The dense layers of all samples, a block each. Rows of W1 are read LC, those of W2 LH numbers at a time.
-struct Gates {
-  const float* partial;  // (N, blocks, C)
-  int blocks, C, hidden;
-  float share;  // 1 / (H * W)
-  const float *reduce, *reduce_bias, *expand, *expand_bias;
-  float *mean, *activation, *scale;
+// f(row, sum of the products of row r of w (rows, columns) with x) for every row, which `Team` threads share: a warp or
+// one. L numbers are read at a time.
+template <int L, int Team, class F>
+__device__ __forceinline__ void dense_rows(const float* w, int rows, int columns, const float* x, F&& f) {
+  using V = Vec<L>;
+  const int member = thread_rank() % Team;
+  for (int r = thread_rank() / Team; r < rows; r += block_threads() / Team) {
+    V sum(0);
+    for (int c = member * L; c < columns; c += Team * L)
+      sum = fma(load<V>(w + static_cast<int64_t>(r) * columns + c), load<V>(x + c), sum);
+    float total = sum_lanes(sum);
+    if constexpr (Team > 1) total = warp_sum(total);
+    if (member == 0) f(r, total);
+  }
+}
+// f(c, sums of the products of columns c to c + L with x), likewise.
+template <int L, int Team, class F>
+__device__ __forceinline__ void dense_columns(const float* w, int rows, int columns, const float* x, F&& f) {
+  using V = Vec<L>;
+  const int member = thread_rank() % Team;
+  for (int c = thread_rank() / Team * L; c < columns; c += block_threads() / Team * L) {
+    V sum(0);
+    for (int r = member; r < rows; r += Team)
+      sum = fma(load<V>(w + static_cast<int64_t>(r) * columns + c), V(x[r]), sum);
+    if constexpr (Team > 1) sum = V::each([](float part) { return warp_sum(part); }, sum);
+    if (member == 0) f(c, sum);
+  }
+}
+
+// f(c, sums over the blocks of partial (blocks, C)), L channels at a time.
+template <int L, class F>
+__device__ __forceinline__ void for_samples_sums(const float* partial, int blocks, int C, F&& f) {
+  for (int c = thread_rank() * L; c < C; c += block_threads() * L) {
+    Vec<L> sum(0);
+    for (int b = 0; b < blocks; ++b) sum += load<Vec<L>>(partial + static_cast<int64_t>(b) * C + c);
+    f(c, sum);
+  }
+}
+
+struct DenseShared {
+  float *of_C, *of_hidden;  // (C), (hidden): of the block's sample
+  template <class A>
+  REGOLITH_HOST_DEVICE DenseShared(A& a, int C, int hidden) {
+    a.take(of_C, C);
+    a.take(of_hidden, hidden);
+  }
 };
+
+// The dense layers of all samples, a block each, from partial (N, blocks, C). Rows of W1 are read LC, those of W2 LH
+// numbers at a time.
 template <int LC, int LH>
-__global__ void __launch_bounds__(kThreads, 2) squeeze_gates(Gates k) {
-  Shared shared;
-  float *mean = shared.take<float>(k.C), *activation = shared.take<float>(k.hidden);
+__global__ void __launch_bounds__(kThreads, 2) squeeze_gates(SqueezeExcite k, const float* partial, int blocks) {
   const int64_t n = blockIdx.x;
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  for (int c = thread * LC; c < k.C; c += threads * LC) {
-    Vec<LC> sum(0);
-    for (int b = 0; b < k.blocks; ++b) sum += load<Vec<LC>>(k.partial + (n * k.blocks + b) * k.C + c);
-    sum *= Vec<LC>(k.share);
-    store(mean + c, sum);
-    store(k.mean + n * k.C + c, sum);
-  }
+  const int C = k.x.C;
+  const auto shared = take_shared<DenseShared>(C, k.hidden);
+  for_samples_sums<LC>(partial + n * blocks * C, blocks, C, [&](int c, Vec<LC> sum) {
+    sum *= Vec<LC>(1 / static_cast<float>(k.x.H * k.x.W));
+    store(shared.of_C + c, sum);
+    store(k.mean + n * C + c, sum);
+  });
   sync_block();
-  for (int j = warp_rank(); j < k.hidden; j += warps()) {
-    Vec<LC> sum(0);
-    for (int c = lane() * LC; c < k.C; c += kWarp * LC)
-      sum = fma(load<Vec<LC>>(k.reduce + static_cast<int64_t>(j) * k.C + c), load<Vec<LC>>(mean + c), sum);
-    const float h = warp_sum(sum_lanes(sum)) + k.reduce_bias[j];
-    if (lane() == 0) activation[j] = k.activation[n * k.hidden + j] = h < 0 ? 0 : h;  // NaN stays NaN
-  }
+  dense_rows<LC, kWarp>(k.reduce, k.hidden, C, shared.of_C, [&](int j, float sum) {
+    const float h = sum + k.reduce_bias[j];
+    shared.of_hidden[j] = k.activation[n * k.hidden + j] = h < 0 ? 0 : h;  // NaN stays NaN
+  });
   sync_block();
-  for (int c = thread; c < k.C; c += threads) {
-    Vec<LH> sum(0);
-    for (int j = 0; j < k.hidden; j += LH)
-      sum = fma(load<Vec<LH>>(k.expand + static_cast<int64_t>(c) * k.hidden + j), load<Vec<LH>>(activation + j), sum);
-    k.scale[n * k.C + c] = 1 / (1 + expf(-(sum_lanes(sum) + k.expand_bias[c])));
-  }
+  dense_rows<LH, 1>(k.expand, C, k.hidden, shared.of_hidden,
+                    [&](int c, float sum) { k.scale[n * C + c] = 1 / (1 + expf(-(sum + k.expand_bias[c]))); });
 }
 
 // What the loss is to the dense layers, a sample a block: gates (N, C) is the gradient at the sigmoid's input, units
 // (N, hidden) that at the ReLU's, offset (N, C) that of every pixel of x by way of the mean.
 struct GateGradients {
-  const float* partial;  // (N, blocks, C)
-  int blocks, C, hidden;
-  float share;  // 1 / (H * W)
-  const float *reduce, *expand, *activation, *scale;
   float *gates, *units, *offset;
 };
 template <int LC, int LH>
-__global__ void __launch_bounds__(kThreads, 2) squeeze_gate_gradients(GateGradients k) {
-  Shared shared;
-  float *gates = shared.take<float>(k.C), *units = shared.take<float>(k.hidden);
+__global__ void __launch_bounds__(kThreads, 2)
+    squeeze_gate_gradients(SqueezeExcite k, const float* partial, int blocks, GateGradients to) {
   const int64_t n = blockIdx.x;
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  for (int c = thread * LC; c < k.C; c += threads * LC) {
-    using V = Vec<LC>;
-    V sum(0);
-    for (int b = 0; b < k.blocks; ++b) sum += load<V>(k.partial + (n * k.blocks + b) * k.C + c);
-    const V s = load<V>(k.scale + n * k.C + c), g = sum * s * (V(1) - s);
-    store(gates + c, g);
-    store(k.gates + n * k.C + c, g);
-  }
+  const int C = k.x.C;
+  const auto shared = take_shared<DenseShared>(C, k.hidden);
+  for_samples_sums<LC>(partial + n * blocks * C, blocks, C, [&](int c, const Vec<LC>& sum) {
+    const Vec<LC> s = load<Vec<LC>>(k.scale + n * C + c), g = sum * s * (Vec<LC>(1) - s);
+    store(shared.of_C + c, g);
+    store(to.gates + n * C + c, g);
+  });
   sync_block();
-  for (int j = warp_rank() * LH; j < k.hidden; j += warps() * LH) {
-    Vec<LH> sum(0);
-    for (int c = lane(); c < k.C; c += kWarp)
-      sum = fma(load<Vec<LH>>(k.expand + static_cast<int64_t>(c) * k.hidden + j), Vec<LH>(gates[c]), sum);
-    for (int i = 0; i < LH; ++i) {
-      const float g = warp_sum(sum[i]);
-      if (lane() == 0) units[j + i] = k.units[n * k.hidden + j + i] = k.activation[n * k.hidden + j + i] > 0 ? g : 0;
-    }
-  }
+  dense_columns<LH, kWarp>(k.expand, C, k.hidden, shared.of_C, [&](int j, const Vec<LH>& sum) {
+    const Vec<LH> g = select(load<Vec<LH>>(k.activation + n * k.hidden + j) > Vec<LH>(0), sum, Vec<LH>(0));
+    store(shared.of_hidden + j, g);
+    store(to.units + n * k.hidden + j, g);
+  });
   sync_block();
-  for (int c = thread * LC; c < k.C; c += threads * LC) {
-    Vec<LC> sum(0);
-    for (int j = 0; j < k.hidden; ++j)
-      sum = fma(load<Vec<LC>>(k.reduce + static_cast<int64_t>(j) * k.C + c), Vec<LC>(units[j]), sum);
-    store(k.offset + n * k.C + c, sum * Vec<LC>(k.share));
-  }
+  dense_columns<LC, 1>(k.reduce, k.hidden, C, shared.of_hidden, [&](int c, const Vec<LC>& sum) {
+    store(to.offset + n * C + c, sum * Vec<LC>(1 / static_cast<float>(k.x.H * k.x.W)));
+  });
 }
 
 // A dense layer's gradient over the batch, in the order of the samples: kernel (out, in) and bias (out).
@@ -314,21 +332,31 @@ void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& 
   });
 }
 
-// Calls f with the lanes of rows of C and of rows of `hidden` numbers.
+// Calls f with the lanes of rows of C and of rows of `hidden` numbers. The caller adds some of each, or null.
 template <class F>
-void with_dense_lanes(const SqueezeExcite& k, std::initializer_list<const float*> rows_of_C,
-                      std::initializer_list<const float*> rows_of_hidden, F&& f) {
-  const auto map = [](const float* p, int n) { return p == nullptr ? TensorView{} : row_map(p, n); };
-  const auto at = [](std::initializer_list<const float*> list, size_t i) {
-    return i < list.size() ? list.begin()[i] : nullptr;
-  };
+void with_dense_lanes(const SqueezeExcite& k, const float* of_C, const float* of_hidden, const float* units, F&& f) {
   const int C = k.x.C, H = k.hidden;
-  with_lanes<float>({row_map(k.reduce, C), map(at(rows_of_C, 0), C), map(at(rows_of_C, 1), C), row_map(k.mean, C),
-                     row_map(k.scale, C), row_map(static_cast<const float*>(k.workspace), C)},
+  with_lanes<float>({row_map(k.reduce, C), row_map(of_C, C), row_map(k.mean, C), row_map(k.scale, C),
+                     row_map(static_cast<const float*>(k.workspace), C)},
                     [&](auto c) {
-                      with_lanes<float>({row_map(k.expand, H), map(at(rows_of_hidden, 0), H), row_map(k.activation, H)},
-                                        [&](auto h) { f(c, h); });
+                      with_lanes<float>(
+                          {row_map(k.expand, H), row_map(of_hidden, H), row_map(units, H), row_map(k.activation, H)},
+                          [&](auto h) { f(c, h); });
                     });
+}
+
+// partial of squeeze_sums.
+template <bool kGradient, class FinishOf>
+void launch_sums(Stream& stream, const char* name, const SqueezeExcite& op, const TensorView& dy, unsigned blocks,
+                 FinishOf finish) {
+  with_packs(name, {op.x, dy}, [&](auto t, auto pack) {
+    using T = decltype(t);
+    using P = decltype(pack);
+    const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), op.x.C / P::size);
+    launch(stream, name, {blocks, static_cast<unsigned>(op.x.N)}, {kThreads}, shared_bytes<float>(scratch),
+           squeeze_sums<T, P, kGradient, finish>, samples_of<const T>(op.x), samples_of<const T>(dy), op.x.C,
+           dropout_numbers(op.dropout), scratch, static_cast<float*>(op.workspace));
+  });
 }
 
 unsigned sum_blocks(Stream& stream, const TensorView& m) {
@@ -345,39 +373,20 @@ void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
   check("squeeze_excite_forward", op, op.x, k.y);
   const int C = op.x.C;
   const unsigned N = static_cast<unsigned>(op.x.N), blocks = k.sums != nullptr ? 1 : sum_blocks(stream, op.x);
-  const DropoutNumbers numbers = dropout_numbers(op.dropout);
   if (k.sums == nullptr) {
-    with_packs("squeeze_excite_forward", {op.x}, [&](auto t, auto pack) {
-      using T = decltype(t);
-      using P = decltype(pack);
-      const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
-      launch(stream, "squeeze_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
-             squeeze_sums<T, P, false, Finish::plain>, samples_of<const T>(op.x), samples_of<const T>(op.x), C, numbers,
-             scratch, static_cast<float*>(op.workspace));
-    });
+    launch_sums<false>(stream, "squeeze_sums", op, op.x, blocks, std::integral_constant<Finish, Finish::plain>{});
   }
-  const Gates gates{k.sums != nullptr ? k.sums : static_cast<const float*>(op.workspace),
-                    static_cast<int>(blocks),
-                    C,
-                    op.hidden,
-                    1 / static_cast<float>(op.x.pixels() / op.x.N),
-                    op.reduce,
-                    op.reduce_bias,
-                    op.expand,
-                    op.expand_bias,
-                    op.mean,
-                    op.activation,
-                    op.scale};
-  with_dense_lanes(op, {k.sums}, {}, [&](auto c, auto h) {
-    launch(stream, "squeeze_gates", {N}, {kThreads}, shared_bytes<float>(C) + shared_bytes<float>(op.hidden),
-           squeeze_gates<c, h>, gates);
+  const float* partial = k.sums != nullptr ? k.sums : static_cast<const float*>(op.workspace);
+  with_dense_lanes(op, k.sums, nullptr, nullptr, [&](auto c, auto h) {
+    launch(stream, "squeeze_gates", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, op.hidden), squeeze_gates<c, h>,
+           op, partial, static_cast<int>(blocks));
   });
   with_finish(op, [&](auto finish) {
     with_packs("squeeze_excite_forward", {op.x, k.y}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
       launch(stream, "squeeze_scale", {scale_blocks(stream, k.y), N}, {kThreads}, 0, squeeze_scale<T, P, finish>,
-             samples_of<const T>(op.x), samples_of<T>(k.y), C, op.scale, numbers);
+             samples_of<const T>(op.x), samples_of<T>(k.y), C, op.scale, dropout_numbers(op.dropout));
     });
   });
 }
@@ -389,34 +398,12 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
   const int C = op.x.C, hidden = op.hidden;
   const int64_t rows = op.x.N;
   const unsigned N = static_cast<unsigned>(op.x.N), blocks = sum_blocks(stream, k.dy);
-  const DropoutNumbers numbers = dropout_numbers(op.dropout);
   float *partial = static_cast<float*>(op.workspace), *gates = partial + std::max<int64_t>(512, rows) * C;
   float *offset = gates + rows * C, *units = offset + rows * C;
-  with_finish(op, [&](auto finish) {
-    with_packs("squeeze_excite_backward", {op.x, k.dy}, [&](auto t, auto pack) {
-      using T = decltype(t);
-      using P = decltype(pack);
-      const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
-      launch(stream, "squeeze_gradient_sums", {blocks, N}, {kThreads}, shared_bytes<float>(scratch),
-             squeeze_sums<T, P, true, finish>, samples_of<const T>(op.x), samples_of<const T>(k.dy), C, numbers,
-             scratch, partial);
-    });
-  });
-  const GateGradients gradients{partial,
-                                static_cast<int>(blocks),
-                                C,
-                                hidden,
-                                1 / static_cast<float>(op.x.pixels() / op.x.N),
-                                op.reduce,
-                                op.expand,
-                                op.activation,
-                                op.scale,
-                                gates,
-                                units,
-                                offset};
-  with_dense_lanes(op, {k.dreduce}, {k.dexpand}, [&](auto c, auto h) {
-    launch(stream, "squeeze_gate_gradients", {N}, {kThreads}, shared_bytes<float>(C) + shared_bytes<float>(hidden),
-           squeeze_gate_gradients<c, h>, gradients);
+  with_finish(op, [&](auto finish) { launch_sums<true>(stream, "squeeze_gradient_sums", op, k.dy, blocks, finish); });
+  with_dense_lanes(op, k.dreduce, k.dexpand, units, [&](auto c, auto h) {
+    launch(stream, "squeeze_gate_gradients", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, hidden),
+           squeeze_gate_gradients<c, h>, op, partial, static_cast<int>(blocks), GateGradients{gates, units, offset});
     launch(stream, "squeeze_parameter_gradients", {blocks_for(stream, static_cast<int64_t>(C) * hidden, 64), 2},
            {kThreads}, 0, squeeze_parameter_gradients<c, h>,
            DenseGradient{units, op.mean, hidden, C, k.dreduce, k.dreduce_bias},
@@ -429,7 +416,7 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
       using P = decltype(pack);
       launch(stream, "squeeze_scale_gradient", {scale_blocks(stream, k.dy), N}, {kThreads}, 0,
              squeeze_scale_gradient<T, P, finish>, samples_of<const T>(op.x), samples_of<const T>(k.dy),
-             samples_of<T>(k.dx), C, op.scale, offset, numbers, k.accumulate_dx);
+             samples_of<T>(k.dx), C, op.scale, offset, dropout_numbers(op.dropout), k.accumulate_dx);
     });
   });
 }

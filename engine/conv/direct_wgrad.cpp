@@ -5,101 +5,34 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/core/pairs.h"
+#include "kernels/core/register_tile.h"
 
 namespace regolith {
 namespace {
 
 using namespace kernels::fast;
-using V = Vec<kLanes<float>>;
-constexpr int kL = kLanes<float>, kPanel = 2 * kL;  // output channels of a tile
+using V = Vec<kL>;
+constexpr int kPanel = 2 * kL;  // output channels of a tile
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 size_t whole_lines(size_t words) { return (words + 15) / 16 * 16; }
 
-// How factors are held: one to a word, in fp32 ...
-template <class T>
-struct Singles {
-  using Word = float;
-  using Vector = V;
-  static constexpr int depth = 1;                               // pixels of a row in a word
-  static constexpr int channels(int taps) { return 6 / taps; }  // of a tile: what 16 registers hold
-  static Vector load(const Word* p) { return kernels::fast::load<V>(p); }
-  static V add(const V& sum, Word x, const Vector& dy) { return fma(V(x), dy, sum); }
-  // n words of neighbouring channels of a pixel; `next` is not looked at.
-  static void pack(Word* to, const T* pixel, const T* /*next*/, int n) {
-    for (int j = 0; j < n; ++j) to[j] = static_cast<float>(pixel[j]);
-  }
-};
-
-#if REGOLITH_PAIRS
-// ... or two to a word: those of a pixel and of the next one that a tap sees, in bf16.
-struct Pairs {
-  using Word = uint32_t;
-  using Vector = Words;
-  static constexpr int depth = 2;
-  static constexpr int channels(int taps) { return taps == 1 ? 8 : 4; }
-  static Vector load(const Word* p) { return load_words(p); }
-  static V add(const V& sum, Word x, const Vector& dy) { return dot(x, dy, sum); }
-  static Word word(const bf16* pixel, const bf16* next, int j) {
-    const uint32_t low = pixel != nullptr ? pixel[j].bits : 0, high = next != nullptr ? next[j].bits : 0;
-    return low | high << 16;
-  }
-  static void pack(Word* to, const bf16* pixel, const bf16* next, int n) {  // null: outside of the map
-    int j = 0;
-    for (; j + 32 <= n; j += 32) {
-      interleave(pixel == nullptr ? pixel : pixel + j, next == nullptr ? next : next + j, to + j);
-    }
-    for (; j < n; ++j) to[j] = word(pixel, next, j);
-  }
-};
-#endif
-
-template <class T>
-struct HeldAs {
-  using type = Singles<T>;
-};
-#if REGOLITH_PAIRS
-template <>
-struct HeldAs<bf16> {
-  using type = Pairs;
-};
-#endif
-
-int channels_of_tile(DType type, int taps) {
-  if (type == DType::bf16) return HeldAs<bf16>::type::channels(taps);
-  return Singles<float>::channels(taps);
+// Input channels of a tile: what the registers hold, 16 of them where there are no pairs.
+template <class F>
+constexpr int channels_of_tile(int taps) {
+  return F::depth == 1 ? 6 / taps : taps == 1 ? 8 : 4;
 }
 
-// sums (Taps * channels, kPanel) += over rows and q: x[row][q * step + tap * tap_step + c] * dy[row][q][0 .. kPanel);
-// a step of q is as many pixels as a word holds.
-template <class H, int Taps>
-[[gnu::nonnull]] void tile(const typename H::Word* x, ptrdiff_t x_row, ptrdiff_t step, ptrdiff_t tap_step,
-                           const typename H::Word* dy, int rows, int steps, float* sums) {
-  constexpr int CB = H::channels(Taps), kFactors = Taps * CB;
-  V a[kFactors][2];
-#pragma GCC unroll 12
-  for (int i = 0; i < kFactors; ++i) {
-    a[i][0] = load<V>(sums + i * kPanel);
-    a[i][1] = load<V>(sums + i * kPanel + kL);
-  }
-  for (int row = 0; row < rows; ++row, x += x_row) {
-    const typename H::Word* in = x;
-    for (int q = 0; q < steps; ++q, in += step, dy += kPanel) {
-      const typename H::Vector d0 = H::load(dy), d1 = H::load(dy + kL);
-#pragma GCC unroll 12
-      for (int i = 0; i < kFactors; ++i) {
-        const typename H::Word f = in[i / CB * tap_step + i % CB];
-        a[i][0] = H::add(a[i][0], f, d0);
-        a[i][1] = H::add(a[i][1], f, d1);
-      }
-    }
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < kFactors; ++i) {
-    store(sums + i * kPanel, a[i][0]);
-    store(sums + i * kPanel + kL, a[i][1]);
-  }
+// sums (Taps * CB, kPanel) += over rows and q: x[row][q * step + tap * tap_step + c] * dy[row][q][0 .. kPanel); a step
+// of q is as many pixels as a word holds.
+template <class F, int Taps, int CB>
+[[gnu::nonnull]] void add_tile(const typename F::Word* x, ptrdiff_t x_row, ptrdiff_t step, ptrdiff_t tap_step,
+                               const typename F::Word* dy, int rows, int steps, float* sums) {
+  RegisterTile<F, Taps * CB, 2> tile(Stored{sums, kPanel});
+  for (int row = 0; row < rows; ++row, x += x_row, dy += steps * kPanel)
+    tile.add(
+        x, [&](int i) { return i / CB * tap_step + i % CB; }, step, dy, kPanel, steps);
+  tile.store_to(sums, kPanel);
 }
 
 }  // namespace
@@ -108,7 +41,7 @@ bool DirectWgrad::multiplies_pairs() { return REGOLITH_PAIRS; }
 
 DirectWgrad::DirectWgrad(const ConvShape& s, DType type, int threads) : shape_(s), type_(type), threads_(threads) {
   taps_ = s.S % 3 == 0 ? 3 : s.S % 2 == 0 ? 2 : 1;
-  channels_ = channels_of_tile(type, taps_);
+  channels_ = type == DType::bf16 ? channels_of_tile<Factor<bf16>>(taps_) : channels_of_tile<Factor<float>>(taps_);
   c_blocks_ = ceil_div(s.C, channels_);
   k_blocks_ = ceil_div(s.K, kPanel);
   // A thread's sums should stay in its second-level cache beside the panels.
@@ -133,12 +66,12 @@ DirectWgrad::DirectWgrad(const ConvShape& s, DType type, int threads) : shape_(s
 template <int Taps, class T>
 void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed,
                                   float* sums, bool biases) const {
-  using H = typename HeldAs<T>::type;
-  using Word = typename H::Word;
+  using F = Factor<T>;
+  using Word = typename F::Word;
   static_assert(sizeof(Word) == sizeof(float));
-  constexpr int CB = H::channels(Taps), kFactors = Taps * CB;
+  constexpr int CB = channels_of_tile<F>(Taps), kFactors = Taps * CB;
   const ConvShape& s = shape_;
-  const int P = s.P(), Q = s.Q(), groups = s.S / Taps, columns = in_columns_, steps = ceil_div(Q, H::depth);
+  const int P = s.P(), Q = s.Q(), groups = s.S / Taps, columns = in_columns_, steps = ceil_div(Q, F::depth);
   const size_t block = static_cast<size_t>(c_blocks_) * kFactors * kPanel * s.R * groups;
   float* const db = sums + block * group_blocks_;
   std::memset(sums, 0, sums_ * sizeof(float));
@@ -149,7 +82,7 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
   std::memset(px, 0, x_panel * sizeof(Word));        // the padding and the channels behind the last stay so
   const int chunks = ceil_div(P, rows_), left = s.pad_before[1];
   // Columns of the panel whose word holds a pixel of the map: that of a pair may be the second one's.
-  const int ahead = (H::depth - 1) * s.stride[1], j0 = std::max(0, left - ahead), j1 = std::min(s.W + left, columns);
+  const int ahead = (F::depth - 1) * s.stride[1], j0 = std::max(0, left - ahead), j1 = std::min(s.W + left, columns);
   const int64_t work = static_cast<int64_t>(s.N) * chunks;
   for (int64_t i = work * part / parts; i < work * (part + 1) / parts; ++i) {
     const int n = static_cast<int>(i / chunks), p0 = static_cast<int>(i % chunks) * rows_, p1 = std::min(P, p0 + rows_);
@@ -162,8 +95,7 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
           const int w = column - left;
           return w < 0 || w >= s.W ? nullptr : in + static_cast<int64_t>(w) * s.C;
         };
-        H::pack(px + (static_cast<size_t>(h - h0) * columns + j) * pixel_, pixel_of(j),
-                H::depth > 1 ? pixel_of(j + ahead) : nullptr, s.C);
+        F::pack(pixel_of(j), pixel_of(j + ahead), s.C, px + (static_cast<size_t>(h - h0) * columns + j) * pixel_);
       }
     }
     const T* in = dy + (static_cast<int64_t>(n) * P + p0) * Q * s.K;
@@ -173,22 +105,13 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
       float* total = db + (kb - k_begin) * kPanel;
       V t0 = load<V>(total), t1 = load<V>(total + kL);
       for (int row = 0; row < p1 - p0; ++row) {
-        for (int q = 0; q < Q; q += H::depth, out += kPanel) {
+        for (int q = 0; q < Q; q += F::depth, out += kPanel) {
           const T* pixel = in + (static_cast<int64_t>(row) * Q + q) * s.K + kb * kPanel;
-          const T* next = H::depth > 1 && q + 1 < Q ? pixel + s.K : nullptr;
-          H::pack(out, pixel, next, width);
-          for (int j = width; j < kPanel; ++j) out[j] = Word(0);
-          for (const T* p : {pixel, next}) {
-            if (p == nullptr || !biases) continue;
-            if (width == kPanel) {
-              t0 += load<V>(p);
-              t1 += load<V>(p + kL);
-            } else {
-              for (int j = 0; j < width; ++j)
-                j < kL ? t0.set(j, t0[j] + static_cast<float>(p[j]))
-                       : t1.set(j - kL, t1[j - kL] + static_cast<float>(p[j]));
-            }
-          }
+          F::pack(pixel, q + 1 < Q ? pixel + s.K : nullptr, width, out);
+          std::fill(out + width, out + kPanel, Word(0));
+          if (!biases) continue;
+          t0 = F::sum_of(F::load_words(out), t0);
+          t1 = F::sum_of(F::load_words(out + kL), t1);
         }
       }
       store(total, t0);
@@ -204,10 +127,10 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
         for (int g = 0; g < groups; ++g) {
           for (int cb = 0; cb < c_blocks_; ++cb, to += kFactors * kPanel) {
             if (a >= b) continue;
-            tile<H, Taps>(
+            add_tile<F, Taps, CB>(
                 px + cb * CB +
                     (static_cast<size_t>(a * s.stride[0] + first - h0) * columns + g * Taps * s.dilation[1]) * pixel_,
-                static_cast<ptrdiff_t>(s.stride[0]) * columns * pixel_, H::depth * s.stride[1] * pixel_,
+                static_cast<ptrdiff_t>(s.stride[0]) * columns * pixel_, F::depth * s.stride[1] * pixel_,
                 s.dilation[1] * pixel_, pdy + kb * dy_plane + static_cast<size_t>(a - p0) * steps * kPanel, b - a,
                 steps, to);
           }
@@ -219,7 +142,7 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
 
 template <int Taps, class T>
 void DirectWgrad::run(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
-  constexpr int CB = HeldAs<T>::type::channels(Taps), kFactors = Taps * CB;
+  constexpr int CB = channels_of_tile<Factor<T>>(Taps), kFactors = Taps * CB;
   const ConvShape& s = shape_;
   const int parts = threads_ / k_groups_, groups = s.S / Taps;
   const auto sums_of = [&](int part, int kg) {
@@ -272,10 +195,8 @@ void DirectWgrad::run(const void* x, const void* dy, float* dw, float* db, bool 
   };
   if (type_ == DType::f32)
     with(float{});
-  else if (type_ == DType::bf16)
-    with(bf16{});
   else
-    with(fp16{});
+    with(bf16{});
 }
 
 }  // namespace regolith

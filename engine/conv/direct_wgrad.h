@@ -12,7 +12,7 @@ namespace regolith {
 
 class DirectWgrad {
  public:
-  // `type`: of x and dy. `threads`: how many of the machine's it uses.
+  // `type`: of x and dy, fp32 or bf16. `threads`: how many of the machine's it uses.
   DirectWgrad(const ConvShape& shape, DType type, int threads);
   static bool multiplies_pairs();  // of bf16, on this processor
   size_t workspace() const { return threads_ * (packed_ + sums_) * sizeof(float); }

@@ -18,26 +18,10 @@ constexpr int kChunk = 64 * 64;           // pairs of channels whose weight grad
 template <int Rows, int Vecs>
 void product(const float* a, ptrdiff_t a_row, ptrdiff_t a_step, const float* b, ptrdiff_t b_step, int count, float* out,
              ptrdiff_t ld, bool add) {
-  V sum[Rows][Vecs];
-#pragma GCC unroll 12
-  for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < Vecs; ++j) sum[i][j] = add ? load<V>(out + i * ld + j * kL) : V(0.0f);
-  for (int n = 0; n < count; ++n, a += a_step, b += b_step) {
-    V factor[Vecs];
-#pragma GCC unroll 2
-    for (int j = 0; j < Vecs; ++j) factor[j] = load<V>(b + j * kL);
-#pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) {
-      const V f(a[i * a_row]);
-#pragma GCC unroll 2
-      for (int j = 0; j < Vecs; ++j) sum[i][j] = fma(f, factor[j], sum[i][j]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < Vecs; ++j) store(out + i * ld + j * kL, sum[i][j]);
+  RegisterTile<Factor<float>, Rows, Vecs> tile([&](int i, int j) { return add ? Stored{out, ld}(i, j) : V(0); });
+  tile.add(
+      a, [&](int i) { return i * a_row; }, a_step, b, b_step, count);
+  tile.store_to(out, ld);
 }
 
 // The same for any number of rows; a multiple of kRows / 3 is computed, from whatever lies in `a` beyond them. width of
@@ -351,6 +335,5 @@ void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accu
 
 template class Winograd<float>;
 template class Winograd<bf16>;
-template class Winograd<fp16>;
 
 }  // namespace regolith::winograd

@@ -3,8 +3,8 @@
 // weights are read in their own type, everything between is fp32.
 //
 // fp32 maps use tiles of 2x2 outputs, 2.25 times fewer multiplications: those transforms hold only 1 and 1/2, and
-// rounding is nearly that of the direct sum. Maps of 16 bits use tiles of 4x4, 4 times fewer: their transforms cost a
-// digit of fp32, far below the 8 or 11 bits that are kept. Even where the processor multiplies pairs of bf16 at twice
+// rounding is nearly that of the direct sum. Maps of bf16 use tiles of 4x4, 4 times fewer: their transforms cost a
+// digit of fp32, far below the 8 bits that are kept. Even where the processor multiplies pairs of bf16 at twice
 // the rate of fp32, four times fewer products of fp32 are sooner done, and more exact.
 #pragma once
 
@@ -110,6 +110,5 @@ class Winograd {
 
 extern template class Winograd<float>;
 extern template class Winograd<bf16>;
-extern template class Winograd<fp16>;
 
 }  // namespace regolith::winograd

@@ -102,10 +102,8 @@ struct WinogradProvider : ConvProvider {
         return std::make_unique<WinogradConvolution<float>>(request);
       case DType::bf16:
         return std::make_unique<WinogradConvolution<bf16>>(request);
-      case DType::f16:
-        return std::make_unique<WinogradConvolution<fp16>>(request);
       default:
-        return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
+        return UnsupportedReason{"takes fp32 and bf16, not " + std::string(name_of(request.type))};
     }
   }
 };

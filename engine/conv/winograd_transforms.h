@@ -4,12 +4,11 @@
 
 #include <cstddef>
 
-#include "kernels/core/vec.h"
+#include "kernels/core/register_tile.h"
 
 namespace regolith::winograd {
 
 using namespace kernels::fast;
-inline constexpr int kL = kLanes<float>;
 using V = Vec<kL>;
 
 // The transforms along one axis, in place, values `s` apart.

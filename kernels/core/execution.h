@@ -34,7 +34,7 @@ struct Dim3 {
 #elif defined(REGOLITH_CHECKED)
 #define REGOLITH_UNROLL
 #else
-#define REGOLITH_UNROLL _Pragma("GCC unroll 8")
+#define REGOLITH_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 #if defined(__CUDACC__)

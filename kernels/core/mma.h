@@ -81,90 +81,57 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[2], const void* row)
 }
 #else
 template <class T>
-void load_pair(uint32_t& r, const T& low, const T& high) {
-  r = low.bits | static_cast<uint32_t>(high.bits) << 16;
-}
-template <class T>
 T half_of(uint32_t r, int which) {
   T t;
   t.bits = static_cast<uint16_t>(r >> 16 * which);
   return t;
 }
-template <class T>
-void check_tile(const T* tile, int pitch) {
+#endif
+
+// The fragment of a factor whose element (o, k), o being A's row or B's column, is at tile[o * pitch + k] if kAlong,
+// else at tile[k * pitch + o].
+template <class Fragment, bool kAlong, class T>
+__device__ __forceinline__ Fragment load_fragment(const T* tile, int pitch) {
+  constexpr bool kOfA = std::is_same_v<Fragment, MmaA<T>>;
+  Fragment f;
+  const int l = lane();
+#if defined(__CUDACC__)
+  const int row = kOfA == kAlong ? l % 16 : kOfA ? l % 8 + l / 16 * 8 : l % 8;
+  const int column = kOfA && kAlong ? l / 16 * 8 : kOfA || kAlong ? l / 8 % 2 * 8 : 0;
+  load_matrices<!kAlong>(f.r, tile + row * pitch + column);
+#else
   if (reinterpret_cast<uintptr_t>(tile) % 16 != 0 || pitch % 8 != 0)
     throw KernelError("a tile of a tensor-core product must be 16-byte aligned and its pitch (" +
                       std::to_string(pitch) + ") a multiple of 8");
-}
+  for (int i = 0; i < (kOfA ? 4 : 2); ++i) {
+    const int o = l / 4 + (kOfA ? i % 2 * 8 : 0), k = l % 4 * 2 + (kOfA ? i / 2 : i) * 8;
+    const T* low = kAlong ? tile + o * pitch + k : tile + k * pitch + o;
+    f.r[i] = low->bits | static_cast<uint32_t>(low[kAlong ? 1 : pitch].bits) << 16;
+  }
 #endif
+  return f;
+}
 }  // namespace detail
 
 // A(m, k) at tile[m * pitch + k].
 template <class T>
 __device__ __forceinline__ MmaA<T> load_a(const T* tile, int pitch) {
-  MmaA<T> a;
-  const int l = lane();
-#if defined(__CUDACC__)
-  detail::load_matrices<false>(a.r, tile + l % 16 * pitch + l / 16 * 8);
-#else
-  detail::check_tile(tile, pitch);
-  for (int i = 0; i < 4; ++i) {
-    const T* p = tile + (l / 4 + i % 2 * 8) * pitch + l % 4 * 2 + i / 2 * 8;
-    detail::load_pair(a.r[i], p[0], p[1]);
-  }
-#endif
-  return a;
+  return detail::load_fragment<MmaA<T>, true>(tile, pitch);
 }
-
 // A(m, k) at tile[k * pitch + m].
 template <class T>
 __device__ __forceinline__ MmaA<T> load_a_transposed(const T* tile, int pitch) {
-  MmaA<T> a;
-  const int l = lane();
-#if defined(__CUDACC__)
-  detail::load_matrices<true>(a.r, tile + (l % 8 + l / 16 * 8) * pitch + l / 8 % 2 * 8);
-#else
-  detail::check_tile(tile, pitch);
-  for (int i = 0; i < 4; ++i) {
-    const T* p = tile + (l % 4 * 2 + i / 2 * 8) * pitch + l / 4 + i % 2 * 8;
-    detail::load_pair(a.r[i], p[0], p[pitch]);
-  }
-#endif
-  return a;
+  return detail::load_fragment<MmaA<T>, false>(tile, pitch);
 }
-
 // B(k, n) at tile[k * pitch + n].
 template <class T>
 __device__ __forceinline__ MmaB<T> load_b(const T* tile, int pitch) {
-  MmaB<T> b;
-  const int l = lane();
-#if defined(__CUDACC__)
-  detail::load_matrices<true>(b.r, tile + l % 16 * pitch);
-#else
-  detail::check_tile(tile, pitch);
-  for (int i = 0; i < 2; ++i) {
-    const T* p = tile + (l % 4 * 2 + i * 8) * pitch + l / 4;
-    detail::load_pair(b.r[i], p[0], p[pitch]);
-  }
-#endif
-  return b;
+  return detail::load_fragment<MmaB<T>, false>(tile, pitch);
 }
-
 // B(k, n) at tile[n * pitch + k].
 template <class T>
 __device__ __forceinline__ MmaB<T> load_b_transposed(const T* tile, int pitch) {
-  MmaB<T> b;
-  const int l = lane();
-#if defined(__CUDACC__)
-  detail::load_matrices<false>(b.r, tile + l % 8 * pitch + l / 8 % 2 * 8);
-#else
-  detail::check_tile(tile, pitch);
-  for (int i = 0; i < 2; ++i) {
-    const T* p = tile + l / 4 * pitch + l % 4 * 2 + i * 8;
-    detail::load_pair(b.r[i], p[0], p[1]);
-  }
-#endif
-  return b;
+  return detail::load_fragment<MmaB<T>, true>(tile, pitch);
 }
 
 // The sums of two neighbouring products, C(16,8) and C(16,8), rounded to T, as the left factor A(16,16) of the next: a
