@@ -3,11 +3,26 @@
 //   Shared shared;                          // every thread makes one, and takes the same pieces in the same order
 //   float* tile = shared.take<float>(n);    // 16-byte aligned
 //
-// The launcher passes the sum of the pieces' `shared_bytes<T>(n)`.
+// A kernel of several pieces declares them once, for itself and for its launcher, in a struct:
+//
+//   struct Layout {
+//     float* q;  // (rows, d)
+//     bf16* k;   // (d, columns)
+//     template <class A>
+//     REGOLITH_HOST_DEVICE Layout(A& a, int d) {
+//       a.take(q, kRows * d);
+//       a.take(k, d * kColumns);
+//     }
+//   };
+//   const Layout s = take_shared<Layout>(d);       // in the kernel
+//   launch(..., shared_bytes_of<Layout>(d), ...)   // in the launcher
+//
+// The launcher of a kernel that takes its pieces one by one passes the sum of their `shared_bytes<T>(n)`.
 #pragma once
 
 #include <cstddef>
 
+#include "kernels/core/dtype.h"
 #include "kernels/core/execution.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -20,8 +35,10 @@ constexpr size_t shared_bytes(size_t count) {
 class Shared {
  public:
   template <class T>
-  __device__ __forceinline__ T* take(size_t count) {
-#if defined(__CUDACC__)
+  REGOLITH_HOST_DEVICE __forceinline__ T* take(size_t count) {
+#if defined(__CUDACC__) && !defined(__CUDA_ARCH__)
+    return nullptr;  // the host compiler sees a layout's constructor, and never calls it
+#elif defined(__CUDACC__)
     extern __shared__ __align__(16) unsigned char regolith_shared[];
     T* piece = reinterpret_cast<T*>(regolith_shared + used_);
     used_ += shared_bytes<T>(count);
@@ -34,9 +51,39 @@ class Shared {
     return piece;
 #endif
   }
+  template <class T>
+  REGOLITH_HOST_DEVICE __forceinline__ void take(T*& piece, size_t count) {
+    piece = take<T>(count);
+  }
 
  private:
   size_t used_ = 0;  // bytes so far; in the checked execution, pieces so far
 };
+
+// Takes the same pieces in the launcher, which wants to know how many bytes they are.
+class SharedSize {
+ public:
+  template <class T>
+  REGOLITH_HOST_DEVICE void take(T*& piece, size_t count) {
+    piece = nullptr;
+    bytes_ += shared_bytes<T>(count);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
+template <class Layout, class... Sizes>
+__device__ __forceinline__ Layout take_shared(Sizes... sizes) {
+  Shared shared;
+  return Layout(shared, sizes...);
+}
+template <class Layout, class... Sizes>
+size_t shared_bytes_of(Sizes... sizes) {
+  SharedSize size;
+  const Layout layout(size, sizes...);
+  return size.bytes();
+}
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION
