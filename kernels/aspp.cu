@@ -1,6 +1,6 @@
 #include "kernels/aspp.h"
 
-#include "kernels/channel_sum.h"
+#include "kernels/core/reduce.h"
 #include "kernels/core/async_copy.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/tile_sums.h"
@@ -394,7 +394,7 @@ void aspp_weight_gradient(Stream& stream, const AsppWeightGradient& k) {
            partials);
   });
   const int64_t n = static_cast<int64_t>(K) * taps * C;
-  sum_partials(stream, {partials, splits.parts, n, n, k.dw, k.accumulate});
+  sum_partials(stream, {partials, splits.parts, n, n}, k.dw, k.accumulate);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

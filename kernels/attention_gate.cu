@@ -1,7 +1,7 @@
 #include "kernels/attention_gate.h"
 
 #include "kernels/attention_gate_fast.h"
-#include "kernels/channel_sum.h"
+#include "kernels/core/reduce.h"
 #include "kernels/core/columns.h"
 #include "kernels/core/launch.h"
 
@@ -309,7 +309,7 @@ void attention_gate_backward(Stream& stream, const AttentionGateBackward& k) {
 #endif
     const int64_t n = static_cast<int64_t>(w.Ci) * k.x.C;
     const auto add_up = [&](const float* from, int count, int64_t stride, int64_t size, float* to) {
-      sum_partials(stream, {from, count, stride, size, to, k.accumulate_grads});
+      sum_partials(stream, {from, count, stride, size}, to, k.accumulate_grads);
     };
     add_up(b.weights, layout.parts, layout.weights, n, k.dtheta);
     add_up(b.weights + n, layout.parts, layout.weights, layout.weights - n, k.dphi);

@@ -6,11 +6,11 @@
 // A kernel of several pieces declares them once, for itself and for its launcher, in a struct:
 //
 //   struct Layout {
-//     float* q;  // (rows, d)
-//     bf16* k;   // (d, columns)
+//     float *q, *o;  // (rows, d)
+//     bf16* k;       // (d, columns)
 //     template <class A>
 //     REGOLITH_HOST_DEVICE Layout(A& a, int d) {
-//       a.take(q, kRows * d);
+//       a.take_each(kRows * d, q, o);
 //       a.take(k, d * kColumns);
 //     }
 //   };
@@ -55,6 +55,10 @@ class Shared {
   REGOLITH_HOST_DEVICE __forceinline__ void take(T*& piece, size_t count) {
     piece = take<T>(count);
   }
+  template <class... T>
+  REGOLITH_HOST_DEVICE __forceinline__ void take_each(size_t count, T*&... pieces) {
+    (take(pieces, count), ...);
+  }
 
  private:
   size_t used_ = 0;  // bytes so far; in the checked execution, pieces so far
@@ -67,6 +71,10 @@ class SharedSize {
   REGOLITH_HOST_DEVICE void take(T*& piece, size_t count) {
     piece = nullptr;
     bytes_ += shared_bytes<T>(count);
+  }
+  template <class... T>
+  REGOLITH_HOST_DEVICE void take_each(size_t count, T*&... pieces) {
+    (take(pieces, count), ...);
   }
   size_t bytes() const { return bytes_; }
 
