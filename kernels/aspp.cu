@@ -1,8 +1,8 @@
 #include "kernels/aspp.h"
 
-#include "kernels/core/reduce.h"
 #include "kernels/core/async_copy.h"
 #include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 #include "kernels/core/tile_sums.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {

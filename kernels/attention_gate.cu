@@ -1,9 +1,9 @@
 #include "kernels/attention_gate.h"
 
 #include "kernels/attention_gate_fast.h"
-#include "kernels/core/reduce.h"
 #include "kernels/core/columns.h"
 #include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
