@@ -22,7 +22,9 @@ struct ExperimentData {
 
 class Experiment {
  public:
-  explicit Experiment(RunConfig configuration) : config(std::move(configuration)) {}
+  // device: in place of the one that run.device names.
+  explicit Experiment(RunConfig configuration, std::unique_ptr<Device> device = nullptr)
+      : config(std::move(configuration)), device_(std::move(device)) {}
   const RunConfig config;
 
   Device& device();

@@ -7,6 +7,7 @@
 #include "models/reader.h"
 #include "places.h"
 #include "rounding.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith::golden {
 namespace {
@@ -94,7 +95,7 @@ Fixture::Fixture(const Setting& setting)
       batch_(static_cast<int>(read("logits").shape[0])),
       height_(static_cast<int>(read("images").shape[1])),
       width_(static_cast<int>(read("images").shape[2])),
-      experiment_(configuration()),
+      experiment_(configuration(), setting.way == "simulated" ? make_simulated_device(42) : nullptr),
       network_(experiment_.network()),
       loss_(experiment_.loss(Values(5, .2))),
       stream_(experiment_.device().make_stream()),

@@ -47,7 +47,7 @@ const Setting kPlain = fp32("unet", "fp32", "run.device=cpu"),
               kViewsOff = fp32("unet", "views_off", "graph.views=false"),
               kPlanOff = fp32("unet", "plan_off", "graph.plan=false"),
               kReference = fp32("unet", "reference", "conv.provider=reference"),
-              kSimulated = fp32("unet", "simulated", "run.device=simulated"),
+              kSimulated = fp32("unet", "simulated", "run.device=cpu"),
               kCrossEntropy = fp32("unet", "cross_entropy", "run.device=cpu", "cross_entropy"),
               kBf16{"unet", "", "focal", "bf16", {"run.precision=bf16"}};
 

@@ -116,12 +116,12 @@ TEST(Reader, ADefaultThatNothingTakesIsAMistake) {
 
 TEST(Reader, TheKeysOfOpsAndBlocksAreThoseThatTheyAskFor) {
   EXPECT_EQ(message("  a: {op: conv, in: input, filterz: 2}\n"),
-            "model.yaml:3:27: nodes.a.filterz: unknown key; did you mean 'filters'?");
+            "model.yaml:3:28: nodes.a.filterz: unknown key; did you mean 'filters'?");
   EXPECT_EQ(message("  a: {op: relu, in: input, rate: 0.5}\n"),
-            "model.yaml:3:27: nodes.a.rate: unknown key; known here: op, in");
+            "model.yaml:3:28: nodes.a.rate: unknown key; known here: op, in");
   // Asked for after a norm was chosen, and only where a rate is given.
   EXPECT_EQ(message("  a: {block: se_conv, in: input, filters: 32, norm: none, momentun: 0.9}\n"),
-            "model.yaml:3:58: nodes.a.momentun: unknown key; did you mean 'momentum'?");
+            "model.yaml:3:59: nodes.a.momentun: unknown key; did you mean 'momentum'?");
   const std::string help = help_models();
   for (const char* part :
        {"model.nodes.NAME{op: add}: 2 or more inputs\n    the sum of maps of one shape\n",
