@@ -153,8 +153,10 @@ __global__ void __launch_bounds__(kColumnThreads, kBilinear&& kTwice ? 2 : 4)
             sum = fma(part, V(h.weight[i]), sum);
           }
         } else if constexpr (kTwice) {
-          for (int p = h.begin; p < h.end; ++p)
-            for (int q = s.begin; q < s.end; ++q) sum += load<V>(line(p) + q * dy.pitch);
+          for (int p = h.begin; p < h.end; ++p) {
+            const T* const from = line(p);
+            for (int q = s.begin; q < s.end; ++q) sum += load<V>(from + q * dy.pitch);
+          }
         } else {
           for (int p = h.begin; p < h.end; ++p) {
             const T* const from = line(p);
