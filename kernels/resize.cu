@@ -105,6 +105,7 @@ struct Contributions {
     end = clamp(from(i + 1), 0, m);
   }
   __device__ __forceinline__ float weight(int o) const {
+    if constexpr (!kBilinear) return 1;
     const int d = axis.position(o) - 2 * axis.outputs * i;
     if ((i == 0 && d < 0) || (i == axis.inputs - 1 && d > 0)) return 1;
     return 1 - static_cast<float>(d < 0 ? -d : d) * scale;
@@ -151,17 +152,17 @@ __global__ void __launch_bounds__(kColumnThreads, kBilinear&& kTwice ? 2 : 4)
             for (int j = 0; j < 4; ++j) part = fma(load<V>(from + s.at[j] * dy.pitch), V(s.weight[j]), part);
             sum = fma(part, V(h.weight[i]), sum);
           }
-        } else if constexpr (kBilinear) {
+        } else if constexpr (kTwice) {
+          for (int p = h.begin; p < h.end; ++p) {
+            const T* const from = line(p);
+            for (int q = s.begin; q < s.end; ++q) sum += load<V>(from + q * dy.pitch);
+          }
+        } else {
           for (int p = h.begin; p < h.end; ++p) {
             const T* const from = line(p);
             V part(0);
             for (int q = s.begin; q < s.end; ++q) part = fma(load<V>(from + q * dy.pitch), V(s.weight(q)), part);
             sum = fma(part, V(h.weight(p)), sum);
-          }
-        } else {
-          for (int p = h.begin; p < h.end; ++p) {
-            const T* const from = line(p);
-            for (int q = s.begin; q < s.end; ++q) sum += load<V>(from + q * dy.pitch);
           }
         }
         T* const to = out + w * dx.pitch + c;

@@ -49,6 +49,9 @@ struct Parameter {
   int pitch;       // from one pixel of an image to the next
 };
 
+template <class In>
+inline constexpr bool kByImage = std::is_same_v<In, PerImage> || std::is_same_v<In, Parameter>;
+
 // Where a thread stands.
 struct Place {
   int64_t pixel;     // of the batch
@@ -87,23 +90,23 @@ inline void expect_alike(const char* kernel, std::initializer_list<TensorView> m
   }
 }
 
-// Looks at whole maps of one shape as pixels of 32 channels where their elements divide, so that one channel goes in
+// Looks at whole maps of one shape as pixels of 64 channels where their elements divide, so that one channel goes in
 // vectors as well. Slices, and odd sizes, stay as they are.
 inline void flatten(std::initializer_list<TensorView*> maps) {
-  constexpr int kChannels = 32;
+  constexpr int kChannels = 64;
   const auto odd = [](const TensorView* m) { return !m->whole() || m->elements() % kChannels != 0; };
   if (std::any_of(maps.begin(), maps.end(), odd)) return;
   for (TensorView* m : maps)
     *m = {m->data, 1, 1, static_cast<int>(m->elements() / kChannels), kChannels, kChannels, m->dtype};
 }
 
-// Calls f(element type, pack) with what a thread may own of these maps: on the fast host 32 channels where they divide.
+// Calls f(element type, pack) with what a thread may own of these maps: on the fast host 64 channels where they divide.
 template <class F>
 void with_element_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
   const TensorView& y = *maps.begin();
   with_float_type(y.dtype, kernel, [&](auto t) {
     with_lanes<decltype(t)>(maps, [&](auto lanes) {
-      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 32 / L : 1;
+      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 64 / L : 1;
       if (y.C % (K * L) == 0)
         f(t, Pack<L, K>{});
       else
@@ -116,7 +119,7 @@ void with_element_packs(const char* kernel, std::initializer_list<TensorView> ma
 template <class T, class P, class F, class... In>
 __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
     map_elements(F f, TensorView y, int64_t pixels, bool accumulate, In... in) {
-  const int image = static_cast<int>(blockIdx.y);
+  const int image = (kByImage<In> || ...) ? static_cast<int>(blockIdx.y) : 0;
   const int64_t before = image * pixels;
   for_each_tile<T, P>(block_range(pixels), y.C, [&](int c, int64_t first, int64_t last, int step) {
 #if defined(__CUDACC__)
@@ -134,7 +137,6 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
 
 template <class F, class... In>
 void elementwise(Stream& stream, const char* name, F f, TensorView y, bool accumulate, In... in) {
-  constexpr bool by_image = ((std::is_same_v<In, PerImage> || std::is_same_v<In, Parameter>) || ...);
   const auto check = [&](const auto& x) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(x)>, TensorView>) expect_alike(name, {y, x});
   };
@@ -143,7 +145,7 @@ void elementwise(Stream& stream, const char* name, F f, TensorView y, bool accum
   with_element_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    const int images = by_image ? y.N : 1;
+    const int images = (kByImage<In> || ...) ? y.N : 1;
     const int64_t pixels = y.pixels() / std::max(images, 1);
     const Dim3 grid{blocks_for(stream, pixels * y.C / P::size, 1024), static_cast<unsigned>(images)};
     launch(stream, name, grid, {kElementThreads}, 0, map_elements<T, P, F, In...>, f, y, pixels, accumulate, in...);
