@@ -1,8 +1,8 @@
 #include "kernels/aspp.h"
 
-#include "kernels/channel_sum.h"
 #include "kernels/core/gemm.h"
 #include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -367,7 +367,7 @@ void aspp_weight_gradient(Stream& stream, const AsppWeightGradient& k) {
            partials);
   });
   const int64_t n = static_cast<int64_t>(K) * taps * C;
-  sum_partials(stream, {partials, splits.parts, n, n, k.dw, k.accumulate});
+  sum_partials(stream, {partials, splits.parts, n, n}, k.dw, k.accumulate);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

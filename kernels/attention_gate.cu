@@ -1,9 +1,9 @@
 #include "kernels/attention_gate.h"
 
-#include "kernels/channel_sum.h"
 #include "kernels/core/columns.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/mma.h"
+#include "kernels/core/reduce.h"
 #if REGOLITH_MMA
 #include "kernels/attention_gate_mma.h"
 #else
@@ -81,7 +81,7 @@ void attention_gate_backward(Stream& stream, const AttentionGateBackward& k) {
   const int blocks = REGOLITH_MMA ? layout.blocks : layout.parts;
   const int64_t n = static_cast<int64_t>(w.Ci) * k.x.C;
   const auto add_up = [&](const float* from, int count, int64_t stride, int64_t size, float* to) {
-    sum_partials(stream, {from, count, stride, size, to, k.accumulate_grads});
+    sum_partials(stream, {from, count, stride, size}, to, k.accumulate_grads);
   };
   const float *weights = layout.weight_sums(k.workspace, 0), *vectors = layout.vector_sums(k.workspace, 0, w.Ci);
   add_up(weights, layout.parts, layout.weights, n, k.dtheta);

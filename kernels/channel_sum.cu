@@ -1,89 +1,118 @@
 #include "kernels/channel_sum.h"
 
 #include "kernels/core/columns.h"
-#include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-// A block sums `each` pixels into a row of `partials`; a thread owns G vectors of channels.
-template <class T, int L, int G>
-__global__ void __launch_bounds__(kColumnThreads)
-    sum_pixels(const T* x, int pitch, int64_t pixels, int C, int64_t each, float* partials) {
-  using V = Vec<L>;
+constexpr int kThreads = 256;
+
+// partials: (parts, N, C).
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads) sum_pixels(TensorView x, int64_t each, float* partials) {
   Shared shared;
-  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
-  const int64_t begin = blockIdx.x * each, end = begin + each < pixels ? begin + each : pixels;
-  for (int base = 0; base < C; base += blockDim.x * L * G) {
-    const int c = base + threadIdx.x * L * G;
-    V sum[G];
-    for (int g = 0; g < G; ++g) sum[g] = V(0);
-    if (c < C) {
-#if defined(__CUDACC__)
-#pragma unroll 4
-#endif
-      for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y)
-        for (int g = 0; g < G; ++g) sum[g] += load<V>(x + p * pitch + c + g * L);
-    }
-    for (int g = 0; g < G; ++g) {
-      const V total = column_sum(sum[g], scratch);
-      if (threadIdx.y == 0 && c < C) store(partials + blockIdx.x * static_cast<int64_t>(C) + c + g * L, total);
+  float* scratch = shared.take<float>(reduce_scratch<Sums<P>>(kThreads, x.C / P::size));
+  const Plane<const T> plane(x);
+  sum_part<P, 1>(static_cast<int64_t>(x.H) * x.W, each, x.C, partials, scratch,
+                 [&](Sums<P>& sum, int64_t p, int c) { sum[0] += load_pack<P>(plane.at(p, c)); });
+}
+template <class P, class T>
+void launch_sum_pixels(Stream& stream, const char* name, T, const TensorView& x, const PixelParts& layout,
+                       float* partials) {
+  launch(stream, name, {static_cast<unsigned>(layout.parts), static_cast<unsigned>(x.N)}, {kThreads},
+         shared_bytes<float>(reduce_scratch<Sums<P>>(kThreads, x.C / P::size)), sum_pixels<T, P>, x, layout.each,
+         partials);
+}
+
+struct StoreSums {
+  float* out;
+  bool accumulate;
+  template <class P>
+  __device__ __forceinline__ void operator()(int, int64_t i, const P& sum) const {
+    store_pack(out + i, sum, accumulate);
+  }
+};
+
+struct Parts {  // without padding: see Branches in aspp.cu
+  const void* data[kMostParts] = {};
+  int64_t pitch[kMostParts] = {};
+};
+
+template <class T, int L>
+__global__ void __launch_bounds__(kColumnThreads)
+    add_image(Parts parts, int count, TensorView image, float scale, TensorView y, bool accumulate) {
+  using V = Vec<L>;
+  const Rows rows = block_rows(y);
+  for (int row = rows.begin; row < rows.end; ++row) {
+    for (int w = threadIdx.y; w < y.W; w += blockDim.y) {
+      const int64_t p = static_cast<int64_t>(row) * y.W + w;
+      T* out = y.as<T>() + p * y.pitch;
+      for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
+        V sum(0);
+        if (image) sum = V(scale) * load<V>(image.as<const T>() + row / y.H * image.pitch + c);
+        for (int i = 0; i < count; ++i) sum += load<V>(static_cast<const T*>(parts.data[i]) + p * parts.pitch[i] + c);
+        store(out + c, sum, accumulate);
+      }
     }
   }
 }
 
-template <int L>
-__global__ void __launch_bounds__(256)
-    add_partials(const float* partials, int parts, int64_t stride, int64_t n, float* out, bool accumulate) {
-  using V = Vec<L>;
-  Shared shared;
-  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
-  const Range r = block_range(n / L, blockDim.x);
-  for (int64_t base = r.begin; base < r.end; base += blockDim.x) {
-    const int64_t i = (base + threadIdx.x) * L;
-    V sum(0);
-    if (i < n)
-      for (int p = threadIdx.y; p < parts; p += blockDim.y) sum += load<V>(partials + p * stride + i);
-    sum = column_sum(sum, scratch);
-    if (threadIdx.y > 0 || i >= n) continue;
-    if (accumulate) sum += load<V>(out + i);
-    store(out + i, sum);
-  }
+void check(const char* kernel, const TensorView& m, const TensorView& like, int H, int W) {
+  if (m.N != like.N || m.H != H || m.W != W || m.C != like.C || m.dtype != like.dtype)
+    throw KernelError(std::string(kernel) +
+                      ": the maps must have one batch, one number of channels, one element type "
+                      "and one size; sums and images are of 1x1 pixels");
 }
 
 }  // namespace
 
 void channel_sum(Stream& stream, const ChannelSum& k) {
-  const ChannelSumLayout layout(k.x);
-  TensorView x = k.x;  // folded
-  x.C *= layout.fold;
-  if (layout.fold > 1) x.pitch = x.C;
-  float* partials = static_cast<float*>(k.workspace);
-  with_float_type(x.dtype, "channel_sum", [&](auto t) {
-    using T = decltype(t);
-    with_lanes<T>({x}, [&](auto lanes) {
-      constexpr int L = lanes;
-      const auto run = [&](auto kernel, int vectors) {
-        launch(stream, "channel_sum", {static_cast<unsigned>(layout.parts)}, columns_block(vectors),
-               shared_bytes<float>(column_scratch(L)), kernel, x.as<const T>(), x.pitch, k.x.pixels() / layout.fold,
-               x.C, layout.each, partials);
-      };
-      if constexpr (kWarp == 1) {  // one thread reads whole pixels
-        if (x.C % (4 * L) == 0) return run(sum_pixels<T, L, 4>, x.C / (4 * L));
-        if (x.C % (2 * L) == 0) return run(sum_pixels<T, L, 2>, x.C / (2 * L));
-      }
-      run(sum_pixels<T, L, 1>, x.C / L);
-    });
+  const int fold = channel_sum_fold(k.x), C = k.x.C;
+  const PixelParts layout = channel_sum_parts(k.x);
+  float* const partials = static_cast<float*>(k.workspace);
+  const TensorView folded{
+      k.x.data, 1, 1, static_cast<int>(k.x.pixels() / fold), C * fold, fold > 1 ? C * fold : k.x.pitch, k.x.dtype};
+  with_packs("channel_sum", {folded}, [&](auto t, auto pack) {
+    launch_sum_pixels<decltype(pack)>(stream, "channel_sum", t, folded, layout, partials);
   });
-  sum_partials(stream, {partials, layout.parts * layout.fold, k.x.C, k.x.C, k.sum, k.accumulate});
+  sum_partials(stream, {partials, layout.parts * fold, C, C}, k.sum, k.accumulate);
 }
 
-void sum_partials(Stream& stream, const SumPartials& k) {
-  with_lanes<float>({row_map(k.partials, k.n, k.stride), row_map(k.out, k.n)}, [&](auto lanes) {
-    constexpr int L = lanes;
-    const int64_t vectors = k.n / L;
-    launch(stream, "sum_partials", {blocks_for(stream, vectors, 16)}, {16, 16}, shared_bytes<float>(column_scratch(L)),
-           add_partials<L>, k.partials, k.parts, k.stride, k.n, k.out, k.accumulate);
+void sum_partials(Stream& stream, const Partials& k, float* out, bool accumulate) {
+  with_lanes<float>({row_map(k.data, k.n, k.stride), row_map(out, k.n)}, [&](auto lanes) {
+    launch_partials<lanes>(stream, "sum_partials", 1, k, 16, StoreSums{out, accumulate});
+  });
+}
+
+void image_sum(Stream& stream, const ImageSum& k) {
+  check("image_sum", k.sum, k.x, 1, 1);
+  const PixelParts layout = image_parts(k.x);
+  float* const partials = static_cast<float*>(k.workspace);
+  with_packs("image_sum", {k.x, k.sum}, [&](auto t, auto pack) {
+    launch_sum_pixels<decltype(pack)>(stream, "image_sum", t, k.x, layout, partials);
+    finish_image_sums<decltype(t), decltype(pack)::lanes>(stream, partials, layout.parts, k.scale, k.sum, false);
+  });
+}
+
+void add_images(Stream& stream, const AddImages& k) {
+  if (k.count < 0 || k.count > kMostParts) throw KernelError("add_images: takes up to 8 parts");
+  if (k.image) check("add_images", k.image, k.y, 1, 1);
+  Parts parts;
+  TensorView p[kMostParts];  // null beyond the count, so that with_lanes passes over them
+  for (int i = 0; i < k.count; ++i) {
+    p[i] = k.parts[i];
+    check("add_images", p[i], k.y, k.y.H, k.y.W);
+    parts.data[i] = p[i].data;
+    parts.pitch[i] = p[i].pitch;
+  }
+  with_float_type(k.y.dtype, "add_images", [&](auto t) {
+    using T = decltype(t);
+    with_lanes<T>({k.y, k.image, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]}, [&](auto lanes) {
+      constexpr int L = lanes;
+      launch(stream, "add_images", {row_blocks(stream, k.y)}, columns_block(k.y.C / L), 0, add_image<T, L>, parts,
+             k.count, k.image, k.scale, k.y, k.accumulate);
+    });
   });
 }
 

@@ -1,11 +1,16 @@
-// Sums over the pixels of a map: the gradient of a bias. In fp32, through partial sums that are added in an order that
-// depends on the shape alone.
+// Sums over the pixels of a map or of each image, channel by channel, and sums of maps and of such numbers.
+//
+//   channel_sum: sum[c] (+)= sum over n, h, w of x[n,h,w,c]: the gradient of a bias
+//   image_sum:   sum[n,c] = scale * sum over h, w of x[n,h,w,c]
+//   add_images:  y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c]
+//
+// With scale 1 / (H * W) the second is Keras' GlobalAveragePooling2D(keepdims=True) and PyTorch's AdaptiveAvgPool2d(1),
+// the third without parts its gradient. In fp32, through partial sums that are added in an order that depends on the
+// shape alone. Maps are (N, H, W, C) of one element type and may be slices.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
-
 #include "kernels/core/kernel.h"
+#include "kernels/core/pixel_parts.h"
 
 namespace regolith::kernels {
 
@@ -19,30 +24,35 @@ REGOLITH_KERNEL(channel_sum, ChannelSum);
 
 // Few channels, side by side: 16 pixels of C are summed as if they were one of 16 * C, in whole vectors, and those sums
 // are added up at the end.
-struct ChannelSumLayout {
-  int fold, parts;
-  int64_t each;  // folded pixels of one part
-  explicit ChannelSumLayout(const TensorView& x) {
-    fold = x.C % 16 != 0 && x.C < 64 && x.whole() && x.pixels() % 16 == 0 ? 16 : 1;
-    const int64_t pixels = x.pixels() / fold;
-    parts = static_cast<int>(std::clamp<int64_t>(x.elements() / 16384, 1, 512));
-    each = (pixels + parts - 1) / parts;
-  }
-};
+inline int channel_sum_fold(const TensorView& x) {
+  return x.C % 16 != 0 && x.C < 64 && x.whole() && x.pixels() % 16 == 0 ? 16 : 1;
+}
+inline PixelParts channel_sum_parts(const TensorView& x) {  // of folded pixels
+  const int fold = channel_sum_fold(x);
+  return {x.pixels() / fold, x.C * fold, 512};
+}
 inline size_t channel_sum_workspace(const TensorView& x) {  // the map's data may be null
-  const ChannelSumLayout layout(x);
-  return static_cast<size_t>(layout.parts) * layout.fold * x.C * sizeof(float);
+  return static_cast<size_t>(channel_sum_parts(x).parts) * channel_sum_fold(x) * x.C * sizeof(float);
 }
 
-// out[i] (+)= partials[0 * stride + i] + partials[1 * stride + i] + ... for i < n: the end of every such reduction.
-struct SumPartials {
-  const float* partials;  // (parts, stride)
-  int parts;
-  int64_t stride;
-  int64_t n;
-  float* out;  // (n)
-  bool accumulate;
+inline constexpr int kMostParts = 8;
+
+struct ImageSum {
+  TensorView x;
+  TensorView sum;  // (N, 1, 1, C)
+  float scale = 1;
+  void* workspace = nullptr;  // image_sum_workspace(x) bytes (pixel_parts.h), 256-byte aligned
 };
-REGOLITH_KERNEL(sum_partials, SumPartials);
+REGOLITH_KERNEL(image_sum, ImageSum);
+
+struct AddImages {
+  TensorView parts[kMostParts];
+  int count = 0;
+  TensorView image;  // (N, 1, 1, C) or null
+  float scale = 1;
+  TensorView y;  // may be one of the parts
+  bool accumulate = false;
+};
+REGOLITH_KERNEL(add_images, AddImages);
 
 }  // namespace regolith::kernels

@@ -1,8 +1,8 @@
 #include "kernels/conv_thin.h"
 
-#include "kernels/channel_sum.h"
 #include "kernels/core/columns.h"
 #include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -122,7 +122,14 @@ __global__ void __launch_bounds__(kColumnThreads)
   const int K = wide.C, C = thin.C, Q = wide.W, length = (Q + o.S - 1) * C, line = o.S * C, taps = o.R * line;
   Shared shared;
   float* patch = shared.take<float>((strips.rows + o.R - 1) * length);
-  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
+  float* scratch = shared.take<float>(reduce_scratch<Sums<Pack<L, 1>>>(kColumnThreads, K / (L * G)));
+  const ThreadTile tile = ThreadTile::of_columns();
+  const auto total_of = [&](const V& mine) {
+    Sums<Pack<L, 1>> sums;
+    sums[0].v[0] = mine;
+    reduce_rows(tile, sums, scratch);
+    return sums[0].v[0];
+  };
   const Strip strip(strips, wide);
   fill_patch<T>(thin, strip, Q, o, patch);
   sync_block();
@@ -151,7 +158,7 @@ __global__ void __launch_bounds__(kColumnThreads)
       }
       for (int d = 0; d < D; ++d) {
         for (int g = 0; g < G; ++g) {
-          const V total = column_sum(sum[d][g], scratch);
+          const V total = total_of(sum[d][g]);
           if (threadIdx.y > 0 || !mine || t + d >= taps) continue;
           if (o.taps_first) {
             store(out + (t + d) * K + k + g * L, total);
@@ -167,7 +174,7 @@ __global__ void __launch_bounds__(kColumnThreads)
     for (int i = threadIdx.y; mine && i < (strip.p1 - strip.p0) * Q; i += blockDim.y)
       for (int g = 0; g < G; ++g) sum[g] += load<V>(pixels + i * wide.pitch + k + g * L);
     for (int g = 0; g < G; ++g) {
-      const V total = column_sum(sum[g], scratch);
+      const V total = total_of(sum[g]);
       if (threadIdx.y == 0 && mine) store(out + taps * K + k + g * L, total);
     }
   }
@@ -290,8 +297,8 @@ void thin_gather(Stream& stream, const ThinGather& k) {
       constexpr int L = lanes;
       with_group(K / L, [&](auto group) {
         constexpr int G = group;
-        const size_t bytes =
-            shared_bytes<float>(strips.patch(k.wide, C, k.window)) + shared_bytes<float>(column_scratch(L));
+        const size_t bytes = shared_bytes<float>(strips.patch(k.wide, C, k.window)) +
+                             shared_bytes<float>(reduce_scratch<Sums<Pack<L, 1>>>(kColumnThreads, K / (L * G)));
         const auto run = [&](auto kernel) {
           launch(stream, "thin_gather", {static_cast<unsigned>(strips.count)}, columns_block(K / (L * G)), bytes,
                  kernel, k.thin, k.wide, k.window, strips, k.db != nullptr, partials);
@@ -305,8 +312,8 @@ void thin_gather(Stream& stream, const ThinGather& k) {
     });
   });
   const int64_t row = static_cast<int64_t>(taps + 1) * K, n = static_cast<int64_t>(taps) * K;
-  sum_partials(stream, {partials, strips.count, row, n, k.dw, k.accumulate});
-  if (k.db != nullptr) sum_partials(stream, {partials + n, strips.count, row, K, k.db, k.accumulate});
+  sum_partials(stream, {partials, strips.count, row, n}, k.dw, k.accumulate);
+  if (k.db != nullptr) sum_partials(stream, {partials + n, strips.count, row, K}, k.db, k.accumulate);
 }
 
 void thin_dot(Stream& stream, const ThinDot& k) {

@@ -1,13 +1,12 @@
 #include "kernels/layer_norm.h"
 
-#include "kernels/channel_sum.h"
 #include "kernels/core/columns.h"
-#include "kernels/core/launch.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-constexpr unsigned kThreads = 256;
+constexpr int kThreads = 256;
 
 // A warp owns a pixel; its channels stay in the first cache from one pass to the next.
 template <class T, int L>
@@ -16,18 +15,18 @@ __global__ void __launch_bounds__(kThreads) layer_norm(TensorView x, TensorView 
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels());
   const int first = lane() * L, step = kWarp * L;
-  const float share = 1 / static_cast<float>(x.C);
+  const float over_C = 1 / static_cast<float>(x.C);
   for (int64_t p = pixels.begin + warp_rank(); p < pixels.end; p += warps()) {
     const T* in = x.as<const T>() + p * x.pitch;
     T* out = y.as<T>() + p * y.pitch;
     V sum(0), squares(0);
     for (int c = first; c < x.C; c += step) sum += load<V>(in + c);
-    const float m = warp_sum(sum_lanes(sum)) * share;
+    const float m = warp_sum(sum_lanes(sum)) * over_C;
     for (int c = first; c < x.C; c += step) {
       const V d = load<V>(in + c) - V(m);
       squares = fma(d, d, squares);
     }
-    const float r = 1 / sqrtf(warp_sum(sum_lanes(squares)) * share + epsilon);
+    const float r = 1 / sqrtf(warp_sum(sum_lanes(squares)) * over_C + epsilon);
     for (int c = first; c < x.C; c += step)
       store(out + c, fma((load<V>(in + c) - V(m)) * V(r), load<V>(gamma + c), load<V>(beta + c)));
     if (lane() == 0) {
@@ -44,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   using V = Vec<L>;
   const Range pixels = block_range(x.pixels());
   const int first = lane() * L, step = kWarp * L;
-  const float share = 1 / static_cast<float>(x.C);
+  const float over_C = 1 / static_cast<float>(x.C);
   for (int64_t p = pixels.begin + warp_rank(); p < pixels.end; p += warps()) {
     const T *in = x.as<const T>() + p * x.pitch, *up = dy.as<const T>() + p * dy.pitch;
     T* out = dx.as<T>() + p * dx.pitch;
@@ -55,41 +54,28 @@ __global__ void __launch_bounds__(kThreads, 4)
       sum += g;
       moment = fma(g, (load<V>(in + c) - m) * r, moment);
     }
-    const V a(warp_sum(sum_lanes(sum)) * share), b(warp_sum(sum_lanes(moment)) * share);
+    const V a(warp_sum(sum_lanes(sum)) * over_C), b(warp_sum(sum_lanes(moment)) * over_C);
     for (int c = first; c < x.C; c += step) {
       const V h = (load<V>(in + c) - m) * r;
-      V g = (load<V>(up + c) * load<V>(gamma + c) - a - h * b) * r;
-      if (accumulate) g += load<V>(out + c);
-      store(out + c, g);
+      const V g = (load<V>(up + c) * load<V>(gamma + c) - a - h * b) * r;
+      store(out + c, g, accumulate);
     }
   }
 }
 
-// A block sums `each` pixels into a row of partials (parts, 2, C): of dy * h, and of dy.
+// Sums of dy * h and of dy, to partials (parts, 2, C).
 template <class T, int L>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ REGOLITH_FLAT void __launch_bounds__(kThreads)
     layer_norm_sums(TensorView x, TensorView dy, const float* mean, const float* rstd, int64_t each, float* partials) {
-  using V = Vec<L>;
+  using P = Pack<L, 1>;
   Shared shared;
-  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
-  const int64_t begin = blockIdx.x * each, end = begin + each < x.pixels() ? begin + each : x.pixels();
-  float* mine = partials + static_cast<int64_t>(blockIdx.x) * 2 * x.C;
-  for (int base = 0; base < x.C; base += blockDim.x * L) {
-    const int c = base + threadIdx.x * L;
-    V moment(0), sum(0);
-    if (c < x.C) {
-      for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
-        const V g = load<V>(dy.as<const T>() + p * dy.pitch + c);
-        moment = fma(g, (load<V>(x.as<const T>() + p * x.pitch + c) - V(mean[p])) * V(rstd[p]), moment);
-        sum += g;
-      }
-    }
-    moment = column_sum(moment, scratch);
-    sum = column_sum(sum, scratch);
-    if (threadIdx.y > 0 || c >= x.C) continue;
-    store(mine + c, moment);
-    store(mine + x.C + c, sum);
-  }
+  float* scratch = shared.take<float>(reduce_scratch<Sums<P, 2>>(kThreads, x.C / L));
+  const Plane<const T> xs(x), gs(dy);
+  sum_part<P, 2>(x.pixels(), each, x.C, partials, scratch, [&](Sums<P, 2>& sums, int64_t p, int c) {
+    const P g = load_pack<P>(gs.at(p, c));
+    sums[0] = fma(g, (load_pack<P>(xs.at(p, c)) - P(mean[p])) * P(rstd[p]), sums[0]);
+    sums[1] += g;
+  });
 }
 
 void require(const char* kernel, const TensorView& x, std::initializer_list<TensorView> others) {
@@ -116,22 +102,23 @@ void layer_norm_forward(Stream& stream, const LayerNormForward& k) {
 
 void layer_norm_backward(Stream& stream, const LayerNormBackward& k) {
   require("layer_norm_backward", k.x, {k.dy, k.dx});
-  const int C = k.x.C, parts = layer_norm_parts(k.x);
-  const int64_t each = (k.x.pixels() + parts - 1) / parts;
+  const int C = k.x.C;
+  const PixelParts layout = layer_norm_parts(k.x);
   float* partials = static_cast<float*>(k.workspace);
   with_float_type(k.x.dtype, "layer_norm_backward", [&](auto t) {
     using T = decltype(t);
     with_lanes<T>({k.x, k.dy, k.dx, row_map(k.gamma, C), row_map(partials, C)}, [&](auto lanes) {
       constexpr int L = lanes;
-      launch(stream, "layer_norm_sums", {static_cast<unsigned>(parts)}, columns_block(C / L),
-             shared_bytes<float>(column_scratch(L)), layer_norm_sums<T, L>, k.x, k.dy, k.mean, k.rstd, each, partials);
+      launch(stream, "layer_norm_sums", {static_cast<unsigned>(layout.parts)}, {kThreads},
+             shared_bytes<float>(reduce_scratch<Sums<Pack<L, 1>, 2>>(kThreads, C / L)), layer_norm_sums<T, L>, k.x,
+             k.dy, k.mean, k.rstd, layout.each, partials);
       if (!k.dx) return;  // last, because it may overwrite dy
       launch(stream, "layer_norm_gradient", {blocks_for(stream, k.x.pixels(), 16)}, {kThreads}, 0,
              layer_norm_gradient<T, L>, k.x, k.dy, k.dx, k.gamma, k.mean, k.rstd, k.accumulate_dx);
     });
   });
-  sum_partials(stream, {partials, parts, 2 * C, C, k.dgamma, k.accumulate_parameters});
-  sum_partials(stream, {partials + C, parts, 2 * C, C, k.dbeta, k.accumulate_parameters});
+  sum_partials(stream, {partials, layout.parts, 2 * C, C}, k.dgamma, k.accumulate_parameters);
+  sum_partials(stream, {partials + C, layout.parts, 2 * C, C}, k.dbeta, k.accumulate_parameters);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -12,10 +12,8 @@
 // (N, H, W, C) of one element type and may be slices of channels. Throws KernelError for shapes that do not fit.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
-
 #include "kernels/core/kernel.h"
+#include "kernels/core/pixel_parts.h"
 
 namespace regolith::kernels {
 
@@ -39,11 +37,10 @@ struct LayerNormBackward {
 };
 REGOLITH_KERNEL(layer_norm_backward, LayerNormBackward);
 
-inline int layer_norm_parts(const TensorView& x) {  // partial sums of the parameters' gradients
-  return static_cast<int>(std::clamp<int64_t>(x.elements() / 16384, 1, 512));
-}
+// In which the parameters' gradients are summed.
+inline PixelParts layer_norm_parts(const TensorView& x) { return {x.pixels(), x.C, 512}; }
 inline size_t layer_norm_workspace(const TensorView& x) {  // the map's data may be null
-  return static_cast<size_t>(layer_norm_parts(x)) * 2 * x.C * sizeof(float);
+  return static_cast<size_t>(layer_norm_parts(x).parts) * 2 * x.C * sizeof(float);
 }
 
 }  // namespace regolith::kernels

@@ -57,11 +57,7 @@ __global__ void __launch_bounds__(kColumnThreads)
           T* to = out + (i / 2 * dx.W + q * 2 + i % 2) * dx.pitch + c;
           const V g = i == 3 ? rest : select(v[i] == m, rest, V(0));
           rest = select(v[i] == m, V(0), rest);
-          if (accumulate) {
-            add_to(to, g);
-          } else {
-            store(to, g);
-          }
+          store(to, g, accumulate);
         }
       }
     }
@@ -94,12 +90,7 @@ __global__ void __launch_bounds__(kColumnThreads, 3)
             sum += g;
           }
         }
-        T* to = row_of<T>(dx, row) + w * dx.pitch + c;
-        if (accumulate) {
-          add_to(to, sum);
-        } else {
-          store(to, sum);
-        }
+        store(row_of<T>(dx, row) + w * dx.pitch + c, sum, accumulate);
       }
     }
   }

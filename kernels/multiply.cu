@@ -1,16 +1,10 @@
 #include "kernels/multiply.h"
 
 #include "kernels/core/elementwise.h"
-#include "kernels/core/image_sums.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
-
-template <class T, class P>
-__device__ __forceinline__ void put(T* out, P v, bool accumulate) {
-  if (accumulate) v += load_pack<P>(out);
-  store_pack(out, v);
-}
 
 template <class T, class P>
 __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
@@ -20,8 +14,8 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
     for (int64_t p = first; p < last; p += step) {
       const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
       const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
-      put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(b.as<const T>() + p * b.pitch + c), accumulate_a);
-      put(db.as<T>() + p * db.pitch + c, g * x, accumulate_b);
+      store_pack(da.as<T>() + p * da.pitch + c, g * load_pack<P>(b.as<const T>() + p * b.pitch + c), accumulate_a);
+      store_pack(db.as<T>() + p * db.pitch + c, g * x, accumulate_b);
     }
   });
 }
@@ -64,19 +58,18 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 
 // b is repeated over the pixels.
 
-template <class T, int L, int K>
-__global__ REGOLITH_FLAT void __launch_bounds__(kColumnThreads)
+template <class T, class P>
+__global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads)
     multiply_pixels_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, bool accumulate_a, int64_t each,
                              float* partials) {
-  using P = Pack<L, K>;
   Shared shared;
-  [[maybe_unused]] float* scratch = shared.take<float>(column_scratch(L));
+  float* scratch = shared.take<float>(reduce_scratch<Sums<P>>(kElementThreads, dy.C / P::size));
   const T* const scale = b.as<const T>() + static_cast<int64_t>(blockIdx.y) * b.pitch;
-  sum_image_part<L, K>(static_cast<int64_t>(dy.H) * dy.W, dy.C, each, partials, scratch, [&](int64_t p, int c) {
+  sum_part<P, 1>(static_cast<int64_t>(dy.H) * dy.W, each, dy.C, partials, scratch, [&](Sums<P>& sum, int64_t p, int c) {
     const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
     const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
-    if (da) put(da.as<T>() + p * da.pitch + c, g * load_pack<P>(scale + c), accumulate_a);
-    return g * x;
+    if (da) store_pack(da.as<T>() + p * da.pitch + c, g * load_pack<P>(scale + c), accumulate_a);
+    sum[0] += g * x;
   });
 }
 
@@ -130,35 +123,33 @@ void multiply_backward(Stream& stream, const MultiplyBackward& k) {
   if (same(dy, db)) {
     if (!da) return product(stream, dy, a, db, k.accumulate_b);
     flatten({&a, &b, &dy, &da, &db});
-    return with_element_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
+    return with_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
       launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / P::size, 1024)}, {kElementThreads}, 0,
              multiply_gradient<T, P>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b);
     });
   }
-  with_float_type(dy.dtype, "multiply_backward", [&](auto t) {
-    using T = decltype(t);
-    if (!repeats_over_pixels(dy, db)) {
+  if (!repeats_over_pixels(dy, db)) {
+    return with_float_type(dy.dtype, "multiply_backward", [&](auto t) {
+      using T = decltype(t);
       with_lanes<T>({a, dy, da}, [&](auto lanes) {
         constexpr int L = lanes;
         launch(stream, "multiply_channels_gradient", {blocks_for(stream, dy.elements() / L, 1024)}, {kElementThreads},
                0, multiply_channels_gradient<T, L>, a, b, dy, da, db, k.accumulate_a, k.accumulate_b,
                group_of(dy.C / L));
       });
-      return;
-    }
-    with_lanes<T>({a, b, dy, da, db}, [&](auto lanes) {
-      constexpr int L = lanes;
-      with_pack<L>(dy.C, [&](auto packs) {
-        const ImageSumLayout layout(dy);
-        float* const partials = static_cast<float*>(k.workspace);
-        launch(stream, "multiply_pixels_gradient", {static_cast<unsigned>(layout.parts), static_cast<unsigned>(dy.N)},
-               columns_block(dy.C / (L * packs)), shared_bytes<float>(column_scratch(L)),
-               multiply_pixels_gradient<T, L, packs>, a, b, dy, da, k.accumulate_a, layout.each, partials);
-        finish_image_sums<T, L>(stream, partials, layout.parts, 1.0f, db, k.accumulate_b);
-      });
     });
+  }
+  with_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
+    using T = decltype(t);
+    using P = decltype(pack);
+    const PixelParts layout = image_parts(dy);
+    float* const partials = static_cast<float*>(k.workspace);
+    launch(stream, "multiply_pixels_gradient", {static_cast<unsigned>(layout.parts), static_cast<unsigned>(dy.N)},
+           {kElementThreads}, shared_bytes<float>(reduce_scratch<Sums<P>>(kElementThreads, dy.C / P::size)),
+           multiply_pixels_gradient<T, P>, a, b, dy, da, k.accumulate_a, layout.each, partials);
+    finish_image_sums<T, P::lanes>(stream, partials, layout.parts, 1.0f, db, k.accumulate_b);
   });
 }
 

@@ -3,8 +3,8 @@
 // be slices of channels.
 #pragma once
 
-#include "kernels/core/image_parts.h"
 #include "kernels/core/kernel.h"
+#include "kernels/core/pixel_parts.h"
 
 namespace regolith::kernels {
 
@@ -31,7 +31,7 @@ inline bool repeats_over_pixels(const TensorView& large, const TensorView& b) {
   return b.H == 1 && b.W == 1 && b.C == large.C && (large.H != 1 || large.W != 1);
 }
 inline size_t multiply_workspace(const TensorView& large, const TensorView& db) {  // their data may be null
-  return repeats_over_pixels(large, db) ? ImageSumLayout(large).bytes(large) : 0;
+  return repeats_over_pixels(large, db) ? image_sum_workspace(large) : 0;
 }
 
 }  // namespace regolith::kernels

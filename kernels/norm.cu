@@ -1,249 +1,628 @@
 #include "kernels/norm.h"
 
+#include <numeric>
+
+#include "kernels/core/reduce.h"
+
+// The passes: moments, application, gradient sums, input gradient. Where group norm has samples enough to keep the
+// machine busy, a block does all passes over a bundle of whole groups of one sample: on the fast host over all
+// channels, whose map stays in the caches; on a GPU over as few channels as memory accesses allow, kept in shared
+// memory between the passes where they fit (else most of them are still in L2). Otherwise each pass is a launch over
+// the whole machine.
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-constexpr unsigned kThreads = 256;
+constexpr int kThreads = 256, kBundleThreads = 512;
+constexpr int kAhead = 16;  // pixels that are prefetched before they are used
 using One = Pack<1, 1>;
 
-struct Sum {  // of one element
-  static constexpr int floats = 1;
-  float value = 0;
-  __device__ __forceinline__ void save(float* at) const { *at = value; }
-  __device__ __forceinline__ void merge(const float* at) { value += *at; }
+// The channels c0 to c0 + C of a sample, which a block normalises.
+struct Part {
+  int64_t sample, pixels;
+  int c0, C, D;   // D: channels of a group
+  int64_t first;  // group, an index into mean and rstd
+  __device__ __forceinline__ Part(const Norm& k, int64_t at, int from, int channels)
+      : sample(at),
+        pixels(k.pixels()),
+        c0(from),
+        C(channels),
+        D(k.group_channels()),
+        first(at * (k.x.C / D) + from / D) {}
+  template <class T>
+  __device__ __forceinline__ Plane<T> of(const TensorView& m) const {
+    return Plane<T>(m, pixels * sample, c0);
+  }
 };
 
-// Moments of block x of sample y: partial (S, B, 2, C).
+// Mean and sum of squared deviations of `count` values a channel (Chan, Golub, LeVeque 1979).
+template <class P>
+struct Moments {
+  static constexpr int floats = 2 * P::size + (P::size % 4 == 0 ? 4 : 1);
+  P mean = P(0), m2 = P(0);
+  float count = 0;
+  __device__ __forceinline__ void merge(const P& other_mean, const P& other_m2, float other_count) {
+    if (other_count == 0) return;
+    const float all = count + other_count, weight = other_count / all;
+    const P d = other_mean - mean;
+    mean = fma(d, P(weight), mean);
+    m2 = fma(d * d, P(count * weight), m2 + other_m2);
+    count = all;
+  }
+  __device__ __forceinline__ void save(float* at) const {
+    store_pack(at, mean);
+    store_pack(at + P::size, m2);
+    at[2 * P::size] = count;
+  }
+  __device__ __forceinline__ void merge(const float* at) {
+    merge(load_pack<P>(at), load_pack<P>(at + P::size), at[2 * P::size]);
+  }
+};
+
+// Mean and squared deviations of the pixels of `range`, a channel each, to mean[C] and m2[C]. Every thread shifts by
+// its first pixel, so that cancellation loses at most the number of pixels of a thread. `tile`: null, or keeps what was
+// read, densely; the thread that wrote an element there may read it again without a barrier.
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
-    norm_statistics(Plane<const T> x, int C, int64_t pixels, size_t scratch, float* partial) {
-  Shared shared;
-  float* folds = shared.take<float>(scratch);
-  float* mine = partial + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2 * C;
-  block_moments<T, P>(x.shifted(pixels * blockIdx.y, 0), block_range(pixels), C, nullptr, mine, mine + C, folds);
+REGOLITH_DEVICE_LOOP void moments(Plane<const T> x, Range range, int C, T* tile, float* mean, float* m2,
+                                  float* scratch) {
+  block_reduce<P, Moments<P>>(
+      range, cache_block<T>(range.end - range.begin, C), C, scratch,
+      [&](Moments<P>& m, int c, int64_t first, int64_t last, int step) {
+        if (first >= last) return;
+        const P shift = load_pack<P>(x.at(first, c));
+        P a(0), b(0);
+        const auto add = [&](const P& value) {
+          const P d = value - shift;
+          a += d;
+          b = fma(d, d, b);
+        };
+        if (tile == nullptr) {
+          for (int64_t p = first; p < last; p += step) add(load_pack<P>(x.at(p, c)));
+        } else {
+          for (int64_t p = first; p < last; p += step) {
+            const P value = load_pack<P>(x.at(p, c));
+            store_pack(tile + (p - range.begin) * C + c, value);
+            add(value);
+          }
+        }
+        m.count = static_cast<float>((last - first + step - 1) / step);
+        const P mean_of_a = a * P(1 / m.count);
+        m.mean = shift + mean_of_a;
+        m.m2 = max(P(0), b - a * mean_of_a);
+      },
+      [&](Moments<P>& m, int c, int64_t done) {
+        if (done > 0) {
+          const P late_mean = m.mean, late_m2 = m.m2;
+          const float late_count = m.count;
+          m.mean = load_pack<P>(mean + c);
+          m.m2 = load_pack<P>(m2 + c);
+          m.count = static_cast<float>(done);
+          m.merge(late_mean, late_m2, late_count);
+        }
+        store_pack(mean + c, m.mean);
+        store_pack(m2 + c, m.m2);
+      });
 }
 
-// Merges the moments of a sample's blocks, then of a group's channels; updates the running statistics. Block x has
-// `tile` channels of sample y.
-__global__ void __launch_bounds__(kThreads)
-    norm_combine(const float* partial, int blocks, int C, int D, int tile, int64_t pixels, size_t scratch,
-                 float epsilon, float momentum, const int64_t* step, float* mean, float* rstd, float* running_mean,
-                 float* running_variance) {
-  Shared shared;
-  float *folds = shared.take<float>(scratch), *means = shared.take<float>(tile), *m2s = shared.take<float>(tile);
-  const int c0 = static_cast<int>(blockIdx.x) * tile, channels = C - c0 < tile ? C - c0 : tile;
-  const int64_t each = (pixels + blocks - 1) / blocks;
-  const ThreadTile crew(channels);
-  for (int first = 0; first < channels; first += crew.columns) {
-    const int c = first + crew.column;
-    Moments<One> all;
-    if (crew.row < crew.rows && c < channels) {
-      for (int b = crew.row; b < blocks; b += crew.rows) {
-        const float* part = partial + (static_cast<int64_t>(blockIdx.y) * blocks + b) * 2 * C + c0 + c;
-        const int64_t rest = pixels - b * each;
-        all.merge(load_pack<One>(part), load_pack<One>(part + C), static_cast<float>(rest < each ? rest : each));
-      }
+// Coefficients of the elementwise passes, by channel, in shared memory: h = (x - mean) * scale + beta.
+struct Channels {
+  float *mean, *scale, *beta;  // (C) each
+  template <class A>
+  REGOLITH_HOST_DEVICE Channels(A& a, int C) {
+    a.take_each(C, mean, scale, beta);
+  }
+  // Computes them from the statistics of the part. All threads call it; it ends with a barrier.
+  __device__ __forceinline__ void fill(const Norm& k, const Part& part) const {
+    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+      mean[c] = k.mean[part.first + c / part.D];
+      scale[c] = k.rstd[part.first + c / part.D] * k.gamma[part.c0 + c];
+      beta[c] = k.beta[part.c0 + c];
     }
-    reduce_rows(crew, all, folds);
-    if (crew.row == 0 && c < channels) {
-      store_pack(means + c, all.mean);
-      store_pack(m2s + c, all.m2);
+    sync_block();
+  }
+};
+template <class P>
+struct Affine {
+  P mean, scale, beta;
+  __device__ __forceinline__ Affine(const Channels& k, int c)
+      : mean(load_pack<P>(k.mean + c)), scale(load_pack<P>(k.scale + c)), beta(load_pack<P>(k.beta + c)) {}
+  __device__ __forceinline__ P operator()(const P& x) const { return fma(x - mean, scale, beta); }
+};
+
+// y = act((x - mean) * scale + beta (+ residual)) over the pixels of `range`; where `sums` is not null, the sum of y
+// before its rounding, a channel each, as well.
+template <class T, class P>
+REGOLITH_DEVICE_LOOP void apply(Plane<const T> x, Plane<const T> residual, Plane<T> y, bool relu, Range range, int C,
+                                Channels channels, float* sums, float* scratch) {
+  const float least = relu ? 0 : -INFINITY;
+  const auto each = [&](const Affine<P>& affine, int64_t p, int c) {
+    y.ahead(p + kAhead, c);
+    P h = affine(load_pack<P>(x.at(p, c)));
+    if (residual.data != nullptr) h += load_pack<P>(residual.at(p, c));
+    h = max(P(least), h);
+    store_pack(y.at(p, c), h);
+    return h;
+  };
+  if (sums == nullptr) {
+    for_each_tile<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
+      const Affine<P> affine(channels, c);
+      for (int64_t p = first; p < last; p += step) each(affine, p, c);
+    });
+    return;
+  }
+  block_reduce<P, Sums<P>>(
+      range, cache_block<T>(range.end - range.begin, C), C, scratch,
+      [&](Sums<P>& s, int c, int64_t first, int64_t last, int step) {
+        const Affine<P> affine(channels, c);
+        for (int64_t p = first; p < last; p += step) s[0] += each(affine, p, c);
+      },
+      [&](Sums<P>& s, int c, int64_t done) {
+        if (done > 0) s[0] += load_pack<P>(sums + c);
+        store_pack(sums + c, s[0]);
+      });
+}
+
+template <class T>
+struct GradientPlanes {
+  Plane<const T> x, y, dy;
+  Plane<T> dx, dresidual;
+  bool relu, accumulate_dx, accumulate_dresidual;
+  __device__ __forceinline__ GradientPlanes(const NormBackward& k, const Part& part)
+      : x(part.of<const T>(k.norm.x)),
+        y(part.of<const T>(k.y)),
+        dy(part.of<const T>(k.dy)),
+        dx(part.of<T>(k.dx)),
+        dresidual(part.of<T>(k.dresidual)),
+        relu(k.norm.relu),
+        accumulate_dx(k.accumulate_dx),
+        accumulate_dresidual(k.accumulate_dresidual) {}
+  // The gradient at the input of the activation.
+  template <class P>
+  __device__ __forceinline__ P gradient(const Affine<P>& affine, const P& value, int64_t p, int c) const {
+    const P g = load_pack<P>(dy.at(p, c));
+    if (!relu) return g;
+    if (y.data != nullptr) return where_positive(load_pack<P>(y.at(p, c)), g);
+    return where_positive(affine(value), g);
+  }
+};
+
+// Per channel over the pixels of `range`: sum[C] of the gradient g, and moment[C] of g * (x - mean).
+template <class T, class P>
+REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C, Channels channels, float* sum,
+                                        float* moment, float* scratch) {
+  block_reduce<P, Sums<P, 2>>(
+      range, cache_block<T>(range.end - range.begin, C), C, scratch,
+      [&](Sums<P, 2>& s, int c, int64_t first, int64_t last, int step) {
+        const Affine<P> affine(channels, c);
+        for (int64_t p = first; p < last; p += step) {
+          a.dy.ahead(p + kAhead, c);
+          const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
+          s[0] += g;
+          s[1] = fma(g, value - affine.mean, s[1]);
+        }
+      },
+      [&](Sums<P, 2>& s, int c, int64_t done) {
+        if (done > 0) {
+          s[0] += load_pack<P>(sum + c);
+          s[1] += load_pack<P>(moment + c);
+        }
+        store_pack(sum + c, s[0]);
+        store_pack(moment + c, s[1]);
+      });
+}
+
+// dx = scale * g + slope * (x - mean) + offset, and dresidual = g.
+template <class T, class P>
+REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C, Channels channels, const float* slope,
+                                         const float* offset) {
+  for_each_tile<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
+    const Affine<P> affine(channels, c);
+    const P b = load_pack<P>(slope + c), e = load_pack<P>(offset + c);
+#if defined(__CUDACC__)
+#pragma unroll 1  // more would spill: there are enough loads in one round
+#endif
+    for (int64_t p = first; p < last; p += step) {
+      a.dy.ahead(p + kAhead, c);
+      const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
+      store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
+      if (a.dresidual.data != nullptr) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);
+    }
+  });
+}
+
+// The two coefficients of apply_gradient from a part's sums of g and of g * (x - mean) * rstd: with m = D * pixels
+// values a group, slope = -rstd^2 / m * sum_D(gamma * moment), offset = -rstd / m * sum_D(gamma * sum). Ends with a
+// barrier.
+__device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, const float* sum, const float* moment,
+                                              float* slope, float* offset) {
+  const int D = part.D;
+  const float *rstd = k.rstd + part.first, *gamma = k.gamma + part.c0, values = static_cast<float>(part.pixels * D);
+  for (int g = static_cast<int>(threadIdx.x); g < part.C / D; g += static_cast<int>(blockDim.x)) {
+    float a = 0, b = 0;
+    for (int c = g * D; c < g * D + D; ++c) {
+      a += gamma[c] * sum[c];
+      b += gamma[c] * moment[c];
+    }
+    for (int c = g * D; c < g * D + D; ++c) {
+      offset[c] = -rstd[g] * a / values;
+      slope[c] = -rstd[g] * rstd[g] * b / values;
     }
   }
   sync_block();
-  float keep = momentum;
-  if (step != nullptr) {
-    const float t = static_cast<float>(*step), early = (1 + t) / (10 + t);
-    keep = early < momentum ? early : momentum;
+}
+
+// 1 / sqrt(variance + epsilon) of D channels' moments of `pixels` values each, and their common mean to *mean.
+__device__ __forceinline__ float group_rstd(const float* means, const float* m2s, int D, float pixels, float epsilon,
+                                            float* mean, float* variance) {
+  float m = 0, q = 0;
+  for (int c = 0; c < D; ++c) m += means[c];
+  m /= static_cast<float>(D);
+  for (int c = 0; c < D; ++c) q += m2s[c] + (means[c] - m) * (means[c] - m) * pixels;
+  *mean = m;
+  *variance = q / (pixels * static_cast<float>(D));
+  return 1 / sqrtf(*variance + epsilon);
+}
+
+// A block does all passes over `channels` channels of sample y, from channel x * channels.
+
+template <class T>
+struct BundleShared {
+  Channels channels;
+  float *m2, *scratch;  // (channels), (scratch)
+  T* tile;              // (pixels, channels), or empty
+  template <class A>
+  REGOLITH_HOST_DEVICE BundleShared(A& a, int C, size_t folds, size_t elements) : channels(a, C) {
+    a.take(m2, C);
+    a.take(scratch, folds);
+    a.take(tile, elements);
   }
-  for (int g = static_cast<int>(threadIdx.x); g < channels / D; g += static_cast<int>(blockDim.x)) {
-    const int out = static_cast<int>(blockIdx.y) * (C / D) + c0 / D + g;
+};
+template <class P>
+REGOLITH_HOST_DEVICE size_t bundle_scratch(int channels) {
+  const int packs = channels / P::size;
+  const size_t a = reduce_scratch<Moments<P>>(kBundleThreads, packs),
+               b = reduce_scratch<Sums<P>>(kBundleThreads, packs);
+  return a > b ? a : b;
+}
+
+template <class T, class P, bool kTile>
+__global__ void __launch_bounds__(kBundleThreads, 1) group_norm_bundle(NormForward k, int channels) {
+  const Part part(k.norm, blockIdx.y, static_cast<int>(blockIdx.x) * channels, channels);
+  const BundleShared<T> s = take_shared<BundleShared<T>>(channels, bundle_scratch<P>(channels),
+                                                         kTile ? static_cast<size_t>(part.pixels) * channels : 0);
+  const Range all{0, part.pixels};
+  Plane<const T> x = part.of<const T>(k.norm.x);
+  moments<T, P>(x, all, channels, kTile ? s.tile : nullptr, s.channels.mean, s.m2, s.scratch);
+  sync_block();
+  for (int g = static_cast<int>(threadIdx.x); g < channels / part.D; g += static_cast<int>(blockDim.x)) {
+    const int64_t out = part.first + g;
     float variance;
-    rstd[out] = group_rstd(means + g * D, m2s + g * D, D, static_cast<float>(pixels), epsilon, mean + out, &variance);
-    if (running_mean != nullptr) {
-      running_mean[out] = keep * running_mean[out] + (1 - keep) * mean[out];
-      running_variance[out] = keep * running_variance[out] + (1 - keep) * variance;
+    k.norm.rstd[out] = group_rstd(s.channels.mean + g * part.D, s.m2 + g * part.D, part.D,
+                                  static_cast<float>(part.pixels), k.epsilon, k.norm.mean + out, &variance);
+  }
+  sync_block();
+  s.channels.fill(k.norm, part);
+  if (kTile) x = {s.tile, channels};
+  apply<T, P>(x, part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu, all, channels, s.channels,
+              k.sums == nullptr ? nullptr : k.sums + part.sample * k.norm.x.C + part.c0, s.scratch);
+}
+
+struct GradientShared {
+  Channels channels;
+  float *sum, *moment, *slope, *offset, *scratch;  // (channels) each but the last
+  template <class A>
+  REGOLITH_HOST_DEVICE GradientShared(A& a, int C, size_t folds) : channels(a, C) {
+    a.take_each(C, sum, moment, slope, offset);
+    a.take(scratch, folds);
+  }
+};
+
+// totals: (N, 2, C), the sums of g and of g * (x - mean) * rstd.
+template <class T, class P>
+__global__ void __launch_bounds__(kBundleThreads, 1)
+    group_norm_bundle_gradient(NormBackward k, int channels, float* totals) {
+  const GradientShared s =
+      take_shared<GradientShared>(channels, reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size));
+  const Part part(k.norm, blockIdx.y, static_cast<int>(blockIdx.x) * channels, channels);
+  const GradientPlanes<T> planes(k, part);
+  const Range all{0, part.pixels};
+  s.channels.fill(k.norm, part);
+  gradient_sums<T, P>(planes, all, channels, s.channels, s.sum, s.moment, s.scratch);
+  sync_block();
+  for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
+    float* total = totals + part.sample * 2 * k.norm.x.C + part.c0 + c;
+    s.moment[c] *= k.norm.rstd[part.first + c / part.D];
+    total[0] = s.sum[c];
+    total[k.norm.x.C] = s.moment[c];
+  }
+  sync_block();
+  fill_gradient(k.norm, part, s.sum, s.moment, s.slope, s.offset);
+  apply_gradient<T, P>(planes, all, channels, s.channels, s.slope, s.offset);
+}
+
+// The passes as launches of their own. Block x takes its range of the pixels of sample y.
+
+__device__ __forceinline__ Part whole_part(const Norm& k) { return Part(k, blockIdx.y, 0, k.x.C); }
+// Where this block leaves `width` partial results a channel: (S, B, width, C).
+__device__ __forceinline__ float* partials_of_block(float* partials, int width) {
+  return partials + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * width;
+}
+
+template <class T, class P>
+__global__ void __launch_bounds__(kThreads, 3) norm_statistics(Norm k) {
+  Shared shared;
+  float* scratch = shared.take<float>(reduce_scratch<Moments<P>>(kThreads, k.x.C / P::size));
+  const Part part = whole_part(k);
+  float* mine = partials_of_block(static_cast<float*>(k.workspace), 2 * part.C);
+  moments<T, P>(part.of<const T>(k.x), block_range(part.pixels), part.C, nullptr, mine, mine + part.C, scratch);
+}
+
+struct CombineShared {
+  float *scratch, *means, *m2s;  // the last two (channels)
+  template <class A>
+  REGOLITH_HOST_DEVICE CombineShared(A& a, int channels) {
+    a.take(scratch, kWarp > 1 ? kThreads * Moments<One>::floats : 0);
+    a.take_each(channels, means, m2s);
+  }
+};
+
+// Merges the moments of a sample's blocks, then of a group's channels; updates the running statistics. Block x has
+// `width` channels of sample y.
+__global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int blocks, int width) {
+  const int all = k.norm.x.C, from = static_cast<int>(blockIdx.x) * width;
+  const Part part(k.norm, blockIdx.y, from, all - from < width ? all - from : width);
+  const CombineShared s = take_shared<CombineShared>(width);
+  const int64_t each = (part.pixels + blocks - 1) / blocks;
+  const float* partial = static_cast<const float*>(k.norm.workspace) + part.sample * blocks * 2 * all + part.c0;
+  block_reduce<One, Moments<One>>(
+      {0, blocks}, blocks, part.C, s.scratch,
+      [&](Moments<One>& m, int c, int64_t first, int64_t last, int step) {
+        for (int64_t b = first; b < last; b += step) {
+          const float* of_block = partial + b * 2 * all + c;
+          const int64_t rest = part.pixels - b * each;
+          m.merge(load_pack<One>(of_block), load_pack<One>(of_block + all),
+                  static_cast<float>(rest < each ? rest : each));
+        }
+      },
+      [&](Moments<One>& m, int c, int64_t) {
+        store_pack(s.means + c, m.mean);
+        store_pack(s.m2s + c, m.m2);
+      });
+  sync_block();
+  float keep = k.momentum;
+  if (k.step != nullptr) {
+    const float t = static_cast<float>(*k.step), early = (1 + t) / (10 + t);
+    keep = early < k.momentum ? early : k.momentum;
+  }
+  float *mean = k.norm.mean + part.first, *rstd = k.norm.rstd + part.first;
+  for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
+    float variance;
+    rstd[g] = group_rstd(s.means + g * part.D, s.m2s + g * part.D, part.D, static_cast<float>(part.pixels), k.epsilon,
+                         mean + g, &variance);
+    if (k.running_mean != nullptr) {
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * mean[g];
+      k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads) norm_given(const float* running_mean, const float* running_variance,
-                                                       int groups, float epsilon, float* mean, float* rstd) {
-  const Range r = block_range(groups);
-  for (int64_t g = r.begin + threadIdx.x; g < r.end; g += blockDim.x) {
-    mean[g] = running_mean[g];
-    rstd[g] = 1 / sqrtf(running_variance[g] + epsilon);
+__global__ void __launch_bounds__(kThreads) norm_given(NormForward k) {
+  const Range r = block_range(k.norm.x.C);
+  for (int64_t c = r.begin + threadIdx.x; c < r.end; c += blockDim.x) {
+    k.norm.mean[c] = k.running_mean[c];
+    k.norm.rstd[c] = 1 / sqrtf(k.running_variance[c] + k.epsilon);
   }
 }
+
+struct PassShared {
+  Channels channels;
+  float *slope, *offset, *scratch;
+  template <class A>
+  REGOLITH_HOST_DEVICE PassShared(A& a, int C, bool coefficients, size_t folds) : channels(a, C) {
+    a.take_each(coefficients ? C : 0, slope, offset);
+    a.take(scratch, folds);
+  }
+};
 
 // partial: (S, B, C), or null.
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
-    norm_apply(ForwardPlanes<T> a, int C, int D, int64_t pixels, size_t scratch, const float* mean, const float* rstd,
-               const float* gamma, const float* beta, float* partial) {
-  Shared shared;
-  const Channels k = Channels::take(shared, C);
-  float* folds = shared.take<float>(scratch);
-  const int g = static_cast<int>(blockIdx.y) * (C / D);
-  k.fill(mean + g, rstd + g, gamma, beta, C, D);
-  float* sums =
-      partial == nullptr ? nullptr : partial + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * C;
-  block_apply<T, P>(a.shifted(pixels * blockIdx.y, 0), block_range(pixels), C, k, sums, folds);
+__global__ void __launch_bounds__(kThreads, 3) norm_apply(NormForward k, size_t folds, float* partial) {
+  const Part part = whole_part(k.norm);
+  const PassShared s = take_shared<PassShared>(part.C, false, folds);
+  s.channels.fill(k.norm, part);
+  apply<T, P>(part.of<const T>(k.norm.x), part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu,
+              block_range(part.pixels), part.C, s.channels,
+              partial == nullptr ? nullptr : partials_of_block(partial, part.C), s.scratch);
 }
 
-// partial: (S, B, 2, C), the sums of g and of g * (x - mean).
+// Leaves the sums of g and of g * (x - mean) in the workspace: (S, B, 2, C).
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
-    norm_gradient_sums(BackwardPlanes<T> a, int C, int D, int64_t pixels, size_t scratch, const float* mean,
-                       const float* rstd, const float* gamma, const float* beta, float* partial) {
-  Shared shared;
-  const Channels k = Channels::take(shared, C);
-  float* folds = shared.take<float>(scratch);
-  const int g = static_cast<int>(blockIdx.y) * (C / D);
-  k.fill(mean + g, rstd + g, gamma, beta, C, D);
-  float* mine = partial + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2 * C;
-  block_gradient_sums<T, P>(a.shifted(pixels * blockIdx.y, 0), block_range(pixels), C, k, mine, mine + C, folds);
+__global__ void __launch_bounds__(kThreads, 3) norm_gradient_sums(NormBackward k) {
+  const Part part = whole_part(k.norm);
+  const PassShared s = take_shared<PassShared>(part.C, false, reduce_scratch<Sums<P, 2>>(kThreads, part.C / P::size));
+  s.channels.fill(k.norm, part);
+  float* mine = partials_of_block(static_cast<float*>(k.norm.workspace), 2 * part.C);
+  gradient_sums<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, mine, mine + part.C,
+                      s.scratch);
 }
 
-// out[s][e] = sum over b of partial[s][b][e]: element e is channel e % C of one of E / C quantities, the second of
-// which is multiplied by the rstd of its group, where rstd is given. Also to dbeta and dgamma, where given.
-struct Fold {
-  const float* partial;
-  int blocks, E, C, D;
-  const float* rstd;
-  float *out, *dbeta, *dgamma;
-  bool accumulate;
-};
-__global__ void __launch_bounds__(kThreads) norm_fold(Fold k, int tile, size_t scratch) {
-  Shared shared;
-  float* folds = shared.take<float>(scratch);
-  const int e0 = static_cast<int>(blockIdx.x) * tile, elements = k.E - e0 < tile ? k.E - e0 : tile;
-  const ThreadTile crew(elements);
-  for (int first = 0; first < elements; first += crew.columns) {
-    const int e = e0 + first + crew.column;
-    const bool mine = e < e0 + elements;
-    Sum sum;
-    if (crew.row < crew.rows && mine) {
-      for (int b = crew.row; b < k.blocks; b += crew.rows) {
-        sum.value += k.partial[(static_cast<int64_t>(blockIdx.y) * k.blocks + b) * k.E + e];
-      }
-    }
-    reduce_rows(crew, sum, folds);
-    if (crew.row > 0 || !mine) continue;
-    const int c = e % k.C;
-    if (k.rstd != nullptr && e >= k.C) sum.value *= k.rstd[static_cast<int>(blockIdx.y) * (k.C / k.D) + c / k.D];
-    if (k.out != nullptr) k.out[static_cast<int64_t>(blockIdx.y) * k.E + e] = sum.value;
-    if (float* parameters = e < k.C ? k.dbeta : k.dgamma) {
-      parameters[c] = k.accumulate ? parameters[c] + sum.value : sum.value;
-    }
-  }
-}
-
+// sums: (S, 2, C), of g and of g * (x - mean) * rstd.
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 3)
-    norm_apply_gradient(BackwardPlanes<T> a, int C, int D, int64_t pixels, bool training, const float* mean,
-                        const float* rstd, const float* gamma, const float* beta, const float* sums) {
-  Shared shared;
-  const Channels k = Channels::take(shared, C);
-  float *slope = shared.take<float>(C), *offset = shared.take<float>(C);
-  const int g = static_cast<int>(blockIdx.y) * (C / D);
-  k.fill(mean + g, rstd + g, gamma, beta, C, D);
-  if (training) {
-    const float* mine = sums + static_cast<int64_t>(blockIdx.y) * 2 * C;
-    fill_gradient(mine, mine + C, rstd + g, gamma, C, D, static_cast<float>(pixels * D), slope, offset);
+__global__ void __launch_bounds__(kThreads, 3) norm_apply_gradient(NormBackward k, const float* sums) {
+  const Part part = whole_part(k.norm);
+  const PassShared s = take_shared<PassShared>(part.C, true, 0);
+  s.channels.fill(k.norm, part);
+  if (k.norm.training) {
+    const float* mine = sums + part.sample * 2 * part.C;
+    fill_gradient(k.norm, part, mine, mine + part.C, s.slope, s.offset);
   } else {  // the statistics are constants
-    for (int c = static_cast<int>(threadIdx.x); c < C; c += static_cast<int>(blockDim.x)) slope[c] = offset[c] = 0;
+    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
+      s.slope[c] = s.offset[c] = 0;
     sync_block();
   }
-  block_apply_gradient<T, P>(a.shifted(pixels * blockIdx.y, 0), block_range(pixels), C, k, slope, offset);
+  apply_gradient<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, s.slope, s.offset);
 }
 
-void fold(Stream& stream, int samples, const Fold& k) {
-  constexpr int tile = 32;
-  const int threads = static_cast<int>(tile_threads(kThreads));
-  size_t scratch = 0;  // the last block may have fewer columns, and then more rows
-  for (const int columns : {std::min(tile, k.E), k.E % tile}) {
-    if (columns > 0) scratch = std::max(scratch, reduce_scratch<Sum>(threads, columns));
+// Stores element i of a sample's C or 2 * C sums: that of channel i % C of one quantity, or of two. Multiplies the
+// second by the rstd of its group, where rstd is given.
+struct StoreChannelSums {
+  int C, D;
+  const float* rstd;
+  float *out, *dbeta, *dgamma;  // out (S, C) or (S, 2, C); null: not wanted
+  bool accumulate;              // the parameters' gradients
+  __device__ __forceinline__ void operator()(int sample, int64_t i, const One& total) const {
+    const int c = static_cast<int>(i % C), quantities = dgamma != nullptr || rstd != nullptr ? 2 : 1;
+    float sum = total.v[0][0];
+    if (rstd != nullptr && i >= C) sum *= rstd[sample * (C / D) + c / D];
+    if (out != nullptr) out[static_cast<int64_t>(sample) * quantities * C + i] = sum;
+    if (float* parameters = i < C ? dbeta : dgamma) parameters[c] = accumulate ? parameters[c] + sum : sum;
   }
-  launch(stream, "norm_fold", {static_cast<unsigned>((k.E + tile - 1) / tile), static_cast<unsigned>(samples)},
-         {kThreads}, shared_bytes<float>(scratch), norm_fold, k, tile, scratch);
+};
+// partial: (S, B, E).
+void reduce_channels(Stream& stream, int samples, const float* partial, int blocks, int E,
+                     const StoreChannelSums& finish) {
+  launch_partials<1>(stream, "norm_fold", samples, {partial, blocks, E, E, static_cast<int64_t>(blocks) * E}, 32,
+                     finish);
+}
+
+// Sums over the samples of (samples, 2, C) sums into the gradients of beta and gamma.
+void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
+  const int C = k.norm.x.C;
+  reduce_channels(stream, 1, sums, k.norm.samples(), 2 * C,
+                  {C, 1, nullptr, nullptr, k.dbeta, k.dgamma, k.accumulate_parameters});
+}
+
+// Bytes of shared memory that a block may have.
+size_t shared_limit() {
+#if defined(__CUDACC__)
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
+    return 48 * 1024;
+  }
+  return static_cast<size_t>(bytes);
+#else
+  return 48 * 1024;
+#endif
+}
+
+// Channels of a block's bundle: whole groups and whole packs, of a sector of memory or more where that leaves blocks
+// enough. 0: the passes had better be launches of their own, which those of batch norm always are.
+int bundle_channels(const Stream& stream, const Norm& k, int pack) {
+  if (k.groups == 0) return 0;
+  const TensorView& x = k.x;
+  // Blocks that keep the machine busy; few in the checked execution, so that tests of small maps reach both ways.
+  const int64_t least = kExecution == Execution::checked ? 4 : stream.processors();
+  if (kWarp == 1) return x.N >= least ? x.C : 0;
+  int channels = std::lcm(k.group_channels(), pack);
+  while (channels * static_cast<int>(size_of(x.dtype)) < 64 && x.C % (2 * channels) == 0 &&
+         static_cast<int64_t>(x.N) * x.C / (2 * channels) >= 2 * least) {
+    channels *= 2;
+  }
+  const bool small = x.pixels() / x.N * channels * static_cast<int64_t>(size_of(x.dtype)) <= 16 * 1024;
+  return small || static_cast<int64_t>(x.N) * x.C / channels >= least ? channels : 0;
+}
+
+// Throws where a map that is there has not x's shape and type.
+void check(const char* kernel, const Norm& k, std::initializer_list<TensorView> others) {
+  const TensorView& x = k.x;
+  if (x.pixels() == 0 || k.groups < 0 || (k.groups > 0 && x.C % k.groups != 0)) {
+    throw KernelError(std::string(kernel) + ": x has " + std::to_string(x.pixels()) + " pixels of " +
+                      std::to_string(x.C) + " channels; expected some, in " + std::to_string(k.groups) +
+                      " groups of one size");
+  }
+  for (const TensorView& m : others) {
+    if (m && (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)) {
+      throw KernelError(std::string(kernel) + ": all maps must have the shape and the element type of x");
+    }
+  }
+}
+
+template <class T, class P>
+void forward_bundles(Stream& stream, const NormForward& k, int channels) {
+  const auto bytes = [&](size_t tile) {
+    return shared_bytes_of<BundleShared<T>>(channels, bundle_scratch<P>(channels), tile);
+  };
+  const size_t tile = static_cast<size_t>(k.norm.pixels()) * channels;
+  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit();
+  launch(stream, "group_norm", {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)},
+         {kBundleThreads}, bytes(fits ? tile : 0),
+         fits ? group_norm_bundle<T, P, kWarp != 1> : group_norm_bundle<T, P, false>, k, channels);
+}
+
+template <class T, class P>
+void forward_passes(Stream& stream, const NormForward& k) {
+  const Norm& n = k.norm;
+  const int C = n.x.C, D = n.group_channels();
+  const unsigned samples = static_cast<unsigned>(n.samples());
+  const unsigned summing = summing_blocks(stream, n.samples(), n.pixels());
+  float* workspace = static_cast<float*>(n.workspace);
+  if (n.training) {
+    launch(stream, "norm_statistics", {summing, samples}, {kThreads},
+           shared_bytes<float>(reduce_scratch<Moments<P>>(kThreads, C / P::size)), norm_statistics<T, P>, n);
+    const int width = std::min(C, D >= 32 ? D : 32 / D * D);
+    launch(stream, "norm_combine", {static_cast<unsigned>((C + width - 1) / width), samples}, {kThreads},
+           shared_bytes_of<CombineShared>(width), norm_combine, k, static_cast<int>(summing), width);
+  } else {
+    launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k);
+  }
+  const bool sums = k.sums != nullptr;
+  const size_t folds = sums ? reduce_scratch<Sums<P>>(kThreads, C / P::size) : 0;
+  launch(stream, "norm_apply", {sums ? summing : writing_blocks(stream, n.samples(), n.pixels()), samples}, {kThreads},
+         shared_bytes_of<PassShared>(C, false, folds), norm_apply<T, P>, k, folds, sums ? workspace : nullptr);
+  if (sums) {
+    reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C,
+                    {C, D, nullptr, k.sums, nullptr, nullptr, false});
+  }
+}
+
+template <class T, class P>
+void backward_passes(Stream& stream, const NormBackward& k) {
+  const Norm& n = k.norm;
+  const int C = n.x.C, S = n.samples();
+  const unsigned samples = static_cast<unsigned>(S), summing = summing_blocks(stream, S, n.pixels());
+  float* workspace = static_cast<float*>(n.workspace);
+  float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, 2, C)
+  launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
+         shared_bytes_of<PassShared>(C, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
+         norm_gradient_sums<T, P>, k);
+  const bool last = S == 1;  // then these sums are the parameters' gradients
+  reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
+                  {C, n.group_channels(), n.rstd, sums, last ? k.dbeta : nullptr, last ? k.dgamma : nullptr,
+                   k.accumulate_parameters});
+  launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
+         shared_bytes_of<PassShared>(C, true, size_t{0}), norm_apply_gradient<T, P>, k, sums);
+  if (!last) reduce_samples(stream, k, sums);
 }
 
 }  // namespace
 
 void norm_forward(Stream& stream, const NormForward& k) {
-  const int C = k.x.C, D = C / k.groups, S = k.samples;
-  const int64_t pixels = k.x.pixels() / S;
-  const int threads = static_cast<int>(tile_threads(kThreads));
-  const unsigned blocks = norm_blocks(stream, S, pixels, 4, norm_partials(S)), samples = static_cast<unsigned>(S);
-  const unsigned applying = norm_blocks(stream, S, pixels, kWarp == 1 ? 4 : 8, 65535);
-  with_float_type(k.x.dtype, "norm_forward", [&](auto t) {
+  check("norm_forward", k.norm, {k.residual, k.y});
+  with_packs("norm_forward", {k.norm.x, k.residual, k.y}, [&](auto t, auto pack) {
     using T = decltype(t);
-    with_lanes<T>({k.x, k.residual, k.y}, [&](auto lanes) {
-      with_pack<lanes>(C, [&](auto packs) {
-        using P = Pack<lanes, packs>;
-        if (k.training) {
-          const size_t scratch = reduce_scratch<Moments<P>>(threads, C / P::size);
-          launch(stream, "norm_statistics", {blocks, samples}, {kThreads}, shared_bytes<float>(scratch),
-                 norm_statistics<T, P>, plane_of<const T>(k.x), C, pixels, scratch, k.workspace);
-          const int tile = std::min(C, D >= 32 ? D : 32 / D * D);
-          size_t folds = 0;
-          for (const int columns : {tile, C % tile}) {
-            if (columns > 0) folds = std::max(folds, reduce_scratch<Moments<One>>(threads, columns));
-          }
-          launch(stream, "norm_combine", {static_cast<unsigned>((C + tile - 1) / tile), samples}, {kThreads},
-                 shared_bytes<float>(folds) + 2 * shared_bytes<float>(tile), norm_combine, k.workspace,
-                 static_cast<int>(blocks), C, D, tile, pixels, folds, k.epsilon, k.momentum, k.step, k.mean, k.rstd,
-                 k.running_mean, k.running_variance);
-        } else {
-          launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k.running_mean, k.running_variance, k.groups,
-                 k.epsilon, k.mean, k.rstd);
-        }
-        const ForwardPlanes<T> planes{plane_of<const T>(k.x), plane_of<const T>(k.residual), plane_of<T>(k.y), k.relu};
-        const size_t scratch = k.sums == nullptr ? 0 : reduce_scratch<Sums<P>>(threads, C / P::size);
-        launch(stream, "norm_apply", {k.sums == nullptr ? applying : blocks, samples}, {kThreads},
-               Channels::bytes(C) + shared_bytes<float>(scratch), norm_apply<T, P>, planes, C, D, pixels, scratch,
-               k.mean, k.rstd, k.gamma, k.beta, k.sums == nullptr ? nullptr : k.workspace);
-      });
-    });
+    using P = decltype(pack);
+    if (const int channels = bundle_channels(stream, k.norm, P::size)) {
+      forward_bundles<T, P>(stream, k, channels);
+    } else {
+      forward_passes<T, P>(stream, k);
+    }
   });
-  if (k.sums != nullptr) {
-    fold(stream, S, {k.workspace, static_cast<int>(blocks), C, C, D, nullptr, k.sums, nullptr, nullptr, false});
-  }
-}
-
-void norm_parameter_gradient(Stream& stream, const NormBackward& k, const float* sums) {
-  const int C = k.x.C;
-  fold(stream, 1, {sums, k.samples, 2 * C, C, 1, nullptr, nullptr, k.dbeta, k.dgamma, k.accumulate_parameters});
 }
 
 void norm_backward(Stream& stream, const NormBackward& k) {
-  const int C = k.x.C, D = C / k.groups, S = k.samples;
-  const int64_t pixels = k.x.pixels() / S;
-  const unsigned blocks = norm_blocks(stream, S, pixels, 4, norm_partials(S)), samples = static_cast<unsigned>(S);
-  const unsigned applying = norm_blocks(stream, S, pixels, kWarp == 1 ? 4 : 8, 65535);
-  float* sums = k.workspace + static_cast<int64_t>(norm_partials(S)) * S * 2 * C;  // (S, 2, C)
-  with_float_type(k.x.dtype, "norm_backward", [&](auto t) {
+  check("norm_backward", k.norm, {k.y, k.dy, k.dx, k.dresidual});
+  with_packs("norm_backward", {k.norm.x, k.y, k.dy, k.dx, k.dresidual}, [&](auto t, auto pack) {
     using T = decltype(t);
-    with_lanes<T>({k.x, k.y, k.dy, k.dy2, k.dx, k.dresidual}, [&](auto lanes) {
-      with_pack<lanes>(C, [&](auto packs) {
-        using P = Pack<lanes, packs>;
-        const BackwardPlanes<T> planes = backward_planes<T>(k);
-        const size_t scratch = reduce_scratch<Sums<P>>(static_cast<int>(tile_threads(kThreads)), C / P::size);
-        launch(stream, "norm_gradient_sums", {blocks, samples}, {kThreads},
-               Channels::bytes(C) + shared_bytes<float>(scratch), norm_gradient_sums<T, P>, planes, C, D, pixels,
-               scratch, k.mean, k.rstd, k.gamma, k.beta, k.workspace);
-        const bool last = S == 1;  // then these sums are the parameters' gradients
-        fold(stream, S,
-             {k.workspace, static_cast<int>(blocks), 2 * C, C, D, k.rstd, sums, last ? k.dbeta : nullptr,
-              last ? k.dgamma : nullptr, k.accumulate_parameters});
-        launch(stream, "norm_apply_gradient", {applying, samples}, {kThreads},
-               Channels::bytes(C) + 2 * shared_bytes<float>(C), norm_apply_gradient<T, P>, planes, C, D, pixels,
-               k.training, k.mean, k.rstd, k.gamma, k.beta, sums);
-      });
-    });
+    using P = decltype(pack);
+    const int channels = bundle_channels(stream, k.norm, P::size);
+    if (channels == 0) return backward_passes<T, P>(stream, k);
+    const size_t folds = reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size);
+    float* totals = static_cast<float*>(k.norm.workspace);
+    launch(stream, "group_norm_gradient",
+           {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)}, {kBundleThreads},
+           shared_bytes_of<GradientShared>(channels, folds), group_norm_bundle_gradient<T, P>, k, channels, totals);
+    reduce_samples(stream, k, totals);
   });
-  if (S > 1) norm_parameter_gradient(stream, k, sums);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -14,66 +14,68 @@ constexpr int kPixels = kWarp == 1 ? kLanes<float> : 1;
 using V = Vec<kPixels>;
 static_assert(kLossBlockPixels % kTile == 0 && kTile % kPixels == 0);
 
-template <class T>
-struct Pixels {  // logits or their gradient
-  T* data;
-  int pitch;
-  bool vectors;  // every tile of every image is whole 16-byte vectors of memory
+// The logits or their gradient. `vectors`: every tile of every image is whole 16-byte vectors of memory.
+struct Pixels {
+  TensorView map;
+  bool vectors;
+  explicit Pixels(const TensorView& m)
+      : map(m),
+        vectors(kWarp > 1 && m.whole() && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
+                static_cast<int64_t>(m.H) * m.W * m.C * static_cast<int64_t>(size_of(m.dtype)) % 16 == 0) {}
 };
 
-template <class T>
-Pixels<T> pixels_of(const TensorView& m) {
-  const bool vectors = kWarp > 1 && m.whole() && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
-                       static_cast<int64_t>(m.H) * m.W * m.C * sizeof(T) % 16 == 0;
-  return {m.as<T>(), m.pitch, vectors};
-}
-
-// Calls f(pixel, class, element) for this thread's elements of a tile that begins at `x`.
-template <class T, class F>
-__device__ __forceinline__ void for_elements(const Pixels<T>& x, int64_t begin, int pixels, int K, F&& f) {
-  T* const p0 = x.data + begin * x.pitch;
-  for (int k = 0; k < K; ++k)
-    for (int p = threadIdx.x; p < pixels; p += blockDim.x) f(p, k, p0[p * x.pitch + k]);
-}
-
-template <class T>
-__device__ __forceinline__ void load_tile(const Pixels<const T>& x, int64_t begin, int pixels, int K, float* tile) {
-  if (!x.vectors) {
-    for_elements(x, begin, pixels, K, [&](int p, int k, const T& e) { tile[k * kTile + p] = static_cast<float>(e); });
-    return;
+// Calls f with the first element of pixel `begin`, by the element type of the map: once a tile, so that a kernel is
+// compiled once for all types.
+template <class F>
+__device__ __forceinline__ void with_elements_at(const TensorView& m, int64_t begin, F&& f) {
+  if (m.dtype == DType::f32) return f(m.as<float>() + begin * m.pitch);
+  if constexpr (kExecution != Execution::fast) {
+    if (m.dtype == DType::f16) return f(m.as<fp16>() + begin * m.pitch);
   }
-  constexpr int L = kLanes<T>;
-  const T* const from = x.data + begin * K;
-  for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
-    const Vec<L> v = load<Vec<L>>(from + i);
-    int p = i / K, k = i % K;
-    for (int j = 0; j < L; ++j) {
-      tile[k * kTile + p] = v[j];
-      if (++k == K) k = 0, ++p;
+  f(m.as<bf16>() + begin * m.pitch);
+}
+
+__device__ __forceinline__ void load_tile(const Pixels& x, int64_t begin, int pixels, float* tile) {
+  const int K = x.map.C, pitch = x.map.pitch;
+  with_elements_at(x.map, begin, [&](const auto* from) {
+    constexpr int L = kLanes<std::remove_cvref_t<decltype(*from)>>;
+    if (kWarp == 1 || !x.vectors) {
+      for (int k = 0; k < K; ++k)
+        for (int p = threadIdx.x; p < pixels; p += blockDim.x)
+          tile[k * kTile + p] = static_cast<float>(from[p * pitch + k]);
+      return;
     }
-  }
+    for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
+      const Vec<L> v = load<Vec<L>>(from + i);
+      int p = i / K, k = i % K;
+      for (int j = 0; j < L; ++j) {
+        tile[k * kTile + p] = v[j];
+        if (++k == K) k = 0, ++p;
+      }
+    }
+  });
 }
 
-template <class T>
-__device__ __forceinline__ void store_tile(const Pixels<T>& x, int64_t begin, int pixels, int K, const float* tile,
-                                           bool accumulate) {
-  const auto put = [=](T& e, float g) { e = static_cast<T>(accumulate ? g + static_cast<float>(e) : g); };
-  if (!x.vectors) {
-    for_elements(x, begin, pixels, K, [&](int p, int k, T& e) { put(e, tile[k * kTile + p]); });
-    return;
-  }
-  constexpr int L = kLanes<T>;
-  T* const to = x.data + begin * K;
-  for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
-    int p = i / K, k = i % K;
-    Vec<L> v;
-    for (int j = 0; j < L; ++j) {
-      v.set(j, tile[k * kTile + p]);
-      if (++k == K) k = 0, ++p;
+__device__ __forceinline__ void store_tile(const Pixels& x, int64_t begin, int pixels, const float* tile) {
+  const int K = x.map.C, pitch = x.map.pitch;
+  with_elements_at(x.map, begin, [&](auto* to) {
+    using T = std::remove_cvref_t<decltype(*to)>;
+    constexpr int L = kLanes<T>;
+    if (kWarp == 1 || !x.vectors) {
+      for (int k = 0; k < K; ++k)
+        for (int p = threadIdx.x; p < pixels; p += blockDim.x) to[p * pitch + k] = static_cast<T>(tile[k * kTile + p]);
+      return;
     }
-    if (accumulate) v += load<Vec<L>>(to + i);
-    store(to + i, v);
-  }
+    for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
+      int p = i / K, k = i % K;
+      Vec<L> v;
+      for (int j = 0; j < L; ++j) {
+        v.set(j, tile[k * kTile + p]);
+        if (++k == K) k = 0, ++p;
+      }
+      store(to + i, v);
+    }
+  });
 }
 
 // The true class of each pixel of a tile, whole vectors of them; K where it counts for nothing.
@@ -104,21 +106,28 @@ __device__ __forceinline__ TileRange block_pixels(const Shape& s) {
   return {begin, end < s.image ? end : s.image};
 }
 
+struct DiceShared {
+  float* tile;   // (K, kTile)
+  float* truth;  // (kTile)
+  float* sums;   // (3, K)
+  template <class A>
+  REGOLITH_HOST_DEVICE DiceShared(A& a, int K) {
+    a.take(tile, K * kTile);
+    a.take(truth, kTile);
+    a.take(sums, 3 * K);
+  }
+};
+
 // I, P and T of each class over this block's pixels. Grid: (blocks of an image, N). out: (N, blocks, 3, K)
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    dice_sums(Pixels<const T> x, const uint8_t* mask, int ignore, Shape s, float* out) {
-  Shared shared;
-  float* tile = shared.take<float>(s.K * kTile);
-  float* truth = shared.take<float>(kTile);
-  float* sums = shared.take<float>(3 * s.K);
+__global__ void __launch_bounds__(kThreads) dice_sums(Pixels x, const uint8_t* mask, int ignore, Shape s, float* out) {
+  const auto [tile, truth, sums] = take_shared<DiceShared>(s.K);
   for (int i = threadIdx.x; i < 3 * s.K; i += blockDim.x) sums[i] = 0;
   const TileRange r = block_pixels(s);
   for (int64_t at = r.begin; at < r.end; at += kTile) {
     const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
     const int64_t begin = blockIdx.y * s.image + at;
     sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, s.K, tile);
+    load_tile(x, begin, pixels, tile);
     load_truth(mask, begin, pixels, s.K, ignore, truth);
     sync_block();
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
@@ -227,26 +236,35 @@ __device__ __forceinline__ V pixel_terms(const LossTerms& terms, const float* we
   return loss;
 }
 
+struct LossShared {
+  float *tile, *truth;     // (K, kTile), (kTile)
+  float* weights;          // (kMaxLossTerms, K + 1)
+  float *dice_a, *dice_b;  // (K + 1), (K)
+  float* scratch;          // (kReduceScratch)
+  int* counts;             // (K, K)
+  template <class A>
+  REGOLITH_HOST_DEVICE LossShared(A& a, int K) {
+    a.take(tile, K * kTile);
+    a.take(truth, kTile);
+    a.take(weights, kMaxLossTerms * (K + 1));
+    a.take(dice_a, K + 1);
+    a.take(dice_b, K);
+    a.take(scratch, kReduceScratch);
+    a.take(counts, K * K);
+  }
+};
+
 // Grid: (blocks of an image, N). partial: (N, blocks) sums of the pixel terms
-template <class T>
 __global__ void __launch_bounds__(kThreads)
-    pixel_loss(Pixels<const T> x, const uint8_t* mask, Shape s, LossTerms terms, const float* coefficients,
-               Pixels<T> dx, bool accumulate, const float* loss_scale, double* partial, int64_t* confusion,
-               uint8_t* prediction) {
+    pixel_loss(Pixels x, const uint8_t* mask, Shape s, LossTerms terms, const float* coefficients, Pixels dx,
+               const float* loss_scale, double* partial, int64_t* confusion, uint8_t* prediction) {
   const int K = s.K;
-  Shared shared;
-  float* tile = shared.take<float>(K * kTile);
-  float* truth = shared.take<float>(kTile);
-  float* weights = shared.take<float>(kMaxLossTerms * (K + 1));
-  float* dice_a = shared.take<float>(K + 1);
-  float* dice_b = shared.take<float>(K);
-  float* scratch = shared.take<float>(kReduceScratch);
-  int* counts = shared.take<int>(K * K);
+  const auto [tile, truth, weights, dice_a, dice_b, scratch, counts] = take_shared<LossShared>(K);
   for (int i = threadIdx.x; i < terms.pixel_terms * (K + 1); i += blockDim.x) {
     const int k = i % (K + 1);
     weights[i] = k < K ? terms.pixel[i / (K + 1)].class_weight[k] : 0;
   }
-  const bool dice = coefficients != nullptr && dx.data != nullptr;
+  const bool dice = coefficients != nullptr && dx.map;
   for (int k = threadIdx.x; k <= K; k += blockDim.x) {
     dice_a[k] = dice && k < K ? coefficients[(blockIdx.y * 2) * K + k] : 0;
     if (k < K) dice_b[k] = dice ? coefficients[(blockIdx.y * 2 + 1) * K + k] : 0;
@@ -260,7 +278,7 @@ __global__ void __launch_bounds__(kThreads)
     const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
     const int64_t begin = blockIdx.y * s.image + at;
     sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, K, tile);
+    load_tile(x, begin, pixels, tile);
     load_truth(mask, begin, pixels, K, terms.ignore, truth);
     sync_block();
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
@@ -293,7 +311,7 @@ __global__ void __launch_bounds__(kThreads)
       const V mine = pixel_terms(terms, weights, K, t, p_t, above_t - log_sum,
                                  above_sum * V(1.f / static_cast<float>(K)) - log_sum, g);
       loss += select(valid, mine, V(0));
-      if (dx.data == nullptr) continue;
+      if (!dx.map) continue;
       if (dice) {
         const V at_t = look_up(dice_a, t) * p_t;
         V mean(0);
@@ -307,9 +325,9 @@ __global__ void __launch_bounds__(kThreads)
         store(here + k * kTile, select(valid, full * scale, V(0)));
       }
     }
-    if (dx.data == nullptr) continue;
+    if (!dx.map) continue;
     sync_block();
-    store_tile(dx, begin, pixels, K, tile, accumulate);
+    store_tile(dx, begin, pixels, tile);
   }
   const float total = block_sum(sum_lanes(loss), scratch);  // its barriers also close the counts
   sync_block();
@@ -335,6 +353,7 @@ void check(const SoftmaxLoss& a) {
   if (x.C < 1 || x.C > kMaxClasses) fail("takes 1 to 32 classes, not " + std::to_string(x.C));
   if (g && (g.N != x.N || g.H != x.H || g.W != x.W || g.C != x.C || g.dtype != x.dtype))
     fail("dlogits must have the shape and type of the logits");
+  with_float_type(x.dtype, "softmax_loss", [](auto) {});
   if (a.workspace == nullptr) fail("needs a workspace");
   const LossTerms& t = a.terms;
   if (t.pixel_terms < 0 || t.pixel_terms > kMaxLossTerms || t.dice_terms < 0 || t.dice_terms > kMaxLossTerms)
@@ -357,24 +376,16 @@ void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
   double* const sums = partial + partials;
   float* const partial_sums = reinterpret_cast<float*>(sums + static_cast<int64_t>(x.N + 1) * 3 * s.K);
   float* const coefficients = partial_sums + partials * 3 * s.K;
-  const size_t tile = shared_bytes<float>(s.K * kTile) + shared_bytes<float>(kTile);
   const size_t reduce = shared_bytes<double>(kReduceScratch);
-  with_float_type(x.dtype, "softmax_loss", [&](auto t) {
-    using T = decltype(t);
-    const Pixels<T> logits = pixels_of<T>(x), dlogits = pixels_of<T>(a.dlogits);
-    const Pixels<const T> from{logits.data, logits.pitch, logits.vectors};
-    if (dice) {
-      launch(stream, "dice_sums", grid, {kThreads}, tile + shared_bytes<float>(3 * s.K), dice_sums<T>, from, a.mask,
-             a.terms.ignore, s, partial_sums);
-      launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
-             s.K, a.terms, sums, coefficients, dice_loss);
-    }
-    const size_t tables = shared_bytes<float>(kMaxLossTerms * (s.K + 1)) + shared_bytes<float>(s.K + 1) +
-                          shared_bytes<float>(s.K) + shared_bytes<float>(kReduceScratch) + shared_bytes<int>(s.K * s.K);
-    launch(stream, "pixel_loss", grid, {kThreads}, tile + tables, pixel_loss<T>, from, a.mask, s, a.terms,
-           dice ? coefficients : nullptr, dlogits, a.accumulate_gradient, a.loss_scale, partial, a.confusion,
-           a.prediction);
-  });
+  const Pixels logits(x), dlogits(a.dlogits);
+  if (dice) {
+    launch(stream, "dice_sums", grid, {kThreads}, shared_bytes_of<DiceShared>(s.K), dice_sums, logits, a.mask,
+           a.terms.ignore, s, partial_sums);
+    launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
+           s.K, a.terms, sums, coefficients, dice_loss);
+  }
+  launch(stream, "pixel_loss", grid, {kThreads}, shared_bytes_of<LossShared>(s.K), pixel_loss, logits, a.mask, s,
+         a.terms, dice ? coefficients : nullptr, dlogits, a.loss_scale, partial, a.confusion, a.prediction);
   if (a.loss != nullptr)
     launch(stream, "finish_loss", {1}, {kThreads}, reduce, finish_loss, partial, partials, dice ? dice_loss : nullptr,
            a.loss, a.accumulate_loss);

@@ -9,8 +9,9 @@
 // plus the sum over images and classes of the Dice terms (Milletari et al., "V-Net", 2016, with sums of p, not p^2),
 //   class_weight[c] * (1 - (2 I + smooth) / (P + T + smooth)),  I = sum p_c [t = c], P = sum p_c, T = sum [t = c]
 // A pixel whose mask is `ignore`, or no class, is in no term and not in the confusion matrix; its gradient is zero.
-// The shared memory is that of 5 classes.
+//
 // Occupancy: at least 50% (256 threads).
+// The shared memory of these two kernels is what they take for 5 classes.
 // Occupancy of dice_sums: at least 50% (256 threads, 6240 bytes of shared memory).
 // Occupancy of pixel_loss: at least 50% (256 threads, 6656 bytes of shared memory).
 #pragma once
@@ -44,7 +45,6 @@ struct SoftmaxLoss {
   const uint8_t* mask = nullptr;  // (N, H, W) class ids; null: no pixel has a truth
   LossTerms terms;
   TensorView dlogits;                 // (N, H, W, K), the logits' type: loss_scale times the gradient; null: evaluation
-  bool accumulate_gradient = false;   // add to what stands in dlogits
   const float* loss_scale = nullptr;  // one value in device memory; null: 1
   double* loss = nullptr;             // one value in device memory, without the loss scale; null: not wanted
   bool accumulate_loss = false;       // add to what stands in loss

@@ -2,7 +2,7 @@
 
 #include "kernels/core/columns.h"
 #include "kernels/core/dropout.h"
-#include "kernels/norm.h"
+#include "kernels/core/reduce.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
@@ -20,11 +20,11 @@ struct Samples {
   Plane<T> plane;
   int H, W;
   __device__ __forceinline__ int64_t pixels() const { return static_cast<int64_t>(H) * W; }
-  __device__ __forceinline__ Plane<T> of(int n) const { return plane.shifted(pixels() * n, 0); }
+  __device__ __forceinline__ Plane<T> of(int n) const { return {plane.at(pixels() * n, 0), plane.pitch}; }
 };
 template <class T>
 Samples<T> samples_of(const TensorView& m) {
-  return {plane_of<T>(m), m.H, m.W};
+  return {Plane<T>(m), m.H, m.W};
 }
 
 // The four pixels of x under pixel p of a map of half the size, `width` pixels wide.
@@ -38,14 +38,6 @@ struct Window {
   __device__ __forceinline__ Window(const Plane<T>& x, int64_t at, int width, int c) {
     for (int i = 0; i < 4; ++i) v[i] = load_pack<P>(x.at(at + i / 2 * 2 * width + i % 2, c));
   }
-};
-
-template <class P>
-struct OneSum {
-  static constexpr int floats = P::size;
-  P a = P(0);
-  __device__ __forceinline__ void save(float* at) const { store_pack(at, a); }
-  __device__ __forceinline__ void merge(const float* at) { a += load_pack<P>(at); }
 };
 
 // Lane by lane the larger, NaN where either is.
@@ -78,26 +70,27 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
   float* sums = partial + (static_cast<int64_t>(n) * gridDim.x + blockIdx.x) * C;
-  block_reduce<T, P, OneSum<P>>(
-      block_range(dy.pixels()), C, folds,
-      [&](OneSum<P>& sum, int c, int64_t first, int64_t last, int step) {
+  const Range range = block_range(dy.pixels());
+  block_reduce<P, Sums<P>>(
+      range, cache_block<T>(range.end - range.begin, C), C, folds,
+      [&](Sums<P>& sum, int c, int64_t first, int64_t last, int step) {
         for (int64_t p = first; p < last; p += step) {
           if constexpr (!kGradient) {
-            sum.a += load_pack<P>(xs.at(p, c));
+            sum[0] += load_pack<P>(xs.at(p, c));
           } else if constexpr (kFinish == Finish::pool) {
             const Window<const T, P> w(xs, Window<const T, P>::corner(p, dy.W), dy.W, c);
             const P top = max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0])));
-            sum.a = fma(load_pack<P>(gs.at(p, c)), top, sum.a);
+            sum[0] = fma(load_pack<P>(gs.at(p, c)), top, sum[0]);
           } else {
             P g = load_pack<P>(gs.at(p, c));
             if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
-            sum.a = fma(g, load_pack<P>(xs.at(p, c)), sum.a);
+            sum[0] = fma(g, load_pack<P>(xs.at(p, c)), sum[0]);
           }
         }
       },
-      [&](OneSum<P>& sum, int c, int64_t done) {
-        if (done > 0) sum.a += load_pack<P>(sums + c);
-        store_pack(sums + c, sum.a);
+      [&](Sums<P>& sum, int c, int64_t done) {
+        if (done > 0) sum[0] += load_pack<P>(sums + c);
+        store_pack(sums + c, sum[0]);
       });
 }
 
@@ -272,10 +265,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   for_each_tile<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
     const P e = load_pack<P>(offset + static_cast<int64_t>(n) * C + c);
-    const auto put = [&](int64_t pixel, P g) {
-      if (accumulate) g += load_pack<P>(out.at(pixel, c));
-      store_pack(out.at(pixel, c), g);
-    };
+    const auto put = [&](int64_t pixel, const P& g) { store_pack(out.at(pixel, c), g, accumulate); };
     for (int64_t p = first; p < last; p += step) {
       P g = load_pack<P>(gs.at(p, c));
       if constexpr (kFinish == Finish::pool) {
@@ -322,16 +312,6 @@ void with_finish(const SqueezeExcite& k, F&& f) {
   f(std::integral_constant<Finish, Finish::plain>{});
 }
 
-// Calls f(T, P) as for_each_tile wants them.
-template <class F>
-void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
-  const TensorView& x = *maps.begin();
-  with_float_type(x.dtype, kernel, [&](auto t) {
-    using T = decltype(t);
-    with_lanes<T>(maps, [&](auto lanes) { with_pack<lanes>(x.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
-  });
-}
-
 // Calls f with the lanes of rows of C and of rows of `hidden` numbers. The caller adds some of each, or null.
 template <class F>
 void with_dense_lanes(const SqueezeExcite& k, const float* of_C, const float* of_hidden, const float* units, F&& f) {
@@ -352,7 +332,7 @@ void launch_sums(Stream& stream, const char* name, const SqueezeExcite& op, cons
   with_packs(name, {op.x, dy}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    const size_t scratch = reduce_scratch<OneSum<P>>(static_cast<int>(tile_threads(kThreads)), op.x.C / P::size);
+    const size_t scratch = reduce_scratch<Sums<P>>(kThreads, op.x.C / P::size);
     launch(stream, name, {blocks, static_cast<unsigned>(op.x.N)}, {kThreads}, shared_bytes<float>(scratch),
            squeeze_sums<T, P, kGradient, finish>, samples_of<const T>(op.x), samples_of<const T>(dy), op.x.C,
            dropout_numbers(op.dropout), scratch, static_cast<float*>(op.workspace));
@@ -360,10 +340,10 @@ void launch_sums(Stream& stream, const char* name, const SqueezeExcite& op, cons
 }
 
 unsigned sum_blocks(Stream& stream, const TensorView& m) {
-  return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, 4, norm_partials(m.N));
+  return summing_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W);
 }
 unsigned scale_blocks(Stream& stream, const TensorView& m) {
-  return norm_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W, kWarp == 1 ? 4 : 8, 65535);
+  return writing_blocks(stream, m.N, static_cast<int64_t>(m.H) * m.W);
 }
 
 }  // namespace

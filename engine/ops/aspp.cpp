@@ -8,7 +8,6 @@
 #include "engine/ops/registry.h"
 #include "kernels/channel_sum.h"
 #include "kernels/copy_matrices.h"
-#include "kernels/image_sum.h"
 
 namespace regolith {
 namespace {

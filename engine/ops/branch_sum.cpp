@@ -5,7 +5,6 @@
 
 #include "engine/ops/conv.h"
 #include "kernels/channel_sum.h"
-#include "kernels/image_sum.h"
 
 namespace regolith {
 namespace {

@@ -3,6 +3,7 @@
 
 #include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
+#include "kernels/norm.h"
 
 namespace regolith {
 
@@ -12,6 +13,7 @@ struct NormEpilogue {
   bool relu = false;
 };
 
+// Parameters: gamma (C), beta (C).
 class NormOp : public Op {
  public:
   NormEpilogue epilogue;
@@ -20,54 +22,42 @@ class NormOp : public Op {
   bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
   std::string describe() const override;
+  Inference infer(const std::vector<Shape>& inputs) override;
+  size_t forward_workspace() const override;
+  size_t backward_workspace() const override { return forward_workspace(); }
+  void forward(const OpRun& run) override;
+  void backward(const OpRun& run) override;
 
  protected:
-  // What both norms infer: shape, gamma and beta, and what backward reads.
-  Inference infer_norm(const std::vector<Shape>& inputs) const;
-  virtual std::string numbers() const = 0;
-  float epsilon_ = 1e-3f;
+  NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
+  int64_t statistics() const;  // pairs of mean and rstd
+  kernels::Norm arguments(const OpRun& run) const;
+  int groups_;  // 0: batch norm
+  float epsilon_, momentum_ = 0;
+  bool training_ = true;
+  Shape shape_;
 };
 
-// Parameters: gamma (C), beta (C).
 class GroupNormOp : public NormOp {
  public:
   // Fewer channels than groups: a group per channel.
-  GroupNormOp(int groups, float epsilon) : groups_(groups) { epsilon_ = epsilon; }
+  GroupNormOp(int groups, float epsilon) : NormOp(groups, epsilon) {}
   bool emits_statistics = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
   std::string_view kind() const override { return "group_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t aux_bytes() const override;
-  size_t forward_workspace() const override;
-  size_t backward_workspace() const override { return forward_workspace(); }
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
-
- private:
-  std::string numbers() const override;
-  int groups_;
-  Shape shape_;
 };
 
-// Parameters: gamma, beta, and the running mean and variance (C), which are not trained.
+// Parameters also: the running mean and variance (C), which are not trained.
 class BatchNormOp : public NormOp {
  public:
-  BatchNormOp(float momentum, float epsilon) : momentum_(momentum) { epsilon_ = epsilon; }
+  BatchNormOp(float momentum, float epsilon) : NormOp(0, epsilon) { momentum_ = momentum; }
   std::string_view kind() const override { return "batch_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<BatchNormOp>(*this); }
   bool couples_batch() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override { training_ = context.batch_statistics; }
-  size_t forward_workspace() const override;
-  size_t backward_workspace() const override { return forward_workspace(); }
-  void forward(const OpRun& run) override;
-  void backward(const OpRun& run) override;
-
- private:
-  std::string numbers() const override;
-  float momentum_;
-  bool training_ = true;
-  Shape shape_;
 };
 
 std::unique_ptr<Op> parse_group_norm(const Attributes& a);  // groups, epsilon

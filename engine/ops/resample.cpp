@@ -3,7 +3,7 @@
 #include "engine/base/error.h"
 #include "engine/base/text.h"
 #include "engine/ops/registry.h"
-#include "kernels/image_sum.h"
+#include "kernels/channel_sum.h"
 #include "kernels/max_pool.h"
 #include "kernels/resize.h"
 

@@ -1,5 +1,5 @@
-// What the threads of a block do together. Each has a GPU body, a checked body (publish, yield, read) and a fast body,
-// where a block is one thread, so that most are the identity.
+// Barriers, shuffles and sums of the threads of a block. Each has a GPU body, a checked body (publish, yield, read) and
+// a fast body, where a block is one thread, so that most are the identity.
 #pragma once
 
 #include <algorithm>
@@ -57,12 +57,8 @@ template <class T>
 __device__ __forceinline__ T shuffle_xor(T x, [[maybe_unused]] int mask) {
 #if defined(__CUDACC__)
   return __shfl_xor_sync(0xffffffffu, x, mask);
-#elif defined(REGOLITH_CHECKED)
-  T all[kWarp];
-  host::exchange(&x, all, sizeof x);
-  return all[lane() ^ mask];
 #else
-  return x;
+  return shuffle(x, lane() ^ mask);
 #endif
 }
 

@@ -1,18 +1,24 @@
-// How the threads of a block share a batch of pixels of many channels: some stand side by side and own the channels of
-// one pixel, the rest of them take other pixels.
+// Divides a batch of pixels of many channels among the threads of a block: a thread owns a pack of neighbouring
+// channels of every n-th pixel.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/core/collectives.h"
+#include "kernels/core/launch.h"
+#include "kernels/core/tensor_view.h"
 #include "kernels/core/vec.h"
 
-// Before `void` of a kernel that is built of function objects: the fast host takes them all into its loops, and keeps
-// what they refer to in registers.
-#if !defined(__CUDACC__) && !defined(REGOLITH_CHECKED)
-#define REGOLITH_FLAT __attribute__((flatten))
-#else
+// REGOLITH_FLAT stands before `void` of a kernel that is built of function objects: the fast host inlines them into its
+// loops and keeps what they capture in registers. REGOLITH_DEVICE_LOOP stands before `void` of a loop over pixels that
+// several kernels call: a GPU inlines it into each of them; a host compiles it once.
+#if defined(__CUDACC__)
 #define REGOLITH_FLAT
+#define REGOLITH_DEVICE_LOOP __device__ __forceinline__
+#elif defined(REGOLITH_CHECKED)
+#define REGOLITH_FLAT
+#define REGOLITH_DEVICE_LOOP __attribute__((noinline))
+#else
+#define REGOLITH_FLAT __attribute__((flatten))
+#define REGOLITH_DEVICE_LOOP __attribute__((noinline, flatten))
 #endif
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
@@ -21,7 +27,7 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 // elsewhere). The operations are those of Vec.
 template <int L, int K>
 struct Pack {
-  static constexpr int size = L * K;
+  static constexpr int lanes = L, size = L * K;
   Vec<L> v[K];
 
   Pack() = default;
@@ -77,22 +83,52 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<L, K>& a) {
   for (int k = 0; k < K; ++k) store(p + k * L, a.v[k]);
 }
 
-// Threads of a block as `rows` times `columns`; a column owns one of the `units` packs of a pixel.
+template <class T, int L, int K>
+__device__ __forceinline__ void store_pack(T* p, Pack<L, K> a, bool accumulate) {
+  if (accumulate) a += load_pack<Pack<L, K>>(p);
+  store_pack(p, a);
+}
+
+// The pixels of a map, by pointer and pitch. A null map has no data.
+template <class T>
+struct Plane {
+  T* data = nullptr;
+  int pitch = 0;
+  Plane() = default;
+  REGOLITH_HOST_DEVICE Plane(T* from, int elements) : data(from), pitch(elements) {}
+  // From pixel `pixel` and channel `c` of the map on.
+  REGOLITH_HOST_DEVICE explicit Plane(const TensorView& m, int64_t pixel = 0, int c = 0)
+      : data(m ? m.as<T>() + pixel * m.pitch + c : nullptr), pitch(m.pitch) {}
+  __device__ __forceinline__ T* at(int64_t pixel, int c) const { return data + pixel * pitch + c; }
+  __device__ __forceinline__ void ahead(int64_t pixel, int c) const { prefetch(data, pixel * pitch + c); }
+};
+
+// The threads of a block as `rows` times `columns`: a column owns one of the `packs` of a pixel, the rows divide the
+// pixels.
 struct ThreadTile {
   int columns, rows, column, row;
-  __device__ __forceinline__ explicit ThreadTile(int units) {
+  __device__ __forceinline__ explicit ThreadTile(int packs) {
     const int threads = static_cast<int>(blockDim.x), rank = static_cast<int>(threadIdx.x);
-    columns = units < threads ? units : threads;
+    columns = packs < threads ? packs : threads;
     rows = threads / columns;
     column = rank % columns;
     row = rank / columns;  // == rows for threads left over
   }
+  // That of a block of columns_block().
+  __device__ __forceinline__ static ThreadTile of_columns() {
+    return {static_cast<int>(blockDim.x), static_cast<int>(blockDim.y), static_cast<int>(threadIdx.x),
+            static_cast<int>(threadIdx.y)};
+  }
+
+ private:
+  __device__ __forceinline__ ThreadTile(int width, int height, int x, int y)
+      : columns(width), rows(height), column(x), row(y) {}
 };
 
-// Pixels that are handled together: on the host so many that their channels stay in the first caches while the columns
-// are gone through one after the other; elsewhere all.
+// Pixels of a cache block: on the host all their channels stay in the first caches while the columns are gone through
+// one after the other; elsewhere all pixels.
 template <class T>
-__device__ __forceinline__ int64_t chunk_of(int64_t pixels, [[maybe_unused]] int C) {
+__device__ __forceinline__ int64_t cache_block(int64_t pixels, [[maybe_unused]] int C) {
   if constexpr (kWarp == 1) {
     const int64_t fit = 32768 / (static_cast<int64_t>(C) * static_cast<int64_t>(sizeof(T)));
     return fit < 32 ? 32 : fit > 512 ? 512 : fit;
@@ -101,54 +137,36 @@ __device__ __forceinline__ int64_t chunk_of(int64_t pixels, [[maybe_unused]] int
   }
 }
 
-// Calls body(c, first, last, step) for every share of the pixels of `range` that the thread owns: pixels first,
-// first + step, ... below last, and of each the channels c to c + P::size. Not all threads make the same calls.
+// Calls body(c, first, last, step) for all pixels of `range` that the thread owns: first, first + step, ... below last,
+// and of each the channels c to c + P::size. The number of calls differs between threads.
 template <class T, class P, class F>
 __device__ __forceinline__ void for_each_tile(Range range, int C, F&& body) {
-  const int units = C / P::size;
-  const ThreadTile crew(units);
-  if (crew.row >= crew.rows) return;
-  const int64_t chunk = chunk_of<T>(range.end - range.begin, C);
-  for (int64_t begin = range.begin; begin < range.end; begin += chunk) {
-    const int64_t end = begin + chunk < range.end ? begin + chunk : range.end;
-    for (int u = crew.column; u < units; u += crew.columns) body(u * P::size, begin + crew.row, end, crew.rows);
+  const int packs = C / P::size;
+  const ThreadTile tile(packs);
+  if (tile.row >= tile.rows) return;
+  const int64_t block = cache_block<T>(range.end - range.begin, C);
+  for (int64_t begin = range.begin; begin < range.end; begin += block) {
+    const int64_t end = begin + block < range.end ? begin + block : range.end;
+    for (int u = tile.column; u < packs; u += tile.columns) body(u * P::size, begin + tile.row, end, tile.rows);
   }
 }
 
-// Folds the states of the threads of a column into that of its row 0, in a fixed order. State: `floats` (a multiple of
-// 4, or anything for packs of one channel), save(float*), merge(const float*). All threads of the block call it.
-template <class State>
-__device__ __forceinline__ void reduce_rows(const ThreadTile& crew, State& mine, float* scratch) {
-  for (int left = crew.rows; left > 1;) {
-    const int half = (left + 1) / 2;
-    sync_block();  // the scratch may still be read
-    if (crew.row >= half && crew.row < left) {
-      mine.save(scratch + ((crew.row - half) * crew.columns + crew.column) * State::floats);
-    }
-    sync_block();
-    if (crew.row < left - half) mine.merge(scratch + (crew.row * crew.columns + crew.column) * State::floats);
-    left = half;
-  }
-}
-// Floats of shared memory that reduce_rows needs.
-template <class State>
-size_t reduce_scratch(int threads, int units) {
-  const int columns = std::min(threads, units), rows = threads / columns;
-  return rows == 1 ? 0 : static_cast<size_t>((rows + 1) / 2) * columns * State::floats;
-}
-
-// Threads of a block: `threads`, or the one that the fast host has.
-constexpr unsigned tile_threads(unsigned threads) { return kWarp == 1 ? 1 : threads; }
-
-// Calls f with the number of packs' vectors, as a compile-time constant: as many as the channels allow up to 4 on the
-// fast host, where they amortise the loop; 1 elsewhere.
-template <int L, class F>
-void with_pack([[maybe_unused]] int C, F&& f) {
-  if constexpr (kWarp == 1 && L > 1) {
-    if (C % (4 * L) == 0) return f(std::integral_constant<int, 4>{});
-    if (C % (2 * L) == 0) return f(std::integral_constant<int, 2>{});
-  }
-  return f(std::integral_constant<int, 1>{});
+// Calls f(element type, pack) with what a thread may own of these maps, the first of which is never null: on the fast
+// host 32 channels where they divide, which amortises the loop. `kernel` names itself in the KernelError for an element
+// type that it does not take.
+template <class F>
+void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
+  const TensorView& x = *maps.begin();
+  with_float_type(x.dtype, kernel, [&](auto t) {
+    with_lanes<decltype(t)>(maps, [&](auto lanes) {
+      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 32 / L : 1;
+      if (x.C % (K * L) == 0) {
+        f(t, Pack<L, K>{});
+      } else {
+        f(t, Pack<L, 1>{});
+      }
+    });
+  });
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

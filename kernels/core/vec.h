@@ -108,7 +108,6 @@ struct Mask {
   detail::Lanes<int32_t, N> m;  // -1 or 0
 };
 
-#if REGOLITH_VECTOR_EXTENSION
 #define REGOLITH_VEC_BINARY(op)                                                     \
   template <int N>                                                                  \
   __device__ __forceinline__ Vec<N> operator op(const Vec<N>& a, const Vec<N>& b) { \
@@ -131,20 +130,6 @@ struct Mask {
     }                                                                                \
     return r;                                                                        \
   }
-#else
-#define REGOLITH_VEC_BINARY(op)                                                     \
-  template <int N>                                                                  \
-  __device__ __forceinline__ Vec<N> operator op(const Vec<N>& a, const Vec<N>& b) { \
-    return Vec<N>::each([](float x, float y) { return x op y; }, a, b);             \
-  }
-#define REGOLITH_VEC_COMPARE(op)                                                     \
-  template <int N>                                                                   \
-  __device__ __forceinline__ Mask<N> operator op(const Vec<N>& a, const Vec<N>& b) { \
-    Mask<N> r;                                                                       \
-    for (int i = 0; i < N; ++i) r.m[i] = a[i] op b[i] ? -1 : 0;                      \
-    return r;                                                                        \
-  }
-#endif
 REGOLITH_VEC_BINARY(+)
 REGOLITH_VEC_BINARY(-)
 REGOLITH_VEC_BINARY(*)
@@ -183,12 +168,11 @@ __device__ __forceinline__ Vec<N> fma(const Vec<N>& a, const Vec<N>& b, const Ve
 template <int N>
 __device__ __forceinline__ Vec<N> select(const Mask<N>& mask, const Vec<N>& a, const Vec<N>& b) {
   Vec<N> r;
-#if REGOLITH_VECTOR_EXTENSION
-  if constexpr (Vec<N>::native)
+  if constexpr (Vec<N>::native) {
     r.v = mask.m ? a.v : b.v;
-  else
-#endif
+  } else {
     for (int i = 0; i < N; ++i) r.set(i, mask.m[i] ? a[i] : b[i]);
+  }
   return r;
 }
 
@@ -325,10 +309,11 @@ __device__ __forceinline__ void store(T* p, const Vec<N>& a) {
   }
 }
 
-// Adds to what stands at p, in fp32.
+// The same, or adds to what stands at p, in fp32.
 template <class T, int N>
-__device__ __forceinline__ void add_to(T* p, const Vec<N>& a) {
-  store(p, load<Vec<N>>(p) + a);
+__device__ __forceinline__ void store(T* p, Vec<N> a, bool accumulate) {
+  if (accumulate) a += load<Vec<N>>(p);
+  store(p, a);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -104,7 +104,7 @@ CASES = {
 class KerasBatchNorm(nn.BatchNorm2d):
     """Keras 3: eps 1e-3, 0.99 of the running statistics kept, and the running variance takes the biased one.
 
-    In the first steps less is kept, as in the engine: kernels/batch_norm.h.
+    In the first steps less is kept, as in the engine: kernels/norm.h.
     """
 
     def __init__(self, channels):

@@ -1,7 +1,7 @@
 // Sums of projected branches (aspp) and the passes about them, against convolutions by their definition. Small
 // integers: every sum is exact in fp32, and rounds once when it is stored.
 #include "kernels/aspp.h"
-#include "kernels/image_sum.h"
+#include "kernels/channel_sum.h"
 #include "tests/support/cases.h"
 #include "tests/support/conv_oracle.h"
 

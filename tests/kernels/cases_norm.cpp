@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/batch_norm.h"
-#include "kernels/group_norm.h"
+#include "kernels/norm.h"
 #include "tests/support/cases.h"
 
 namespace regolith::testing {
@@ -13,13 +12,13 @@ namespace {
 struct Norm {
   std::string name;
   int N, H, W, C, groups;  // groups 0: batch norm
-  bool relu = true, residual = false, dy2 = false;
+  bool relu = true, residual = false;
   bool slices = false;      // of wider parents, all of them
   bool accumulate = false;  // all gradients
   bool sums = false;        // group norm's third output
   bool training = true;     // batch norm
   int64_t step = -1;        // of batch norm's running statistics; -1: without one
-  bool in_place = false;    // y over x, dx over dy, dresidual over dy2
+  bool in_place = false;    // y over x; dx over dy, or dresidual over it where the residual is wanted
   double offset = 0;        // of x: what a careless variance loses
   bool large = false;
 
@@ -125,39 +124,24 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   Buffer &running_mean = fixture.inout("running_mean", per_group, in.running_mean, DType::f32),
          &running_variance = fixture.inout("running_variance", per_group, in.running_variance, DType::f32);
   CaseRun instance;
-  const TensorView r = residual ? residual->map() : TensorView{};
-  if (k.groups > 0) {
-    const kernels::GroupNormForward args{.x = x.map(),
-                                         .residual = r,
-                                         .y = y.map(),
-                                         .gamma = gamma.as<float>(),
-                                         .beta = beta.as<float>(),
-                                         .mean = mean.as<float>(),
-                                         .rstd = rstd.as<float>(),
-                                         .sums = k.sums ? sums.as<float>() : nullptr,
-                                         .groups = k.groups,
-                                         .epsilon = kEpsilon,
-                                         .relu = k.relu,
-                                         .workspace = fixture.workspace(kernels::group_norm_workspace(k.N, k.C))};
-    instance.run = [&fixture, args] { kernels::group_norm_forward(fixture.stream(), args); };
-  } else {
-    const kernels::BatchNormForward args{.x = x.map(),
-                                         .residual = r,
-                                         .y = y.map(),
-                                         .gamma = gamma.as<float>(),
-                                         .beta = beta.as<float>(),
-                                         .running_mean = running_mean.as<float>(),
-                                         .running_variance = running_variance.as<float>(),
-                                         .mean = mean.as<float>(),
-                                         .rstd = rstd.as<float>(),
-                                         .momentum = kMomentum,
-                                         .epsilon = kEpsilon,
-                                         .step = k.step < 0 ? nullptr : step_in(fixture, k.step),
-                                         .relu = k.relu,
-                                         .training = k.training,
-                                         .workspace = fixture.workspace(kernels::batch_norm_workspace(k.C))};
-    instance.run = [&fixture, args] { kernels::batch_norm_forward(fixture.stream(), args); };
-  }
+  const kernels::NormForward args{.norm = {.x = x.map(),
+                                           .groups = k.groups,
+                                           .gamma = gamma.as<float>(),
+                                           .beta = beta.as<float>(),
+                                           .mean = mean.as<float>(),
+                                           .rstd = rstd.as<float>(),
+                                           .relu = k.relu,
+                                           .training = k.training,
+                                           .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))},
+                                  .residual = residual ? residual->map() : TensorView{},
+                                  .y = y.map(),
+                                  .epsilon = kEpsilon,
+                                  .sums = k.sums ? sums.as<float>() : nullptr,
+                                  .running_mean = k.groups == 0 ? running_mean.as<float>() : nullptr,
+                                  .running_variance = k.groups == 0 ? running_variance.as<float>() : nullptr,
+                                  .momentum = kMomentum,
+                                  .step = k.step < 0 ? nullptr : step_in(fixture, k.step)};
+  instance.run = [&fixture, args] { kernels::norm_forward(fixture.stream(), args); };
   instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = fixture.dtype()] {
     Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
     for (size_t i = 0; i < expected.size(); ++i) {
@@ -186,26 +170,20 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
 CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   const Inputs in = draw(k, fixture);
   const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()};
-  Values gradient = fixture.draw(k.size(), normal(), fixture.dtype()),
-         gradient2 = fixture.draw(k.size(), normal(), fixture.dtype());
-  Values total(k.size()), activated = in.h;
-  for (size_t i = 0; i < total.size(); ++i) {
+  Values gradient = fixture.draw(k.size(), normal(), fixture.dtype()), activated = in.h;
+  for (size_t i = 0; i < gradient.size(); ++i) {
     activated[i] = std::max(0.0, activated[i]);
-    if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = gradient2[i] = 0;
-    total[i] = gradient[i] + (k.dy2 ? gradient2[i] : 0);
+    if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = 0;
   }
   Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
   Buffer* y = k.residual && k.relu ? &fixture.input("y", k.layout(0, 16), activated) : nullptr;
   Buffer& dy =
       k.in_place ? fixture.inout("dy", k.layout(8, 8), gradient) : fixture.input("dy", k.layout(8, 8), gradient);
-  Buffer* dy2 = !k.dy2       ? nullptr
-                : k.in_place ? &fixture.inout("dy2", k.layout(32, 0), gradient2)
-                             : &fixture.input("dy2", k.layout(32, 0), gradient2);
   const auto result = [&](const char* name, Layout l, std::optional<DType> t) -> Buffer& {
     return k.accumulate ? fixture.inout(name, l, normal(), t) : fixture.output(name, l, t);
   };
-  Buffer& dx = k.in_place ? dy : result("dx", k.layout(0, 8), {});
-  Buffer* dresidual = !k.residual ? nullptr : k.in_place && k.dy2 ? dy2 : &result("dresidual", k.layout(24, 8), {});
+  Buffer& dx = k.in_place && !k.residual ? dy : result("dx", k.layout(0, 8), {});
+  Buffer* dresidual = !k.residual ? nullptr : k.in_place ? &dy : &result("dresidual", k.layout(24, 8), {});
   Buffer &dgamma = result("dgamma", per_channel, DType::f32), &dbeta = result("dbeta", per_channel, DType::f32);
   Buffer &gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32),
          &beta = fixture.input("beta", per_channel, in.beta, DType::f32);
@@ -213,60 +191,38 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
          &rstd = fixture.input("rstd", per_part, in.used.rstd, DType::f32);
   const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
   CaseRun instance;
-  if (k.groups > 0) {
-    const kernels::GroupNormBackward args{.x = x.map(),
-                                          .y = map(y),
-                                          .dy = dy.map(),
-                                          .dy2 = map(dy2),
-                                          .dx = dx.map(),
-                                          .dresidual = map(dresidual),
-                                          .gamma = gamma.as<float>(),
-                                          .beta = beta.as<float>(),
-                                          .mean = mean.as<float>(),
-                                          .rstd = rstd.as<float>(),
-                                          .dgamma = dgamma.as<float>(),
-                                          .dbeta = dbeta.as<float>(),
-                                          .groups = k.groups,
-                                          .relu = k.relu,
-                                          .accumulate_dx = k.accumulate,
-                                          .accumulate_dresidual = k.accumulate,
-                                          .accumulate_parameters = k.accumulate,
-                                          .workspace = fixture.workspace(kernels::group_norm_workspace(k.N, k.C))};
-    instance.run = [&fixture, args] { kernels::group_norm_backward(fixture.stream(), args); };
-  } else {
-    const kernels::BatchNormBackward args{.x = x.map(),
-                                          .y = map(y),
-                                          .dy = dy.map(),
-                                          .dy2 = map(dy2),
-                                          .dx = dx.map(),
-                                          .dresidual = map(dresidual),
-                                          .gamma = gamma.as<float>(),
-                                          .beta = beta.as<float>(),
-                                          .mean = mean.as<float>(),
-                                          .rstd = rstd.as<float>(),
-                                          .dgamma = dgamma.as<float>(),
-                                          .dbeta = dbeta.as<float>(),
-                                          .relu = k.relu,
-                                          .training = k.training,
-                                          .accumulate_dx = k.accumulate,
-                                          .accumulate_dresidual = k.accumulate,
-                                          .accumulate_parameters = k.accumulate,
-                                          .workspace = fixture.workspace(kernels::batch_norm_workspace(k.C))};
-    instance.run = [&fixture, args] { kernels::batch_norm_backward(fixture.stream(), args); };
-  }
+  const kernels::NormBackward args{.norm = {.x = x.map(),
+                                            .groups = k.groups,
+                                            .gamma = gamma.as<float>(),
+                                            .beta = beta.as<float>(),
+                                            .mean = mean.as<float>(),
+                                            .rstd = rstd.as<float>(),
+                                            .relu = k.relu,
+                                            .training = k.training,
+                                            .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))},
+                                   .y = map(y),
+                                   .dy = dy.map(),
+                                   .dx = dx.map(),
+                                   .dresidual = map(dresidual),
+                                   .dgamma = dgamma.as<float>(),
+                                   .dbeta = dbeta.as<float>(),
+                                   .accumulate_dx = k.accumulate,
+                                   .accumulate_dresidual = k.accumulate,
+                                   .accumulate_parameters = k.accumulate};
+  instance.run = [&fixture, args] { kernels::norm_backward(fixture.stream(), args); };
   instance.check = [=, &dx, &dgamma, &dbeta, t = fixture.dtype()] {
     const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
       for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
       b.expect(expected, tolerance);
     };
-    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, total);
+    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, gradient);
     const double root = std::sqrt(static_cast<double>(k.size() / k.C));
     expect(dx, d.dx, within(k, t));
     if (dresidual) expect(*dresidual, d.dresidual, within(k, t));
     expect(dgamma, d.dgamma, within(k, DType::f32, 4 * root));
     expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
   };
-  const int maps = 3 + (y != nullptr) + k.dy2 + k.residual + (k.accumulate ? 1 + k.residual : 0);
+  const int maps = 3 + (y != nullptr) + k.residual + (k.accumulate ? 1 + k.residual : 0);
   instance.bytes = maps * map_bytes(k, fixture.dtype());
   instance.flops = 16 * static_cast<int64_t>(k.size());
   return instance;
@@ -330,9 +286,9 @@ const Register cases_of_norms(describe({
     {.name = "relu", .N = 2, .H = 9, .W = 11, .C = 64, .groups = 32},
     {.name = "wide_groups", .N = 2, .H = 3, .W = 5, .C = 96, .groups = 2},
     {.name = "residual", .N = 4, .H = 6, .W = 6, .C = 32, .groups = 8, .residual = true},
-    {.name = "slices", .N = 3, .H = 5, .W = 6, .C = 64, .groups = 16, .residual = true, .dy2 = true, .slices = true},
+    {.name = "slices", .N = 3, .H = 5, .W = 6, .C = 64, .groups = 16, .residual = true, .slices = true},
     {.name = "odd_channels", .N = 2, .H = 4, .W = 5, .C = 15, .groups = 5, .residual = true, .slices = true},
-    {.name = "one_sample", .N = 1, .H = 40, .W = 31, .C = 16, .groups = 4, .dy2 = true},
+    {.name = "one_sample", .N = 1, .H = 40, .W = 31, .C = 16, .groups = 4},
     {.name = "one_sample_accumulates",
      .N = 1,
      .H = 37,
@@ -342,18 +298,10 @@ const Register cases_of_norms(describe({
      .residual = true,
      .slices = true,
      .accumulate = true},
-    {.name = "two_samples_of_one_group", .N = 2, .H = 24, .W = 30, .C = 24, .groups = 1, .dy2 = true},
-    {.name = "big_tile", .N = 2, .H = 40, .W = 50, .C = 16, .groups = 8, .residual = true, .dy2 = true},
+    {.name = "two_samples_of_one_group", .N = 2, .H = 24, .W = 30, .C = 24, .groups = 1},
+    {.name = "big_tile", .N = 2, .H = 40, .W = 50, .C = 16, .groups = 8, .residual = true},
     {.name = "one_pixel", .N = 2, .H = 1, .W = 1, .C = 32, .groups = 8},
-    {.name = "in_place",
-     .N = 3,
-     .H = 7,
-     .W = 6,
-     .C = 32,
-     .groups = 16,
-     .residual = true,
-     .dy2 = true,
-     .in_place = true},
+    {.name = "in_place", .N = 3, .H = 7, .W = 6, .C = 32, .groups = 16, .in_place = true},
     {.name = "accumulates",
      .N = 3,
      .H = 7,
@@ -371,11 +319,11 @@ const Register cases_of_norms(describe({
     {.name = "first_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 0},
     {.name = "fourth_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 3},
     {.name = "late_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 500},
-    {.name = "residual", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true, .dy2 = true},
+    {.name = "residual", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true},
     {.name = "slices", .N = 2, .H = 9, .W = 6, .C = 96, .groups = 0, .slices = true},
     {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},
     {.name = "evaluates", .N = 2, .H = 5, .W = 9, .C = 32, .groups = 0, .residual = true, .training = false},
-    {.name = "in_place", .N = 2, .H = 6, .W = 7, .C = 16, .groups = 0, .residual = true, .dy2 = true, .in_place = true},
+    {.name = "in_place", .N = 2, .H = 6, .W = 7, .C = 16, .groups = 0, .residual = true, .in_place = true},
     {.name = "accumulates",
      .N = 2,
      .H = 6,
