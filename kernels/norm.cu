@@ -306,12 +306,14 @@ __global__ void __launch_bounds__(kBundleThreads, 1) group_norm_bundle(NormForwa
               k.sums == nullptr ? nullptr : k.sums + part.sample * k.norm.x.C + part.c0, s.scratch);
 }
 
-struct GradientShared {
+// `sums`, `coefficients`: whether a pass keeps these of its own.
+struct PassShared {
   Channels channels;
-  float *sum, *moment, *slope, *offset, *scratch;  // (channels) each but the last
+  float *sum, *moment, *slope, *offset, *scratch;  // (C) each but the last
   template <class A>
-  REGOLITH_HOST_DEVICE GradientShared(A& a, int C, size_t folds) : channels(a, C) {
-    a.take_each(C, sum, moment, slope, offset);
+  REGOLITH_HOST_DEVICE PassShared(A& a, int C, bool sums, bool coefficients, size_t folds) : channels(a, C) {
+    a.take_each(sums ? C : 0, sum, moment);
+    a.take_each(coefficients ? C : 0, slope, offset);
     a.take(scratch, folds);
   }
 };
@@ -320,8 +322,8 @@ struct GradientShared {
 template <class T, class P>
 __global__ void __launch_bounds__(kBundleThreads, 1)
     group_norm_bundle_gradient(NormBackward k, int channels, float* totals) {
-  const GradientShared s =
-      take_shared<GradientShared>(channels, reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size));
+  const PassShared s =
+      take_shared<PassShared>(channels, true, true, reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size));
   const Part part(k.norm, blockIdx.y, static_cast<int>(blockIdx.x) * channels, channels);
   const GradientPlanes<T> planes(k, part);
   const Range all{0, part.pixels};
@@ -413,21 +415,11 @@ __global__ void __launch_bounds__(kThreads) norm_given(NormForward k) {
   }
 }
 
-struct PassShared {
-  Channels channels;
-  float *slope, *offset, *scratch;
-  template <class A>
-  REGOLITH_HOST_DEVICE PassShared(A& a, int C, bool coefficients, size_t folds) : channels(a, C) {
-    a.take_each(coefficients ? C : 0, slope, offset);
-    a.take(scratch, folds);
-  }
-};
-
 // partial: (S, B, C), or null.
 template <class T, class P>
 __global__ void __launch_bounds__(kThreads, 3) norm_apply(NormForward k, size_t folds, float* partial) {
   const Part part = whole_part(k.norm);
-  const PassShared s = take_shared<PassShared>(part.C, false, folds);
+  const PassShared s = take_shared<PassShared>(part.C, false, false, folds);
   s.channels.fill(k.norm, part);
   apply<T, P>(part.of<const T>(k.norm.x), part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu,
               block_range(part.pixels), part.C, s.channels,
@@ -438,7 +430,8 @@ __global__ void __launch_bounds__(kThreads, 3) norm_apply(NormForward k, size_t 
 template <class T, class P>
 __global__ void __launch_bounds__(kThreads, 3) norm_gradient_sums(NormBackward k) {
   const Part part = whole_part(k.norm);
-  const PassShared s = take_shared<PassShared>(part.C, false, reduce_scratch<Sums<P, 2>>(kThreads, part.C / P::size));
+  const PassShared s =
+      take_shared<PassShared>(part.C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, part.C / P::size));
   s.channels.fill(k.norm, part);
   float* mine = partials_of_block(static_cast<float*>(k.norm.workspace), 2 * part.C);
   gradient_sums<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, mine, mine + part.C,
@@ -449,7 +442,7 @@ __global__ void __launch_bounds__(kThreads, 3) norm_gradient_sums(NormBackward k
 template <class T, class P>
 __global__ void __launch_bounds__(kThreads, 3) norm_apply_gradient(NormBackward k, const float* sums) {
   const Part part = whole_part(k.norm);
-  const PassShared s = take_shared<PassShared>(part.C, true, 0);
+  const PassShared s = take_shared<PassShared>(part.C, false, true, 0);
   s.channels.fill(k.norm, part);
   if (k.norm.training) {
     const float* mine = sums + part.sample * 2 * part.C;
@@ -568,7 +561,7 @@ void forward_passes(Stream& stream, const NormForward& k) {
   const bool sums = k.sums != nullptr;
   const size_t folds = sums ? reduce_scratch<Sums<P>>(kThreads, C / P::size) : 0;
   launch(stream, "norm_apply", {sums ? summing : writing_blocks(stream, n.samples(), n.pixels()), samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, folds), norm_apply<T, P>, k, folds, sums ? workspace : nullptr);
+         shared_bytes_of<PassShared>(C, false, false, folds), norm_apply<T, P>, k, folds, sums ? workspace : nullptr);
   if (sums) {
     reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C,
                     {C, D, nullptr, k.sums, nullptr, nullptr, false});
@@ -583,14 +576,14 @@ void backward_passes(Stream& stream, const NormBackward& k) {
   float* workspace = static_cast<float*>(n.workspace);
   float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, 2, C)
   launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
+         shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
          norm_gradient_sums<T, P>, k);
   const bool last = S == 1;  // then these sums are the parameters' gradients
   reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
                   {C, n.group_channels(), n.rstd, sums, last ? k.dbeta : nullptr, last ? k.dgamma : nullptr,
                    k.accumulate_parameters});
   launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, true, size_t{0}), norm_apply_gradient<T, P>, k, sums);
+         shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P>, k, sums);
   if (!last) reduce_samples(stream, k, sums);
 }
 
@@ -620,7 +613,8 @@ void norm_backward(Stream& stream, const NormBackward& k) {
     float* totals = static_cast<float*>(k.norm.workspace);
     launch(stream, "group_norm_gradient",
            {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)}, {kBundleThreads},
-           shared_bytes_of<GradientShared>(channels, folds), group_norm_bundle_gradient<T, P>, k, channels, totals);
+           shared_bytes_of<PassShared>(channels, true, true, folds), group_norm_bundle_gradient<T, P>, k, channels,
+           totals);
     reduce_samples(stream, k, totals);
   });
 }
