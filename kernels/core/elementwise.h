@@ -97,6 +97,21 @@ inline void flatten(std::initializer_list<TensorView*> maps) {
     *m = {m->data, 1, 1, static_cast<int>(m->elements() / kChannels), kChannels, kChannels, m->dtype};
 }
 
+// Calls f(element type, pack) with what a thread may own of these maps: on the fast host 32 channels where they divide.
+template <class F>
+void with_element_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
+  const TensorView& y = *maps.begin();
+  with_float_type(y.dtype, kernel, [&](auto t) {
+    with_lanes<decltype(t)>(maps, [&](auto lanes) {
+      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 32 / L : 1;
+      if (y.C % (K * L) == 0)
+        f(t, Pack<L, K>{});
+      else
+        f(t, Pack<L, 1>{});
+    });
+  });
+}
+
 // Grid: shares of the pixels of an image, images; or of all pixels, and 1.
 template <class T, class P, class F, class... In>
 __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
@@ -125,7 +140,7 @@ void elementwise(Stream& stream, const char* name, F f, TensorView y, bool accum
   };
   (check(in), ...);
   if constexpr ((std::is_same_v<In, TensorView> && ...)) flatten({&y, &in...});
-  with_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
+  with_element_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
     const int images = by_image ? y.N : 1;

@@ -152,19 +152,19 @@ __device__ __forceinline__ void for_each_tile(Range range, int C, F&& body) {
 }
 
 // Calls f(element type, pack) with what a thread may own of these maps, the first of which is never null: on the fast
-// host 32 channels where they divide, which amortises the loop. `kernel` names itself in the KernelError for an element
-// type that it does not take.
+// host up to 4 vectors, so that a pixel's cache lines are read one after the other. `kernel` names itself in the
+// KernelError for an element type that it does not take.
 template <class F>
 void with_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
-  const TensorView& x = *maps.begin();
-  with_float_type(x.dtype, kernel, [&](auto t) {
+  const int C = maps.begin()->C;
+  with_float_type(maps.begin()->dtype, kernel, [&](auto t) {
     with_lanes<decltype(t)>(maps, [&](auto lanes) {
-      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 32 / L : 1;
-      if (x.C % (K * L) == 0) {
-        f(t, Pack<L, K>{});
-      } else {
-        f(t, Pack<L, 1>{});
+      constexpr int L = lanes;
+      if constexpr (kWarp == 1 && L > 1) {
+        if (C % (4 * L) == 0) return f(t, Pack<L, 4>{});
+        if (C % (2 * L) == 0) return f(t, Pack<L, 2>{});
       }
+      f(t, Pack<L, 1>{});
     });
   });
 }
