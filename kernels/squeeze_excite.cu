@@ -265,10 +265,7 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   for_each_tile<T, P>(block_range(dy.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
     const P e = load_pack<P>(offset + static_cast<int64_t>(n) * C + c);
-    const auto put = [&](int64_t pixel, P g) {
-      if (accumulate) g += load_pack<P>(out.at(pixel, c));
-      store_pack(out.at(pixel, c), g);
-    };
+    const auto put = [&](int64_t pixel, const P& g) { store_pack(out.at(pixel, c), g, accumulate); };
     for (int64_t p = first; p < last; p += step) {
       P g = load_pack<P>(gs.at(p, c));
       if constexpr (kFinish == Finish::pool) {
