@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels 10650
-engine  11100
-models    600
-losses    330
-data     1250
-app      1250
-tools     850"
+kernels  9700
+engine  11000
+models    550
+losses    320
+data     1200
+app      1240
+tools     830"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -116,10 +116,9 @@ RunConfig Fixture::configuration() const {
                                                            "reduction: mean_elements}}"
                                                          : "loss={cross_entropy: {reduction: mean_pixels}}"};
   keys.insert(keys.end(), setting_.overrides.begin(), setting_.overrides.end());
-  const Yaml yaml =
-      setting_.model.empty()
-          ? Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/" + setting_.file + ".yaml")
-          : Yaml::load_string("model:\n  input: {channels: 1}\n" + setting_.model, setting_.file + ".yaml");
+  const Yaml yaml = setting_.model.empty()
+                        ? Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/" + setting_.file + ".yaml")
+                        : Yaml::load_string("model:\n  input: {channels: 1}\n" + setting_.model, setting_.file);
   return read_run_config(yaml.with_overrides(keys), ConfigUse::network);
 }
 
