@@ -202,37 +202,12 @@ __global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, in
   if (threadIdx.x == 0) *loss = total;
 }
 
-// A pixel's loss, and its gradient as p_k * of_p + constant + (at k = t) of_t.
-struct Gradient {
-  V of_p, of_t, constant;
-};
-
-// Adds the pixel terms of pixels whose true class has probability p and log-probability log_p; mean_log_p: over the
-// classes. weights: (terms, K + 1) by true class.
+// The sum of the pixel terms. weights: (terms, K + 1) by true class t.
 __device__ __forceinline__ V pixel_terms(const LossTerms& terms, const float* weights, int K, const V& t, const V& p,
-                                         const V& log_p, const V& mean_log_p, Gradient& g) {
-  constexpr float kLow = 1e-7f, kHigh = 1 - 1e-7f;
+                                         const V& log_p, const V& mean_log_p, PixelGradient<V>& g) {
   V loss(0);
-  for (int j = 0; j < terms.pixel_terms; ++j) {
-    const LossTerms::Pixel& term = terms.pixel[j];
-    const V w = look_up(weights + j * (K + 1), t);
-    if (term.kind == LossTerms::Kind::cross_entropy) {
-      const V kept(1 - term.smoothing), spread(term.smoothing);
-      loss += w * (V(0) - kept * log_p - spread * mean_log_p);
-      g.of_p += w;
-      g.of_t += V(0) - w * kept;
-      g.constant += V(0) - w * spread * V(1.f / static_cast<float>(K));
-    } else {
-      const V clipped = min(V(kHigh), max(V(kLow), p)), q = V(1) - clipped, log_c = log(clipped);
-      V power = q;  // q^(gamma - 1)
-      if (term.gamma != 2) power = exp(V(term.gamma - 1) * log(q));
-      loss += V(0) - w * q * power * log_c;
-      const V c = w * power * (V(term.gamma) * clipped * log_c - q);
-      const V slope = select(p < V(kLow), V(0), select(p > V(kHigh), V(0), c));
-      g.of_t += slope;
-      g.of_p += V(0) - slope;
-    }
-  }
+  for (int j = 0; j < terms.pixel_terms; ++j)
+    loss += pixel_term(terms.pixel[j], look_up(weights + j * (K + 1), t), K, p, log_p, mean_log_p, g);
   return loss;
 }
 
@@ -307,7 +282,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       const V log_sum = log(sum), over_sum = V(1) / sum, p_t = e_t * over_sum;
       const Mask<kPixels> valid = t < V(K);
-      Gradient g{V(0), V(0), V(0)};
+      PixelGradient<V> g{V(0), V(0), V(0)};
       const V mine = pixel_terms(terms, weights, K, t, p_t, above_t - log_sum,
                                  above_sum * V(1.f / static_cast<float>(K)) - log_sum, g);
       loss += select(valid, mine, V(0));

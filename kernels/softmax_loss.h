@@ -2,10 +2,7 @@
 // term's sums over whole images must be known before any gradient.
 //
 // With p = softmax(x) over the K classes of a pixel, t its true class and weights that carry the divisor (losses/loss.h
-// makes them), the loss is the sum over the pixels of the pixel terms,
-//   cross-entropy  -class_weight[t] * sum_k q_k log p_k,  q = (1 - smoothing) * onehot(t) + smoothing / K
-//   focal          -class_weight[t] * (1 - p)^gamma * log p,  p = clip(p_t, 1e-7, 1 - 1e-7); no gradient where clipped
-//                  (Lin et al., "Focal loss for dense object detection", 2017; CategoricalFocalCrossentropy of Keras)
+// makes them), the loss is the sum over the pixels of the pixel terms (loss_terms.h)
 // plus the sum over images and classes of the Dice terms (Milletari et al., "V-Net", 2016, with sums of p, not p^2),
 //   class_weight[c] * (1 - (2 I + smooth) / (P + T + smooth)),  I = sum p_c [t = c], P = sum p_c, T = sum [t = c]
 // A pixel whose mask is `ignore`, or no class, is in no term and not in the confusion matrix; its gradient is zero.
@@ -17,28 +14,9 @@
 #pragma once
 
 #include "kernels/core/kernel.h"
+#include "kernels/loss_terms.h"
 
 namespace regolith::kernels {
-
-inline constexpr int kMaxClasses = 32;
-inline constexpr int kMaxLossTerms = 4;  // of either kind
-
-struct LossTerms {
-  enum class Kind : int { cross_entropy, focal };
-  struct Pixel {
-    Kind kind = Kind::cross_entropy;
-    float gamma = 2, smoothing = 0;
-    float class_weight[kMaxClasses] = {};  // by the true class; 0: pixels of this class contribute nothing
-  };
-  struct Dice {
-    bool per_image = true;  // sums over each image; otherwise over the batch that the call sees
-    float smooth = 1;
-    float class_weight[kMaxClasses] = {};  // of each image's loss (per_image), or of the batch's
-  };
-  int pixel_terms = 0, dice_terms = 0, ignore = -1;
-  Pixel pixel[kMaxLossTerms];
-  Dice dice[kMaxLossTerms];
-};
 
 struct SoftmaxLoss {
   TensorView logits;              // (N, H, W, K <= 32)
