@@ -123,7 +123,7 @@ void multiply_backward(Stream& stream, const MultiplyBackward& k) {
   if (same(dy, db)) {
     if (!da) return product(stream, dy, a, db, k.accumulate_b);
     flatten({&a, &b, &dy, &da, &db});
-    return with_element_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
+    return with_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
       launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / P::size, 1024)}, {kElementThreads}, 0,

@@ -100,16 +100,6 @@ inline void flatten(std::initializer_list<TensorView*> maps) {
     *m = {m->data, 1, 1, static_cast<int>(m->elements() / kChannels), kChannels, kChannels, m->dtype};
 }
 
-// Calls f(element type, pack) with what a thread may own of these maps.
-template <class F>
-void with_element_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
-  const TensorView& y = *maps.begin();
-  with_float_type(y.dtype, kernel, [&](auto t) {
-    with_lanes<decltype(t)>(
-        maps, [&](auto lanes) { with_pack<lanes>(y.C, [&](auto packs) { f(t, Pack<lanes, packs>{}); }); });
-  });
-}
-
 // Grid: shares of the pixels of an image, and of the images. One image stands for all where no operand goes by images.
 template <class T, class P, class F, class... In>
 __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
@@ -139,7 +129,7 @@ void elementwise(Stream& stream, const char* name, F f, TensorView y, bool accum
   };
   (check(in), ...);
   if constexpr ((std::is_same_v<In, TensorView> && ...)) flatten({&y, &in...});
-  with_element_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
+  with_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
     const int images = (kByImage<In> || ...) ? y.N : 1;
