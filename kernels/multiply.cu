@@ -59,18 +59,19 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 // b is repeated over the pixels.
 
 template <class T, class P>
-__global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads)
+__global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
     multiply_pixels_gradient(TensorView a, TensorView b, TensorView dy, TensorView da, bool accumulate_a, int64_t each,
                              float* partials) {
   Shared shared;
   float* scratch = shared.take<float>(reduce_scratch<Sums<P>>(kElementThreads, dy.C / P::size));
   const T* const scale = b.as<const T>() + static_cast<int64_t>(blockIdx.y) * b.pitch;
-  sum_part<P, 1>(static_cast<int64_t>(dy.H) * dy.W, each, dy.C, partials, scratch, [&](Sums<P>& sum, int64_t p, int c) {
-    const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
-    const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
-    if (da) store_pack(da.as<T>() + p * da.pitch + c, g * load_pack<P>(scale + c), accumulate_a);
-    sum[0] += g * x;
-  });
+  sum_part<P, 1, 1>(static_cast<int64_t>(dy.H) * dy.W, each, dy.C, partials, scratch,
+                    [&](Sums<P>& sum, int64_t p, int c) {
+                      const P g = load_pack<P>(dy.as<const T>() + p * dy.pitch + c);
+                      const P x = load_pack<P>(a.as<const T>() + p * a.pitch + c);
+                      if (da) store_pack(da.as<T>() + p * da.pitch + c, g * load_pack<P>(scale + c), accumulate_a);
+                      sum[0] += g * x;
+                    });
 }
 
 bool same(const TensorView& a, const TensorView& b) { return a.N == b.N && a.H == b.H && a.W == b.W && a.C == b.C; }
@@ -123,7 +124,7 @@ void multiply_backward(Stream& stream, const MultiplyBackward& k) {
   if (same(dy, db)) {
     if (!da) return product(stream, dy, a, db, k.accumulate_b);
     flatten({&a, &b, &dy, &da, &db});
-    return with_element_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
+    return with_packs("multiply_backward", {dy, a, b, da, db}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
       launch(stream, "multiply_gradient", {blocks_for(stream, dy.elements() / P::size, 1024)}, {kElementThreads}, 0,

@@ -100,39 +100,26 @@ inline void flatten(std::initializer_list<TensorView*> maps) {
     *m = {m->data, 1, 1, static_cast<int>(m->elements() / kChannels), kChannels, kChannels, m->dtype};
 }
 
-// Calls f(element type, pack) with what a thread may own of these maps: on the fast host 64 channels where they divide.
-template <class F>
-void with_element_packs(const char* kernel, std::initializer_list<TensorView> maps, F&& f) {
-  const TensorView& y = *maps.begin();
-  with_float_type(y.dtype, kernel, [&](auto t) {
-    with_lanes<decltype(t)>(maps, [&](auto lanes) {
-      constexpr int L = lanes, K = kWarp == 1 && L > 1 ? 64 / L : 1;
-      if (y.C % (K * L) == 0)
-        f(t, Pack<L, K>{});
-      else
-        f(t, Pack<L, 1>{});
-    });
-  });
-}
-
-// Grid: shares of the pixels of an image, images; or of all pixels, and 1.
+// Grid: shares of the pixels of an image, and of the images. One image stands for all where no operand goes by images.
 template <class T, class P, class F, class... In>
 __global__ REGOLITH_FLAT void __launch_bounds__(kElementThreads, 4)
-    map_elements(F f, TensorView y, int64_t pixels, bool accumulate, In... in) {
-  const int image = (kByImage<In> || ...) ? static_cast<int>(blockIdx.y) : 0;
-  const int64_t before = image * pixels;
-  for_each_tile<T, P>(block_range(pixels), y.C, [&](int c, int64_t first, int64_t last, int step) {
+    map_elements(F f, TensorView y, int images, int64_t pixels, bool accumulate, In... in) {
+  if constexpr (!(kByImage<In> || ...)) images = 1;
+  for (int image = static_cast<int>(blockIdx.y); image < images; image += static_cast<int>(gridDim.y)) {
+    const int64_t before = image * pixels;
+    for_each_tile<T, P>(block_range(pixels), y.C, [&](int c, int64_t first, int64_t last, int step) {
 #if defined(__CUDACC__)
 #pragma unroll 1  // no load may pass the store before it: more rounds at once would take registers for nothing
 #endif
-    for (int64_t p = first; p < last; p += step) {
-      const Place at{before + p, p, image, c};
-      T* const out = y.as<T>() + at.pixel * y.pitch + c;
-      P v = P::each(f, read<T, P>(in, at)...);
-      if (accumulate) v += load_pack<P>(out);
-      store_pack(out, v);
-    }
-  });
+      for (int64_t p = first; p < last; p += step) {
+        const Place at{before + p, p, image, c};
+        T* const out = y.as<T>() + at.pixel * y.pitch + c;
+        P v = P::each(f, read<T, P>(in, at)...);
+        if (accumulate) v += load_pack<P>(out);
+        store_pack(out, v);
+      }
+    });
+  }
 }
 
 template <class F, class... In>
@@ -142,13 +129,16 @@ void elementwise(Stream& stream, const char* name, F f, TensorView y, bool accum
   };
   (check(in), ...);
   if constexpr ((std::is_same_v<In, TensorView> && ...)) flatten({&y, &in...});
-  with_element_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
+  with_packs(name, {y, vectors_of(in, y.C)...}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
     const int images = (kByImage<In> || ...) ? y.N : 1;
     const int64_t pixels = y.pixels() / std::max(images, 1);
-    const Dim3 grid{blocks_for(stream, pixels * y.C / P::size, 1024), static_cast<unsigned>(images)};
-    launch(stream, name, grid, {kElementThreads}, 0, map_elements<T, P, F, In...>, f, y, pixels, accumulate, in...);
+    // On the host a block goes over all images: its part of a parameter stays in the caches.
+    const unsigned rows = kWarp == 1 ? std::min(images, 1) : images;
+    const Dim3 grid{blocks_for(stream, pixels * y.C / P::size * images / std::max(rows, 1u), 1024), rows};
+    launch(stream, name, grid, {kElementThreads}, 0, map_elements<T, P, F, In...>, f, y, images, pixels, accumulate,
+           in...);
   });
 }
 

@@ -78,8 +78,8 @@ __device__ __forceinline__ void block_reduce(Range range, int64_t block, int C, 
 
 // Over part blockIdx.x of image blockIdx.y, whose parts have `each` pixels: calls term(sums, pixel, c) for each of its
 // pixels, counted through the batch, and stores the N sums of each channel in partials (parts, images, N, C). All
-// threads of the block call it.
-template <class P, int N, class Term>
+// threads of the block call it. A GPU takes kAtOnce pixels at once; 1 where term() stores, which no load may pass.
+template <class P, int N, int kAtOnce = 4, class Term>
 __device__ __forceinline__ void sum_part(int64_t image_pixels, int64_t each, int C, float* partials, float* scratch,
                                          Term&& term) {
   const int64_t image = blockIdx.y * image_pixels, begin = image + blockIdx.x * each, whole = image + image_pixels;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void sum_part(int64_t image_pixels, int64_t each, int
       part, each, C, scratch,
       [&](Sums<P, N>& sums, int c, int64_t first, int64_t last, int step) {
 #if defined(__CUDACC__)
-#pragma unroll 4
+#pragma unroll kAtOnce
 #endif
         for (int64_t p = first; p < last; p += step) term(sums, p, c);
       },
