@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "models/reader.h"
 #include "places.h"
@@ -89,9 +90,15 @@ Bounds bf16_bounds(const Graph& graph) {
           [r](const std::string& parameter) { return 1.5 * r.parameters.at(parameter); }, 1e-2};
 }
 
+namespace {
+std::string source(const char* folder, const std::string& file) {
+  return std::filesystem::path(REGOLITH_SOURCE_DIR) / folder / file;
+}
+}  // namespace
+
 Fixture::Fixture(const Setting& setting)
     : setting_(setting),
-      npz_(std::string(REGOLITH_SOURCE_DIR) + "/tests/models/golden/" + setting.file + ".npz"),
+      npz_(source("tests/models/golden", setting.file + ".npz")),
       batch_(static_cast<int>(read("logits").shape[0])),
       height_(static_cast<int>(read("images").shape[1])),
       width_(static_cast<int>(read("images").shape[2])),
@@ -117,7 +124,7 @@ RunConfig Fixture::configuration() const {
                                                          : "loss={cross_entropy: {reduction: mean_pixels}}"};
   keys.insert(keys.end(), setting_.overrides.begin(), setting_.overrides.end());
   const Yaml yaml = setting_.model.empty()
-                        ? Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/" + setting_.file + ".yaml")
+                        ? Yaml::load(source("configs/models", setting_.file + ".yaml"))
                         : Yaml::load_string("model:\n  input: {channels: 1}\n" + setting_.model, setting_.file);
   return read_run_config(yaml.with_overrides(keys), ConfigUse::network);
 }
