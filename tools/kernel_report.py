@@ -4,7 +4,7 @@ occupancy, vector loads and stores, and tensor-core instructions.
 A header promises an occupancy in a comment line, for all of its kernels or for the ones of a name:
 
   // Occupancy: at least 50% (256 threads).
-  // Occupancy of tile_product: at least 25% (128 threads, 40960 bytes of shared memory).
+  // Occupancy of gate: at least 25% (128 threads, 35072 bytes of shared memory).
 
 Where it names no threads, those of __launch_bounds__ count, else 256. The shared memory is what the launch asks for,
 which no compiler knows. A header without such a line promises 50%. With --check, a spill or an occupancy below the

@@ -34,7 +34,7 @@ class WinogradConvolution : public Convolution {
     // Where bf16 is multiplied much faster than this build multiplies fp32.
     if (request_.type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
     if (request_.type == DType::bf16 && kL < 16 && __builtin_cpu_supports("avx512bf16")) return false;
-    // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of 16 bits. With fewer tiles,
+    // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles,
     // reading them costs more time than the saved multiplications.
     return winograd_->tiles() >= 32;
 #endif
