@@ -328,7 +328,7 @@ class OnednnConvolution : public Convolution {
 // As measured, on two cores. Not timed anew in each run: the choice rounds differently, and a seed would not give the
 // same bytes twice.
 bool direct_is_faster(const ConvRequest& request, bool native) {
-  if (request.type == DType::f16) return false;  // no network trains in it on a CPU
+  if (request.type == DType::f16) return false;           // no network trains in it on a CPU
   if (!cpu_has(dnnl::cpu_isa::avx512_core)) return true;  // oneDNN's run at a third of the machine's rate
   if (!native || !DirectWgrad::multiplies_pairs()) return false;
   const ConvShape& s = request.shape;  // Zen 4: up to a fifth faster there, at most a tenth slower elsewhere

@@ -31,7 +31,9 @@ Dataset made(int64_t count, F&& mask_of) {
   }
   return d;
 }
-CleanReport clean_all(const Dataset& d, const CleanRule& rule = {.drop_shared_masks = true}) { return clean(d, d.labelled_samples(), rule); }
+CleanReport clean_all(const Dataset& d, const CleanRule& rule = {.drop_shared_masks = true}) {
+  return clean(d, d.labelled_samples(), rule);
+}
 int cross(int y, int x) { return y == 3 || x == 3; }
 
 TEST(Clean, DropsAnOddMaskThatRepeats) {

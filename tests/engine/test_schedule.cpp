@@ -98,7 +98,7 @@ TEST(EarlyStopping, HigherIsBetterForScoresAndStateSurvives) {
 }
 
 TEST(EarlyStopping, WithoutPatienceNeverStops) {
-  EarlyStopping e({.monitor = "val_loss"});
+  EarlyStopping e({.monitor = "val_loss", .patience = 0});
   for (int i = 0; i < 50; ++i) EXPECT_FALSE(e.end_epoch(i, 1).stop);
   EXPECT_THROW(EarlyStopping({.monitor = "val_mood"}), TrainError);
 }
