@@ -1,5 +1,5 @@
 // Activations: y = f(x) and dx (+)= dy * f'(x), element by element. Maps are (N, H, W, C) of one element type and may
-// be slices of channels. Adding one is a line here and a line in engine/ops/registry.cpp.
+// be slices of channels. Adding one is a line here and a line in engine/ops/pointwise.cpp.
 #pragma once
 
 #include <string_view>

@@ -114,7 +114,7 @@ def drawing(edges):
     for folder in column:
         shapes += [f'<rect class="folder" x="{left}" y="{y[folder]}" width="{width}" height="{height}" rx="5"/>',
                    f'<text x="{left + width // 2}" y="{y[folder] + 20}">{folder}</text>']
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 {top + step * len(column)}" role="img">',
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 {top + step * len(column)}" role="img">',
              "<title>The folders of Regolith and which include which</title>", f"<style>{STYLE}</style>",
              f'<text class="note" x="{left - 15}" y="20">An arrow: includes. What others imply is left out.</text>']
     return "\n".join([*lines, *shapes, "</svg>"]) + "\n"
