@@ -4,36 +4,11 @@
 
 #include "data/clean.h"
 #include "data/sources.h"
-#include "data/synthetic.h"
 #include "engine/base/text.h"
 #include "engine/report/panel.h"
 #include "models/reader.h"
 
 namespace regolith {
-namespace {
-
-Dataset load(std::monostate, const RunConfig&, int) { throw DataError("the configuration names no data"); }
-Dataset load(const FilePath& npz, const RunConfig& c, int classes) {
-  return load_npz(npz.path, classes, c.data.arrays);
-}
-Dataset load(const NpyFiles& npy, const RunConfig&, int classes) {
-  return load_npy(npy.images.path, npy.masks.path, classes);
-}
-Dataset load(const ImageFolders& folders, const RunConfig& c, int classes) {
-  const Yaml given = c.model.find("input").find("channels");
-  const int channels = given ? static_cast<int>(given.as_int()) : 1;
-  return load_folder(folders.images.path, folders.masks.path, classes, channels);
-}
-Dataset load(Terrain terrain, const RunConfig& c, int classes) {
-  if (classes < kTerrainClasses)
-    throw DataError("data.synthetic: has " + std::to_string(kTerrainClasses) + " classes; the model's last layer has " +
-                    std::to_string(classes));
-  if (terrain.seed < 0) terrain.seed = static_cast<int64_t>(c.run.seed);
-  return make_synthetic(terrain);
-}
-
-}  // namespace
-
 Device& Experiment::device() {
   if (!device_) {
     const bool cuda =
@@ -63,7 +38,8 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  p->images = std::visit([&](const auto& source) { return load(source, config, classes()); }, d.source);
+  const Graph& graph = network().graph();
+  p->images = load(d.source, {classes(), graph.nodes[graph.input].shape().C, config.run.seed, d.arrays});
   const Dataset& all = p->images;
   p->report = all.origin + ": " + std::to_string(all.count) + " images of " +
               size_text({all.height, all.width, all.channels}) + "\n";

@@ -34,12 +34,7 @@ void fields(V& v, Normalise& s) {
 }
 template <class V>
 void fields(V& v, DataOptions& s) {
-  v.one_of(s.source,
-           {{"npz", {.doc = "NumPy archive: the study's layout, or an array of images and one of masks"}},
-            {"npy", {.doc = "two NumPy files"}},
-            {"folder", {.doc = "folders of pictures"}},
-            {"synthetic", {.doc = "terrain made from a seed"}}},
-           {.doc = "where images and masks come from; needed to train"});
+  v.one_of(s.source, source_names(), {.doc = "where images and masks come from; needed to train"});
   v("arrays", s.arrays, {.doc = "names of the arrays in data.npz"});
   v("classes", s.classes, {});
   v("clean", s.clean, {});

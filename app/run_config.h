@@ -11,7 +11,6 @@
 #include "data/clean.h"
 #include "data/sources.h"
 #include "data/split.h"
-#include "data/synthetic.h"
 #include "engine/config/yaml.h"
 #include "engine/run/network.h"
 #include "engine/train/device_data.h"
@@ -40,7 +39,7 @@ struct Normalise {
   double scale = 1.0 / 255, shift = 0;  // the network reads byte * scale + shift
 };
 struct DataOptions {
-  std::variant<std::monostate, FilePath, NpyFiles, ImageFolders, Terrain> source;  // FilePath: an .npz
+  DataSource source;
   NpzNames arrays;
   ClassOptions classes;
   CleanRule clean;

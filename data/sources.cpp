@@ -259,4 +259,28 @@ Dataset load_folder(const std::string& images, const std::string& masks, int cla
   return d;
 }
 
+namespace {
+
+Dataset load(std::monostate, const SourceContext&) { throw DataError("the configuration names no data"); }
+Dataset load(const FilePath& npz, const SourceContext& c) { return load_npz(npz.path, c.classes, c.arrays); }
+Dataset load(const NpyFiles& npy, const SourceContext& c) {
+  return load_npy(npy.images.path, npy.masks.path, c.classes);
+}
+Dataset load(const ImageFolders& folders, const SourceContext& c) {
+  return load_folder(folders.images.path, folders.masks.path, c.classes, c.channels);
+}
+Dataset load(Terrain terrain, const SourceContext& c) {
+  if (c.classes < kTerrainClasses)
+    throw DataError("data.synthetic: has " + std::to_string(kTerrainClasses) + " classes; the model's last layer has " +
+                    std::to_string(c.classes));
+  if (terrain.seed < 0) terrain.seed = static_cast<int64_t>(c.seed);
+  return make_synthetic(terrain);
+}
+
+}  // namespace
+
+Dataset load(const DataSource& source, const SourceContext& context) {
+  return std::visit([&](const auto& chosen) { return load(chosen, context); }, source);
+}
+
 }  // namespace regolith

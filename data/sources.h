@@ -7,8 +7,10 @@
 #pragma once
 
 #include <string>
+#include <variant>
 
 #include "data/dataset.h"
+#include "data/synthetic.h"
 #include "engine/config/fields.h"
 
 namespace regolith {
@@ -56,5 +58,21 @@ Dataset load_npy(const std::string& images, const std::string& masks, int classe
 // PNG or JPEG images, and PNG masks of class ids (grey or palette) of the same stem; `masks` may be empty. In the order
 // of the names. `channels`: 1 (colour becomes grey, Rec. 601) or 3.
 Dataset load_folder(const std::string& images, const std::string& masks, int classes, int channels = 1);
+
+// The list of sources: a new one adds its type and its name here, and its load() in sources.cpp.
+using DataSource = std::variant<std::monostate, FilePath, NpyFiles, ImageFolders, Terrain>;  // FilePath: an .npz
+inline Alternatives source_names() {
+  return {{"npz", {.doc = "NumPy archive: the study's layout, or an array of images and one of masks"}},
+          {"npy", {.doc = "two NumPy files"}},
+          {"folder", {.doc = "folders of pictures"}},
+          {"synthetic", {.doc = "terrain made from a seed"}}};
+}
+// What a source must know beside its own options.
+struct SourceContext {
+  int classes = 0, channels = 1;  // of the model's output and input
+  uint64_t seed = 0;              // of the run
+  NpzNames arrays;
+};
+Dataset load(const DataSource& source, const SourceContext& context);
 
 }  // namespace regolith
