@@ -113,17 +113,6 @@ __global__ void __launch_bounds__(kColumnThreads)
   }
 }
 
-template <int L, int G>
-struct GatherShared {
-  float *patch, *scratch;  // the strip of the thin map; for the sums over a block
-  template <class A>
-  REGOLITH_HOST_DEVICE GatherShared(A& a, const TensorView& thin, const TensorView& wide, const ThinWindow& o,
-                                    const ThinStrips& strips) {
-    a.take(patch, strips.patch(wide, thin.C, o));
-    a.take(scratch, reduce_scratch<Sums<Pack<L, 1>>>(kColumnThreads, wide.C / (L * G)));
-  }
-};
-
 // Partial sums of a strip: (K, taps) or (taps, K) of dw, then K of db. A thread owns G vectors of channels, and D taps
 // at a time.
 template <class T, int L, int G, int D>
@@ -131,8 +120,9 @@ __global__ void __launch_bounds__(kColumnThreads)
     gather(TensorView thin, TensorView wide, ThinWindow o, ThinStrips strips, bool bias, float* partials) {
   using V = Vec<L>;
   const int K = wide.C, C = thin.C, Q = wide.W, length = (Q + o.S - 1) * C, line = o.S * C, taps = o.R * line;
-  const auto shared = take_shared<GatherShared<L, G>>(thin, wide, o, strips);
-  float *const patch = shared.patch, *const scratch = shared.scratch;
+  Shared shared;
+  float* patch = shared.take<float>((strips.rows + o.R - 1) * length);
+  float* scratch = shared.take<float>(reduce_scratch<Sums<Pack<L, 1>>>(kColumnThreads, K / (L * G)));
   const ThreadTile tile = ThreadTile::of_columns();
   const auto total_of = [&](const V& mine) {
     Sums<Pack<L, 1>> sums;
@@ -307,7 +297,8 @@ void thin_gather(Stream& stream, const ThinGather& k) {
       constexpr int L = lanes;
       with_group(K / L, [&](auto group) {
         constexpr int G = group;
-        const size_t bytes = shared_bytes_of<GatherShared<L, G>>(k.thin, k.wide, k.window, strips);
+        const size_t bytes = shared_bytes<float>(strips.patch(k.wide, C, k.window)) +
+                             shared_bytes<float>(reduce_scratch<Sums<Pack<L, 1>>>(kColumnThreads, K / (L * G)));
         const auto run = [&](auto kernel) {
           launch(stream, "thin_gather", {static_cast<unsigned>(strips.count)}, columns_block(K / (L * G)), bytes,
                  kernel, k.thin, k.wide, k.window, strips, k.db != nullptr, partials);

@@ -57,7 +57,11 @@ __global__ void __launch_bounds__(kColumnThreads)
           T* to = out + (i / 2 * dx.W + q * 2 + i % 2) * dx.pitch + c;
           const V g = i == 3 ? rest : select(v[i] == m, rest, V(0));
           rest = select(v[i] == m, V(0), rest);
-          store(to, g, accumulate);
+          if (accumulate) {  // not store(to, g, accumulate): sm_100 would spill
+            store(to, g + load<V>(to));
+          } else {
+            store(to, g);
+          }
         }
       }
     }
