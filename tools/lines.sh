@@ -8,8 +8,8 @@ kernels  9700
 engine  11000
 models    550
 losses    320
-data     1200
-app      1240
+data     1240
+app      1210
 tools     830"
 total=0 most=0 over=0
 while read -r folder lines; do
