@@ -12,7 +12,7 @@ else
   echo "quickstart: no GPU with nvcc here: building for the CPU"
 fi
 installed=$SECONDS
-cmake --preset "$preset" -DREGOLITH_TESTS=OFF -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >/dev/null
+cmake --preset "$preset" -DREGOLITH_TESTS=OFF -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >/dev/null
 cmake --build "build/$preset" --target engine_run -- --quiet
 built=$SECONDS
 "build/$preset/bin/engine_run" configs/quickstart.yaml "$@"

@@ -8,7 +8,7 @@ start=$SECONDS
 tools/setup.sh
 # Threads that spin would wait for each other when tests run side by side.
 export OMP_WAIT_POLICY=passive
-options=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DREGOLITH_SANITIZERS=ON)
+options=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DREGOLITH_SANITIZERS=ON)
 [[ " $* " != *" --quick "* ]] || options+=(-DREGOLITH_SANITIZERS=OFF)
 preset=release
 nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)

@@ -35,7 +35,7 @@ class Copies {
   kernels::CopyMatrices k_;
 };
 
-std::unique_ptr<Op> parse(const Attributes& a) {
+std::unique_ptr<Op> parse_aspp(const Attributes& a) {
   AsppAttributes p;
   p.filters = parse_filters(a);
   p.rates = a.integers("rates", "dilations of the 3x3 branches", 1, 1024, p.rates);
@@ -45,7 +45,7 @@ std::unique_ptr<Op> parse(const Attributes& a) {
   return std::make_unique<AsppOp>(p);
 }
 
-const RegisterOp aspp{"aspp", "atrous spatial pyramid pooling", 1, 1, parse};
+const RegisterOp aspp{"aspp", "atrous spatial pyramid pooling", 1, 1, parse_aspp};
 
 }  // namespace
 

@@ -96,12 +96,12 @@ void AttentionGateOp::backward(const OpRun& run) {
 
 namespace {
 
-std::unique_ptr<Op> parse(const Attributes& a) {
+std::unique_ptr<Op> parse_attention_gate(const Attributes& a) {
   const int filters = a.integer("filters", "channels in which x and g are compared", 1, kernels::kGateChannels);
   return std::make_unique<AttentionGateOp>(filters, parse_init(a));
 }
 
-const RegisterOp gate{"attention_gate", "a skip, each pixel times a gate", 2, 2, parse};
+const RegisterOp gate{"attention_gate", "a skip, each pixel times a gate", 2, 2, parse_attention_gate};
 
 }  // namespace
 

@@ -175,12 +175,12 @@ void ConvTransposeOp::backward(const OpRun& run) {
 
 namespace {
 template <class T>
-std::unique_ptr<Op> parse(const Attributes& a) {
+std::unique_ptr<Op> parse_conv(const Attributes& a) {
   return std::make_unique<T>(parse_conv(a));
 }
-const RegisterOp convolution{"conv", "convolution", 1, 1, parse<ConvOp>};
+const RegisterOp convolution{"conv", "convolution", 1, 1, parse_conv<ConvOp>};
 const RegisterOp transposed{"conv_transpose", "transposed convolution, the adjoint of the convolution", 1, 1,
-                            parse<ConvTransposeOp>};
+                            parse_conv<ConvTransposeOp>};
 }  // namespace
 
 }  // namespace regolith
