@@ -25,10 +25,10 @@ using cudnn::Operands;
 // How many of the heuristics' plans are timed. Those with an epilogue are compiled at run time, half a second each.
 constexpr int kMostPlans = 8, kMostFusedPlans = 3;
 
-constexpr size_t whole_lines(size_t bytes) { return (bytes + 255) / 256 * 256; }
+constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // The graphs of a request. Shared by all convolutions that ask the same.
-struct Compiled {
+struct CompiledGraph {
   std::unique_ptr<ConvGraph> forward, dgrad, wgrad;
   bool fused = true;              // bias and ReLU are in the forward graph
   DType wgrad_type = DType::f32;  // what the wgrad graph writes
@@ -38,14 +38,14 @@ CUstream_st* native(DeviceStream& stream) { return static_cast<CUstream_st*>(str
 
 class CudnnConvolution : public Convolution {
  public:
-  CudnnConvolution(const ConvRequest& request, std::shared_ptr<const Compiled> compiled)
+  CudnnConvolution(const ConvRequest& request, std::shared_ptr<const CompiledGraph> compiled)
       : request_(request), compiled_(std::move(compiled)) {
     const ConvShape& s = request.shape;
-    const size_t graph = compiled_->wgrad ? whole_lines(compiled_->wgrad->plans().front().workspace) : 0;
+    const size_t graph = compiled_->wgrad ? aligned(compiled_->wgrad->plans().front().workspace) : 0;
     const TensorView dy{nullptr, s.N, s.P(), s.Q(), s.K, s.K, request.type};
     result_at_ = graph;
-    sums_at_ = result_at_ + whole_lines(static_cast<size_t>(s.weights()) * size_of(compiled_->wgrad_type));
-    wgrad_workspace_ = sums_at_ + whole_lines(kernels::channel_sum_workspace(dy));
+    sums_at_ = result_at_ + aligned(static_cast<size_t>(s.weights()) * size_of(compiled_->wgrad_type));
+    wgrad_workspace_ = sums_at_ + aligned(kernels::channel_sum_workspace(dy));
   }
 
   std::string_view provider() const override { return "cudnn"; }
@@ -84,12 +84,12 @@ class CudnnConvolution : public Convolution {
 
  private:
   ConvRequest request_;
-  std::shared_ptr<const Compiled> compiled_;
+  std::shared_ptr<const CompiledGraph> compiled_;
   size_t result_at_, sums_at_, wgrad_workspace_;  // bytes into wgrad's workspace: after the graph's own
 };
 
 // Times the plans on buffers of the true sizes; where the device has no room for them, the heuristics' order stays.
-void tune(Device& device, const ConvRequest& request, Compiled& compiled) {
+void tune(Device& device, const ConvRequest& request, CompiledGraph& compiled) {
   const ConvShape& s = request.shape;
   const size_t element = size_of(request.type);
   size_t workspace_bytes = 0;
@@ -125,11 +125,12 @@ class CudnnProvider : public ConvProvider {
     auto found = cache_.find(key);
     if (found == cache_.end()) found = cache_.emplace(key, compile(device, request)).first;
     if (const auto* reason = std::get_if<UnsupportedReason>(&found->second)) return *reason;
-    return std::make_unique<CudnnConvolution>(request, std::get<std::shared_ptr<const Compiled>>(found->second));
+    return std::make_unique<CudnnConvolution>(request, std::get<std::shared_ptr<const CompiledGraph>>(found->second));
   }
 
  private:
-  using Entry = std::variant<std::shared_ptr<const Compiled>, UnsupportedReason>;  // the reason: not compiled again
+  using Entry =
+      std::variant<std::shared_ptr<const CompiledGraph>, UnsupportedReason>;  // the reason: not compiled again
 
   Entry compile(Device& device, const ConvRequest& request) {
     auto& target = targets_[device.index()];
@@ -143,7 +144,7 @@ class CudnnProvider : public ConvProvider {
         refusal = UnsupportedReason{std::string("no engine for ") + what + ": " + g.refusal()};
     };
 
-    auto c = std::make_shared<Compiled>();
+    auto c = std::make_shared<CompiledGraph>();
     const bool epilogue = request.bias || request.relu;
     c->forward = graph(request, Direction::forward, request.type, epilogue ? kMostFusedPlans : kMostPlans);
     if (c->forward->plans().empty() && request.bias) {
