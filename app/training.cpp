@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -158,7 +159,9 @@ bool Training::train_epochs() {
           now.step = r.state.step - first_step;
           now.loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_));
           now.lr = schedule_->learning_rate(r.state.step - 1);
-          now.images_per_second = static_cast<double>(steps * config_.train.batch) / elapsed();
+          const int64_t images = steps * config_.train.batch;  // the last batch may not be full
+          const int64_t most = config_.train.steps_per_epoch > 0 ? images : std::ssize(experiment_.data().epoch);
+          now.images_per_second = static_cast<double>(std::min(images, most)) / elapsed();
           for (const auto& l : listeners_) l->step(*this, now);
           return options_.interrupted == nullptr || !options_.interrupted->load();
         });

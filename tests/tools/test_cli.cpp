@@ -86,6 +86,14 @@ TEST_F(Cli, RunsTheConfigurationThatItWrote) {
   EXPECT_EQ(folder_.read("runs/tiny-2/last.safetensors"), folder_.read("runs/tiny/last.safetensors"));
 }
 
+// 20 images in batches of 16: the second batch holds four.
+TEST_F(Cli, TheRateCountsTheImagesThatThereAre) {
+  ASSERT_EQ(run({"tiny.yaml", "train.batch=16", "train.epochs=1"}).code, 0);
+  std::ifstream in(folder_ / "runs/tiny/history.jsonl");
+  const json record = json::parse(in);
+  EXPECT_LT(record.at("images_per_second").get<double>() * record.at("seconds").get<double>(), 28);
+}
+
 TEST_F(Cli, OneSeedGivesTheSameBytes) {
   ASSERT_EQ(run({"tiny.yaml", "run.name=a"}).code, 0);
   ASSERT_EQ(run({"tiny.yaml", "run.name=b"}).code, 0);
