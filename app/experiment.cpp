@@ -30,6 +30,7 @@ Network& Experiment::network() {
     o.reuse = config.graph.plan;
     o.conv = config.conv;
     network_ = std::make_unique<Network>(read_model(config.model), device(), o);
+    check_classes();
   }
   return *network_;
 }
@@ -38,13 +39,15 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  const Graph& graph = network().graph();
-  p->images = load(d.source, {classes(), graph.nodes[graph.input].shape().C, config.run.seed, d.arrays});
+  try {
+    p->images = load(d.source, source_context());
+  } catch (const OptionError& e) {
+    config.fail("data", e);
+  }
   const Dataset& all = p->images;
+  if (d.split.files) assign_parts(p->images, *d.split.files);
   p->report = all.origin + ": " + std::to_string(all.count) + " images of " +
-              size_text({all.height, all.width, all.channels}) + "\n";
-  if (all.masks.empty()) throw DataError(all.origin + ": has no masks to train on");
-  check_image(all);
+              size_text({all.height, all.width, all.channels}) + "\n" + all.notes;
   std::vector<int64_t> samples = all.labelled_samples();
   if (d.clean.drop_shared_masks || d.clean.drop_duplicate_images) {
     CleanReport cleaned = clean(all, samples, d.clean);
@@ -52,12 +55,15 @@ const ExperimentData& Experiment::data() {
     samples = std::move(cleaned.samples);
   }
   const uint64_t seed = d.split.seed < 0 ? config.run.seed : static_cast<uint64_t>(d.split.seed);
-  Split parts = split(all, samples, d.split.train, d.split.validation, d.split.test, seed);
+  Split parts = all.part.empty() ? split(all, samples, d.split.train, d.split.validation, d.split.test, seed)
+                                 : given_split(all, samples);
   p->report += parts.summary;
   p->train = std::move(parts.train);
   p->validation = std::move(parts.validation);
   p->test = std::move(parts.test);
   p->frequencies = class_frequencies(all, p->train, classes());
+  if (std::all_of(p->frequencies.begin(), p->frequencies.end(), [](double f) { return f == 0; }))
+    throw DataError(all.origin + ": no pixel of the training set has a truth: all are ignored");
   if (d.oversample) {
     p->augment = d.augment.value_or(d.oversample->augment);
     p->epoch = oversample(all, p->train, *d.oversample, d.augment.has_value());
@@ -71,6 +77,44 @@ const ExperimentData& Experiment::data() {
   }
   data_ = std::move(p);
   return *data_;
+}
+
+SourceContext Experiment::source_context() {
+  return {.classes = classes(),
+          .channels = network().graph().nodes[network().graph().input].shape().C,
+          .seed = config.run.seed,
+          .arrays = config.data.arrays,
+          .normalise = config.data.normalise,
+          .coding = config.data.classes,
+          .ignore = config.loss.ignore,
+          .group = config.data.split.group == kNoGroup ? "" : config.data.split.group,
+          .check = [this](const Dataset& images) { check_image(images); }};
+}
+
+// What would do nothing, or stand beside the wrong class.
+void Experiment::check_classes() {
+  const int K = network_->graph().classes();
+  const ClassOptions& c = config.data.classes;
+  const Yaml yaml = config.yaml.find("data").find("classes");
+  const auto fail = [&](const char* key, size_t n) {
+    yaml.fail_key(
+        key, "has " + std::to_string(n) + " entries; the model's last layer has " + std::to_string(K) + " classes");
+  };
+  if (!c.names.empty() && std::ssize(c.names) != K) fail("names", c.names.size());
+  if (!c.colours.empty() && std::ssize(c.colours) != K) {
+    bool others_named = c.from == MaskCoding::colours && std::ssize(c.colours) > K;
+    for (int id = K; id < std::ssize(c.colours); ++id)
+      others_named &= c.map.ids.contains(id) || id == config.loss.ignore;
+    if (!others_named) fail("colours", c.colours.size());
+  }
+  if (config.data.oversample) {
+    const int cls = config.data.oversample->class_id;
+    if (cls >= K || cls == config.loss.ignore)
+      config.yaml.find("data")
+          .find("oversample")
+          .fail_key("class", cls >= K ? "the model's last layer has only classes 0 to " + std::to_string(K - 1)
+                                      : "is loss.ignore, whose pixels are not counted");
+  }
 }
 
 void Experiment::check_image(const Dataset& images) {

@@ -33,6 +33,8 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // What its files are read by: the model's size, ids, ranges and names of arrays.
+  SourceContext source_context();
   // Throws ConfigError, at the key, for one that does not fit the classes.
   Loss loss(const std::vector<double>& frequencies);
   TrainerOptions trainer_options();
@@ -42,6 +44,7 @@ class Experiment {
 
  private:
   void check_image(const Dataset& images);
+  void check_classes();
 
   std::unique_ptr<Device> device_;
   std::unique_ptr<Network> network_;

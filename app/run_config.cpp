@@ -23,16 +23,6 @@ void fields(V& v, RunOptions& s) {
   v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
 }
 template <class V>
-void fields(V& v, ClassOptions& s) {
-  v("names", s.names, {.doc = "one name per class, for tables and legends; []: class 0, class 1, ..."});
-  v("colours", s.colours, {.doc = "one colour per class, for pictures; []: a built-in palette"});
-}
-template <class V>
-void fields(V& v, Normalise& s) {
-  v("scale", s.scale, {.doc = "the network reads byte * scale + shift", .min = 1e-9, .max = 1e9});
-  v("shift", s.shift, {.doc = "see scale"});
-}
-template <class V>
 void fields(V& v, DataOptions& s) {
   v.one_of(s.source, source_names(), {.doc = "where images and masks come from; needed to train"});
   v("arrays", s.arrays, {.doc = "names of the arrays in data.npz"});
@@ -89,25 +79,78 @@ namespace {
 // A path that is given must exist once it is to be read.
 void check_path(const Yaml& yaml, const std::string& path, bool folder) {
   std::error_code error;
-  if (folder ? std::filesystem::is_directory(path, error) : std::filesystem::is_regular_file(path, error)) return;
+  const bool is_folder = std::filesystem::is_directory(path, error);
+  if (folder ? is_folder : std::filesystem::is_regular_file(path, error)) return;
+  if (is_folder) yaml.fail(path + " is a folder, expected a file; folders of pictures go to data.folder");
   const std::string kind = folder ? "folder" : "file";
+  if (std::filesystem::exists(path, error)) yaml.fail(path + " is not a " + kind);
   yaml.fail(
       "no such " + kind + ": " + path +
       (yaml.position().line ? " (looked for beside " + yaml.position().file + " and in the working folder)" : ""));
+}
+
+template <class Source>
+void check_paths(const Source& source, const Yaml& yaml, bool folder) {
+  const auto check = [&](const auto& pair, const Yaml& at) {
+    check_path(at.at("images"), pair.images.path, folder);
+    check_path(at.at("masks"), pair.masks.path, folder);
+  };
+  check(source, yaml);
+  if (source.validation) check(*source.validation, yaml.at("validation"));
+  if (source.test) check(*source.test, yaml.at("test"));
+}
+
+// The given parts of the chosen source, or of none.
+template <class F>
+bool given(const DataOptions& data, F&& asks) {
+  if (std::holds_alternative<FilePath>(data.source)) return asks(data.arrays);
+  if (const auto* npy = std::get_if<NpyFiles>(&data.source)) return asks(*npy);
+  if (const auto* pictures = std::get_if<ImageFolders>(&data.source)) return asks(*pictures);
+  return false;
 }
 
 void check_source(const DataOptions& data, const Yaml& yaml) {
   if (std::holds_alternative<std::monostate>(data.source))
     yaml.fail("no data; expected one of npz, npy, folder, synthetic (on the command line: data.npz=FILE)");
   if (const auto* npz = std::get_if<FilePath>(&data.source)) check_path(yaml.at("npz"), npz->path, false);
-  if (const auto* npy = std::get_if<NpyFiles>(&data.source)) {
-    check_path(yaml.at("npy").at("images"), npy->images.path, false);
-    check_path(yaml.at("npy").at("masks"), npy->masks.path, false);
+  if (const auto* npy = std::get_if<NpyFiles>(&data.source)) check_paths(*npy, yaml.at("npy"), false);
+  if (const auto* pictures = std::get_if<ImageFolders>(&data.source)) check_paths(*pictures, yaml.at("folder"), true);
+  if (data.split.files) {
+    const Yaml files = yaml.at("split").at("files");
+    for (const auto& [key, file] : {std::pair{"train", &data.split.files->train},
+                                    {"validation", &data.split.files->validation},
+                                    {"test", &data.split.files->test}})
+      if (!file->path.empty()) check_path(files.at(key), file->path, false);
   }
-  if (const auto* pictures = std::get_if<ImageFolders>(&data.source)) {
-    check_path(yaml.at("folder").at("images"), pictures->images.path, true);
-    check_path(yaml.at("folder").at("masks"), pictures->masks.path, true);
-  }
+}
+
+// Keys of data that contradict each other, or that would do nothing.
+void check_data(const DataOptions& data, const Yaml& yaml) {
+  const Normalise& n = data.normalise;
+  if ((n.low < Normalise::kAuto) != (n.high < Normalise::kAuto))
+    yaml.find("normalise").fail("low and high go together; one is missing");
+  if (n.low < Normalise::kAuto && n.low >= n.high) yaml.find("normalise").fail_key("low", "expected less than high");
+  if (n.bits != 0 && n.low < Normalise::kAuto) yaml.find("normalise").fail_key("bits", "excludes low and high");
+  const NpzNames& arrays = data.arrays;
+  if (arrays.training != kAutoName && arrays.names_pair())
+    yaml.find("arrays").fail_key("training", "excludes images and masks: the array holds both");
+  const bool folder = std::holds_alternative<ImageFolders>(data.source),
+             npz = std::holds_alternative<FilePath>(data.source);
+  if (data.classes.from == MaskCoding::colours && !folder)
+    yaml.find("classes").fail_key("from", "colours are of mask files; masks of arrays hold ids");
+  if (data.classes.from == MaskCoding::colours && data.classes.colours.empty())
+    yaml.find("classes").fail_key("from", "needs classes.colours, the colour of each id");
+  const bool by_source = given(data, [](const auto& parts) { return parts.any(); });
+  const SplitShares& split = data.split;
+  const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
+                                       : "has no effect beside data.split.files";
+  if (by_source && split.files) yaml.find("split").fail_key("files", effect);
+  if ((by_source || split.files) && !split.are_default())
+    yaml.find("split").fail(effect + "; leave the shares out (on the command line: data.split={})");
+  if (split.group == kNoGroup) return;
+  if (by_source || split.files) yaml.find("split").fail_key("group", effect);
+  if (!folder && !npz && !std::holds_alternative<std::monostate>(data.source))
+    yaml.find("split").fail_key("group", "needs data.folder (an expression for names) or data.npz (an array)");
 }
 
 // What no single key can tell.
@@ -121,12 +164,17 @@ void check(const RunConfig& c, ConfigUse use) {
     data.find("split").fail("train + validation + test is " + number(split.train + split.validation + split.test) +
                             "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
-  if (split.validation == 0 && c.train.early_stopping)
-    train.fail_key("early_stopping", "needs validation images, but data.split.validation is 0");
-  if (split.validation == 0 && std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
-    c.yaml.find("schedule").fail_key("reduce_on_plateau", "needs validation images, but data.split.validation is 0");
+  check_data(c.data, data);
+  if (!c.may_validate()) {
+    const std::string none = std::string("needs validation images, but ") +
+                             (c.has_given_parts() ? "none are given" : "data.split.validation is 0");
+    if (c.train.early_stopping) train.fail_key("early_stopping", none);
+    if (std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
+      c.yaml.find("schedule").fail_key("reduce_on_plateau", none);
+  }
   const size_t classes = c.data.classes.names.size();
-  if (classes && !c.data.classes.colours.empty() && c.data.classes.colours.size() != classes)
+  if (classes && !c.data.classes.colours.empty() && c.data.classes.colours.size() != classes &&
+      c.data.classes.from == MaskCoding::ids)
     data.at("classes").at("colours").fail("expected " + std::to_string(classes) + " colours, as many as classes.names");
   if (classes && c.data.oversample && c.data.oversample->class_id >= static_cast<int>(classes))
     data.at("oversample").at("class").fail("data.classes.names has only classes 0 to " + std::to_string(classes - 1));
@@ -149,6 +197,16 @@ RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
 
 RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use) {
   return read_run_config(Yaml::load(file).with_overrides(overrides), use);
+}
+
+bool RunConfig::has_given_parts() const {
+  return data.split.files || given(data, [](const auto& parts) { return parts.any(); });
+}
+
+bool RunConfig::may_validate() const {
+  if (data.split.files) return !data.split.files->validation.path.empty();
+  if (has_given_parts()) return given(data, [](const auto& parts) { return parts.validation.has_value(); });
+  return data.split.validation > 0;
 }
 
 void RunConfig::fail(const std::string& section, const OptionError& error) const {

@@ -31,13 +31,6 @@ struct RunOptions {
   bool deterministic = true, cuda_graph = true;
 };
 
-struct ClassOptions {
-  std::vector<std::string> names;
-  std::vector<Colour> colours;
-};
-struct Normalise {
-  double scale = 1.0 / 255, shift = 0;  // the network reads byte * scale + shift
-};
 struct DataOptions {
   DataSource source;
   NpzNames arrays;
@@ -78,6 +71,8 @@ struct RunConfig {
   Yaml model;  // read by models/
   Yaml yaml;   // the whole, for errors that are found later
 
+  bool has_given_parts() const;  // by the source, or by data.split.files
+  bool may_validate() const;     // there can be validation images
   // What says which weights are the best.
   std::string monitor() const { return train.early_stopping ? train.early_stopping->monitor : "val_loss"; }
   std::string to_yaml() const;  // every key with its value; reads back as the same run

@@ -12,6 +12,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "kernels/sample.h"
 
 namespace regolith {
 namespace {
@@ -61,16 +62,19 @@ SharedMask describe(const Dataset& d, const std::vector<int64_t>& group, const C
   for (const int64_t i : group) s.rows.push_back(d.source[i]);
   const uint8_t* mask = d.mask(group[0]);
   int top = d.height, bottom = -1, left = d.width, right = -1;
+  int64_t labelled = 0;
+  s.pixels.resize(1);
   for (int y = 0; y < d.height; ++y) {
     for (int x = 0; x < d.width; ++x) {
       const uint8_t id = mask[y * d.width + x];
+      if (id == kernels::kAbsentClass) continue;
       if (id >= s.pixels.size()) s.pixels.resize(id + 1, 0);
       ++s.pixels[id];
       if (id == 0) continue;
+      ++labelled;
       top = std::min(top, y), bottom = std::max(bottom, y), left = std::min(left, x), right = std::max(right, x);
     }
   }
-  const int64_t labelled = d.mask_bytes() - s.pixels[0];
   s.fill = labelled == 0 ? 1 : static_cast<double>(labelled) / ((bottom - top + 1.0) * (right - left + 1.0));
   s.plain = std::count_if(s.pixels.begin() + 1, s.pixels.end(), [](int64_t n) { return n > 0; }) <= 1 &&
             s.fill >= rule.plain_fill;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,25 @@
 
 namespace regolith {
 
+// Text files, a line per image: its name, or its row where images are arrays.
+struct SplitFiles {
+  FilePath train, validation, test;
+};
+template <class V>
+void fields(V& v, SplitFiles& s) {
+  v("train", s.train, {.doc = "text file with a line per image, its name or (of arrays) its row; ~: all others"});
+  v("validation", s.validation, {.doc = "the same; ~: none"});
+  v("test", s.test, {.doc = "the same; ~: none"});
+}
+
+inline constexpr const char* kNoGroup = "none";
 struct SplitShares {
   double train = 0.8, validation = 0.1, test = 0.1;
   int64_t seed = -1;  // -1: auto, the run's
+  std::string group = kNoGroup;
+  std::optional<SplitFiles> files;
+
+  bool are_default() const { return train == 0.8 && validation == 0.1 && test == 0.1; }
 };
 template <class V>
 void fields(V& v, SplitShares& s) {
@@ -21,6 +38,11 @@ void fields(V& v, SplitShares& s) {
   v("validation", s.validation, {.doc = "share of the images", .min = 0, .max = 1});
   v("test", s.test, {.doc = "share of the images", .min = 0, .max = 1});
   v("seed", s.seed, {.doc = "of the split; auto: run.seed", .min = 0, .word = "auto", .word_value = -1});
+  v("group", s.group,
+    {.doc =
+         "keeps images of one group, such as the frames of a scene, in one part. Of a folder: a regular expression for "
+         "file names, whose first parentheses (or whole match) are the group. Of data.npz: an array of N numbers"});
+  v("files", s.files, {.doc = "the parts by name, in place of shares"});
 }
 
 struct Split {
@@ -31,12 +53,18 @@ struct Split {
 // Of the given samples, validation and test get round(count * fraction), training the rest if the fractions sum to 1,
 // else its own round(count * fraction). Stratified: samples are sorted by the set of classes in their mask, rare
 // classes weighing most, shuffled within a set, and dealt at even distances, so that each part gets its share of every
-// set to within one sample. Throws DataError for fractions that are negative or sum to more than 1, or leave nothing to
-// train on.
+// set to within one sample. Where samples have groups, whole groups are dealt, the largest first, each to the part
+// whose samples and classes are then nearest to its share. Throws DataError for fractions that are negative or sum to
+// more than 1, or leave nothing to train on, and for fewer groups than parts.
 Split split(const Dataset& data, const std::vector<int64_t>& samples, double train, double validation, double test,
             uint64_t seed);
 
-// The share of each class in the pixels of the given samples.
+// The parts that the data came with (Dataset::part).
+Split given_split(const Dataset& data, const std::vector<int64_t>& samples);
+// Sets Dataset::part from lists. Throws DataError for a name that is unknown or in two places, and for an empty list.
+void assign_parts(Dataset& data, const SplitFiles& files);
+
+// The share of each class in the pixels of the given samples that have a truth.
 std::vector<double> class_frequencies(const Dataset& data, const std::vector<int64_t>& samples, int classes);
 
 struct SampleIndex {  // of a sample in an epoch

@@ -13,6 +13,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,12 @@ using Colour = std::array<uint8_t, 3>;  // red, green, blue
 struct ClassWeights {
   bool inverse_frequency = false;
   std::vector<double> values;
+};
+
+// Ids in files to class ids.
+struct IdMap {
+  static constexpr int kIgnore = -1;  // "ignore": its pixels have no truth
+  std::map<int64_t, int> ids;
 };
 
 // A value that only its part can judge. `path` leads from the part's section to the key: "focal.exclude".

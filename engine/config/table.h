@@ -107,6 +107,7 @@ requires std::is_enum_v<E> std::string type(const E&, const FieldInfo&) { return
 
 // Paths. An empty one was not given.
 inline std::string resolve(const Yaml& yaml) {
+  if (yaml.is_null()) return "";
   const fs::path path = yaml.as<std::string>(), beside = yaml.folder() / path;
   std::error_code error;
   if (path.empty()) yaml.fail("expected the name of a file or folder, found an empty text");
@@ -114,7 +115,9 @@ inline std::string resolve(const Yaml& yaml) {
 }
 inline void read(const Yaml& yaml, FilePath& value, const FieldInfo&) { value.path = resolve(yaml); }
 inline void read(const Yaml& yaml, FolderPath& value, const FieldInfo&) { value.path = resolve(yaml); }
-inline std::string text(const FilePath& value, const FieldInfo& info) { return text(value.path, info); }
+inline std::string text(const FilePath& value, const FieldInfo& info) {
+  return value.path.empty() ? "~" : text(value.path, info);
+}
 inline std::string text(const FolderPath& value, const FieldInfo& info) { return text(value.path, info); }
 inline std::string type(const FilePath&, const FieldInfo&) { return "file"; }
 inline std::string type(const FolderPath&, const FieldInfo&) { return "folder"; }
@@ -167,6 +170,25 @@ inline void read(const Yaml& yaml, Colour& value, const FieldInfo&) {
 }
 inline std::string text(const Colour& value, const FieldInfo&) { return "[" + join(value) + "]"; }
 inline std::string type(const Colour&, const FieldInfo&) { return "[red, green, blue]"; }
+
+inline void read(const Yaml& yaml, IdMap& value, const FieldInfo&) {
+  value.ids.clear();
+  for (const Yaml::Item& item : yaml.items()) {
+    int64_t id = 0;
+    const char* end = item.key.data() + item.key.size();
+    if (const auto [at, error] = std::from_chars(item.key.data(), end, id); error != std::errc() || at != end)
+      yaml.fail_key(item.key, "expected an id, a whole number, as the key");
+    const bool ignored = item.value.is_scalar() && item.value.as<std::string>() == "ignore";
+    value.ids[id] = ignored ? IdMap::kIgnore : static_cast<int>(item.value.as_int(0, 255));
+  }
+}
+inline std::string text(const IdMap& value, const FieldInfo&) {
+  std::string map;
+  for (const auto& [id, to] : value.ids)
+    map += (map.empty() ? "" : ", ") + std::to_string(id) + ": " + (to < 0 ? "ignore" : std::to_string(to));
+  return "{" + map + "}";
+}
+inline std::string type(const IdMap&, const FieldInfo&) { return "map of id: class id or ignore"; }
 
 template <class T>
 requires(!Section<T>) void read(const Yaml& yaml, std::vector<T>& value, const FieldInfo& info) {
@@ -346,9 +368,9 @@ struct Help {
     } else {
       const std::string preset = text(field, info);
       line(name,
-           type(field, info) + (info.required      ? " (required)"
-                                : preset == "\"\"" ? ""
-                                                   : " = " + preset),
+           type(field, info) + (info.required                       ? " (required)"
+                                : preset == "\"\"" || preset == "~" ? ""
+                                                                    : " = " + preset),
            info.doc);
     }
   }

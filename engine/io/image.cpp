@@ -7,12 +7,15 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 
 // After <cstdio>, which it needs and does not include.
+#include <jerror.h>
 #include <jpeglib.h>
 
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 
 namespace regolith {
@@ -20,18 +23,74 @@ namespace {
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
+constexpr int kLargestSide = 1 << 15;
+
+// The orientation in EXIF data (a TIFF header and a table of tags), 1 where there is none.
+int exif_orientation(std::span<const uint8_t> tiff) {
+  const bool little = !tiff.empty() && tiff[0] == 'I';
+  const auto number = [&](size_t at, int bytes) {
+    uint32_t n = 0;
+    for (int i = 0; i < bytes && at + bytes <= tiff.size(); ++i)
+      n |= static_cast<uint32_t>(tiff[at + i]) << 8 * (little ? i : bytes - 1 - i);
+    return n;
+  };
+  const size_t table = number(4, 4);
+  for (size_t i = 0; i < number(table, 2); ++i) {
+    const size_t tag = table + 2 + 12 * i;
+    if (tag + 12 > tiff.size()) break;
+    if (number(tag, 2) == 0x112 && number(tag + 8, 2) >= 1 && number(tag + 8, 2) <= 8)
+      return static_cast<int>(number(tag + 8, 2));
+  }
+  return 1;
+}
+
+// From the size as stored to that as shown. Orientations from 5 on exchange rows and columns.
+void turn_size(ImageHeader& image) {
+  if (image.orientation > 4) std::swap(image.height, image.width);
+}
+
+// `image` has the size as shown, its values still stand as stored.
+void turn_pixels(ImageValues& image) {
+  if (image.orientation == 1) return;
+  const bool transposed = image.orientation > 4;
+  const bool flip_rows = image.orientation == 3 || image.orientation == 4 || image.orientation > 6;
+  const bool flip_columns =
+      image.orientation == 2 || image.orientation == 3 || image.orientation == 6 || image.orientation == 7;
+  const int C = image.channels, stored_width = transposed ? image.height : image.width;
+  std::vector<uint16_t> shown;
+  shown.reserve(image.values.size());
+  for (int y = 0; y < image.height; ++y) {
+    for (int x = 0; x < image.width; ++x) {
+      const int v = flip_rows ? image.height - 1 - y : y, u = flip_columns ? image.width - 1 - x : x;
+      const auto from =
+          image.values.begin() + static_cast<ptrdiff_t>(transposed ? u * stored_width + v : v * stored_width + u) * C;
+      shown.insert(shown.end(), from, from + C);
+    }
+  }
+  image.values = std::move(shown);
+}
+
+void check_sides(const ImageHeader& image, const std::string& path) {
+  if (image.width <= kLargestSide && image.height <= kLargestSide) return;
+  throw DataError(path + ": is " + size_text({image.width, image.height}) + " (width x height); images of up to " +
+                  std::to_string(kLargestSide) + " pixels to a side can be read");
+}
+
 // libpng and libjpeg report errors by longjmp. Variables that change between setjmp and the jump must not live in
 // registers: they are members of an object whose address the library has.
 struct PngReading {
   png_structp png = nullptr;
   png_infop info = nullptr;
+  ImageValues image;
+  std::vector<uint8_t> bytes;
+  std::vector<png_bytep> rows;
   std::string error;
   ~PngReading() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
-ImageBytes read_png(std::FILE* file, const std::string& path, bool raw) {
+ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool header_only) {
   PngReading r;
-  ImageBytes image;
+  ImageValues& image = r.image;
   const auto on_error = [](png_structp png, png_const_charp text) {
     *static_cast<std::string*>(png_get_error_ptr(png)) = text;
     png_longjmp(png, 1);
@@ -41,22 +100,56 @@ ImageBytes read_png(std::FILE* file, const std::string& path, bool raw) {
   if (r.info == nullptr) throw DataError(path + ": no memory to read it");
   if (setjmp(png_jmpbuf(r.png)) != 0) throw DataError(path + ": damaged or truncated PNG: " + r.error);
   png_init_io(r.png, file);
-  // PACKING: a byte per value; EXPAND: palettes to RGB, few grey bits to eight.
-  png_read_png(r.png, r.info,
-               PNG_TRANSFORM_STRIP_16 | PNG_TRANSFORM_PACKING | PNG_TRANSFORM_STRIP_ALPHA |
-                   (raw ? PNG_TRANSFORM_IDENTITY : PNG_TRANSFORM_EXPAND),
-               nullptr);
+  png_set_user_limits(r.png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // the check of the sides names both
+  png_read_info(r.png, r.info);
   image.width = static_cast<int>(png_get_image_width(r.png, r.info));
   image.height = static_cast<int>(png_get_image_height(r.png, r.info));
-  image.channels = png_get_channels(r.png, r.info);
-  const png_bytepp rows = png_get_rows(r.png, r.info);
-  for (int y = 0; y < image.height; ++y)
-    image.bytes.insert(image.bytes.end(), rows[y], rows[y] + static_cast<size_t>(image.width) * image.channels);
-  return image;
+  image.bits = png_get_bit_depth(r.png, r.info) == 16 ? 16 : 8;
+  const int colour = png_get_color_type(r.png, r.info);
+  image.channels = (colour & PNG_COLOR_MASK_COLOR) != 0 && !(stored && colour == PNG_COLOR_TYPE_PALETTE) ? 3 : 1;
+  const auto orient = [&] {  // the chunk may stand before the pixels or after them
+    png_bytep exif = nullptr;
+    png_uint_32 size = 0;
+    if (png_get_eXIf_1(r.png, r.info, &size, &exif) != 0) image.orientation = exif_orientation({exif, size});
+  };
+  check_sides(image, path);
+  if (header_only) {
+    orient();
+    turn_size(image);
+    return std::move(r.image);
+  }
+  if (stored && colour == PNG_COLOR_TYPE_PALETTE) {
+    png_colorp entries = nullptr;
+    int count = 0;
+    png_get_PLTE(r.png, r.info, &entries, &count);
+    for (int i = 0; i < count; ++i) image.palette.push_back({entries[i].red, entries[i].green, entries[i].blue});
+  }
+  png_set_packing(r.png);  // a byte per value
+  png_set_swap(r.png);     // 16 bits in this machine's order
+  png_set_strip_alpha(r.png);
+  if (!stored) png_set_expand(r.png);  // palettes to RGB, few grey bits to eight
+  png_set_interlace_handling(r.png);
+  png_read_update_info(r.png, r.info);
+  const size_t row = png_get_rowbytes(r.png, r.info);
+  r.bytes.resize(row * image.height);
+  for (int y = 0; y < image.height; ++y) r.rows.push_back(r.bytes.data() + y * row);
+  png_read_image(r.png, r.rows.data());
+  png_read_end(r.png, r.info);
+  image.values.resize(static_cast<size_t>(image.width) * image.height * image.channels);
+  if (image.bits == 16) {
+    std::memcpy(image.values.data(), r.bytes.data(), r.bytes.size());
+  } else {
+    std::copy(r.bytes.begin(), r.bytes.end(), image.values.begin());
+  }
+  orient();
+  turn_size(image);
+  turn_pixels(image);
+  return std::move(r.image);
 }
 
 struct JpegReading {
-  ImageBytes image;
+  ImageValues image;
+  std::vector<uint8_t> row;
   jpeg_decompress_struct jpeg{};
   jpeg_error_mgr errors{};
   std::jmp_buf jump;
@@ -64,9 +157,33 @@ struct JpegReading {
   ~JpegReading() { jpeg_destroy_decompress(&jpeg); }
 };
 
-ImageBytes read_jpeg(std::FILE* file, const std::string& path) {
+// Whether what libjpeg warns of leaves all pixels as they were written: bytes between the parts of a file, marks of
+// programs, and an end that is missing after the last pixel. (Pixels that are missing warn again, as HIT_MARKER.)
+bool harmless(const jpeg_decompress_struct& jpeg, const jpeg_error_mgr& errors) {
+  const int marker = errors.msg_parm.i[1];
+  switch (errors.msg_code) {
+    case JWRN_EXTRANEOUS_DATA:
+      return marker < 0xd0 || marker > 0xd7;  // those are inside of a scan
+    case JWRN_JPEG_EOF:
+      return !jpeg.progressive_mode && jpeg.comps_in_scan == jpeg.num_components;
+    case JWRN_ADOBE_XFORM:
+    case JWRN_JFIF_MAJOR:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Ink to light, as (255 - ink) * (255 - black) / 255. Adobe's files hold 255 - ink.
+void add_cmyk_row(const std::vector<uint8_t>& row, bool inverted, std::vector<uint16_t>& to) {
+  const auto light = [&](uint8_t ink) { return inverted ? ink : 255 - ink; };
+  for (size_t i = 0; i < row.size(); i += 4)
+    for (int c = 0; c < 3; ++c) to.push_back((light(row[i + c]) * light(row[i + 3]) + 127) / 255);
+}
+
+ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only) {
   JpegReading r;
-  ImageBytes& image = r.image;
+  ImageValues& image = r.image;
   r.jpeg.err = jpeg_std_error(&r.errors);
   r.jpeg.client_data = &r;
   r.errors.error_exit = [](j_common_ptr jpeg) {
@@ -75,24 +192,58 @@ ImageBytes read_jpeg(std::FILE* file, const std::string& path) {
     std::longjmp(reading->jump, 1);
   };
   r.errors.emit_message = [](j_common_ptr jpeg, int level) {
-    if (level < 0) jpeg->err->error_exit(jpeg);  // a truncated file is only a warning to libjpeg
+    if (level >= 0) return;
+    auto* reading = static_cast<JpegReading*>(jpeg->client_data);
+    if (!harmless(reading->jpeg, *jpeg->err)) jpeg->err->error_exit(jpeg);
+    if (!reading->image.warning.empty()) return;
+    jpeg->err->format_message(jpeg, reading->text);
+    reading->image.warning = reading->text;
   };
   if (setjmp(r.jump) != 0) throw DataError(path + ": damaged or truncated JPEG: " + r.text);
   jpeg_create_decompress(&r.jpeg);
   jpeg_stdio_src(&r.jpeg, file);
+  jpeg_save_markers(&r.jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&r.jpeg, TRUE);
-  r.jpeg.out_color_space = r.jpeg.num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  image.width = static_cast<int>(r.jpeg.image_width);
+  image.height = static_cast<int>(r.jpeg.image_height);
+  const bool cmyk = r.jpeg.num_components == 4;
+  image.channels = r.jpeg.num_components == 1 ? 1 : 3;
+  for (auto* m = r.jpeg.marker_list; m != nullptr; m = m->next)
+    if (m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
+      image.orientation = exif_orientation({m->data + 6, m->data_length - 6});
+  turn_size(image);
+  check_sides(image, path);
+  if (header_only) return std::move(r.image);
+  r.jpeg.out_color_space = cmyk ? JCS_CMYK : image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_start_decompress(&r.jpeg);
-  image.width = static_cast<int>(r.jpeg.output_width);
-  image.height = static_cast<int>(r.jpeg.output_height);
-  image.channels = r.jpeg.output_components;
-  image.bytes.resize(static_cast<size_t>(image.width) * image.height * image.channels);
+  r.row.resize(static_cast<size_t>(r.jpeg.output_width) * r.jpeg.output_components);
+  image.values.reserve(static_cast<size_t>(image.width) * image.height * image.channels);
   while (r.jpeg.output_scanline < r.jpeg.output_height) {
-    JSAMPROW row = image.bytes.data() + static_cast<size_t>(r.jpeg.output_scanline) * image.width * image.channels;
+    JSAMPROW row = r.row.data();
     jpeg_read_scanlines(&r.jpeg, &row, 1);
+    if (cmyk) {
+      add_cmyk_row(r.row, r.jpeg.saw_Adobe_marker != 0, image.values);
+    } else {
+      image.values.insert(image.values.end(), r.row.begin(), r.row.end());
+    }
   }
   jpeg_finish_decompress(&r.jpeg);
+  turn_pixels(image);
   return std::move(r.image);
+}
+
+ImageValues read_file(const std::string& path, bool stored, bool header_only) {
+  const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
+  unsigned char head[8] = {};
+  const size_t got = std::fread(head, 1, sizeof head, file.get());
+  std::rewind(file.get());
+  if (png_sig_cmp(head, 0, 8) == 0) return read_png(file.get(), path, stored, header_only);
+  if (got >= 3 && head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff) {
+    if (stored) throw DataError(path + ": a mask must be a PNG: JPEG does not keep class ids");
+    return read_jpeg(file.get(), path, header_only);
+  }
+  throw DataError(path + ": expected a PNG or JPEG image");
 }
 
 }  // namespace
@@ -112,23 +263,7 @@ void write_png(const std::string& path, const Picture& picture) {
   write_file_atomically(path, bytes);
 }
 
-ImageBytes read_image(const std::string& path, bool raw) {
-  const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) throw DataError(path + ": cannot be opened: " + std::strerror(errno));
-  unsigned char head[26] = {};  // of a PNG: its signature, and of its first chunk the size, bits and colour type
-  const size_t got = std::fread(head, 1, sizeof head, file.get());
-  std::rewind(file.get());
-  if (png_sig_cmp(head, 0, 8) == 0) {
-    const int depth = head[24], color = head[25];
-    if (raw && ((color & PNG_COLOR_MASK_COLOR && color != PNG_COLOR_TYPE_PALETTE) || depth > 8))
-      throw DataError(path + ": expected a mask of 8 bits with one channel of class ids (grey or palette)");
-    return read_png(file.get(), path, raw);
-  }
-  if (got >= 3 && head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff) {
-    if (raw) throw DataError(path + ": a mask must be a PNG: JPEG does not keep class ids");
-    return read_jpeg(file.get(), path);
-  }
-  throw DataError(path + ": expected a PNG or JPEG image");
-}
+ImageHeader read_image_header(const std::string& path, bool stored) { return read_file(path, stored, true); }
+ImageValues read_image(const std::string& path, bool stored) { return read_file(path, stored, false); }
 
 }  // namespace regolith

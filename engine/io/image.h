@@ -25,14 +25,24 @@ struct Picture {
 // An 8-bit RGB PNG, written atomically. Throws IoError (no such folder, no space left, no permission).
 void write_png(const std::string& path, const Picture& picture);
 
-// An image file as bytes.
-struct ImageBytes {
-  int height = 0, width = 0, channels = 1;  // 1 grey, 3 RGB
-  std::vector<uint8_t> bytes;               // (height, width, channels)
+// What the first bytes of an image file say.
+struct ImageHeader {
+  int height = 0, width = 0, channels = 1;  // as shown: turned as `orientation` says; 1 grey, 3 RGB
+  int bits = 8;                             // of a value: 8, or 16
+  int orientation = 1;                      // EXIF's, 1 to 8
 };
 
-// Reads PNG (any depth; drops alpha, cuts 16 bits to 8) and JPEG; the first bytes of the file say which it is. `raw` is
-// for class ids: PNG only, one channel, palette indices or grey values as stored. Throws DataError that names the file.
-ImageBytes read_image(const std::string& path, bool raw = false);
+// An image file as numbers, turned as its EXIF orientation says; alpha is dropped.
+struct ImageValues : ImageHeader {
+  std::vector<uint16_t> values;  // (height, width, channels)
+  std::vector<Rgb> palette;      // of an image read as stored: its values are then indices
+  std::string warning;           // what the decoder remarked on a file whose pixels are all there
+};
+
+// Read PNG (any depth) and JPEG (grey, colour, CMYK); the first bytes of the file say which it is. `stored` is for
+// class ids: PNG only; palettes and grey values of few bits stay as they are, and are not spread over a byte. Throw
+// DataError that names the file, also for one that takes more than 32768 pixels to a side, before it is decoded.
+ImageHeader read_image_header(const std::string& path, bool stored = false);
+ImageValues read_image(const std::string& path, bool stored = false);
 
 }  // namespace regolith

@@ -27,6 +27,9 @@ class Header {
 
   std::string_view quoted(const char* key) {
     const std::string_view v = value(key);
+    if (v.starts_with("["))
+      throw DataError(where_ + ": has fields, " + std::string(v.substr(0, v.find(']') + 1)) +
+                      ": expected a plain element type");
     const size_t end = v.size() > 1 ? v.find(v[0], 1) : v.npos;
     if (end == v.npos || (v[0] != '\'' && v[0] != '"')) bad(key, "a quoted element type");
     return v.substr(1, end - 1);
@@ -41,7 +44,7 @@ class Header {
     if (!v.starts_with("(") || v.find(')') == v.npos) bad(key, "a tuple");
     std::vector<int64_t> numbers;
     for (const char *at = v.data() + 1, *end = v.data() + v.find(')'); at < end;) {
-      if (*at == ',' || *at == ' ' || *at == 'L') {
+      if (*at == ',' || *at == 'L' || kBlank.find(*at) != kBlank.npos) {
         ++at;
         continue;
       }
@@ -55,17 +58,32 @@ class Header {
 
  private:
   std::string_view value(const char* key) {
-    size_t at = text_.find(std::string(key) + "'");
+    size_t at = text_.npos;
+    for (const char quote : {'\'', '"'}) at = std::min(at, text_.find(quote + std::string(key) + quote));
     if (at != text_.npos) at = text_.find(':', at);
     if (at == text_.npos) bad(key, "this key");
-    return text_.substr(std::min(text_.find_first_not_of(' ', at + 1), text_.size()));
+    return text_.substr(std::min(text_.find_first_not_of(kBlank, at + 1), text_.size()));
   }
   [[noreturn]] void bad(const char* key, const char* expected) {
     throw DataError(where_ + ": damaged .npy header: expected " + expected + " at '" + key + "'");
   }
+  static constexpr std::string_view kBlank = " \t\r\n";
   std::string_view text_;
   const std::string& where_;
 };
+
+// NumPy's other names of element types, as other writers leave them.
+std::string_view plain_type(std::string_view type) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"?", "b1"},       {"bool", "b1"},   {"b", "i1"},      {"B", "u1"},      {"h", "i2"},      {"H", "u2"},
+      {"i", "i4"},       {"I", "u4"},      {"l", "i8"},      {"L", "u8"},      {"q", "i8"},      {"Q", "u8"},
+      {"e", "f2"},       {"f", "f4"},      {"d", "f8"},      {"int8", "i1"},   {"int16", "i2"},  {"int32", "i4"},
+      {"int64", "i8"},   {"uint8", "u1"},  {"uint16", "u2"}, {"uint32", "u4"}, {"uint64", "u8"}, {"float16", "f2"},
+      {"float32", "f4"}, {"float64", "f8"}};
+  for (const auto& [name, plain] : kNames)
+    if (type == name) return plain;
+  return type;
+}
 
 constexpr size_t kMostDimensions = 64;  // NumPy's own bound
 
@@ -158,7 +176,7 @@ NpyStream::NpyStream(const std::string& where, uint64_t size, Source source) : s
   a.shape = header.tuple("shape");
   fortran_ = header.boolean("fortran_order") && a.shape.size() > 1;
   const bool order = !descr.empty() && std::string_view("<>|=").find(descr[0]) != std::string_view::npos;
-  const std::string_view type = order ? descr.substr(1) : descr;
+  const std::string_view type = plain_type(order ? descr.substr(1) : descr);
   a.kind = type.size() == 2 ? type[0] : 0;
   a.item = type.size() == 2 ? type[1] - '0' : 0;
   const bool size_known = a.item == 1 || a.item == 2 || a.item == 4 || a.item == 8;
@@ -242,6 +260,8 @@ NpzReader::NpzReader(const std::string& path) : path_(path), archive_(std::make_
     zip_error_init_with_code(&error, code);
     const std::string text = zip_error_strerror(&error);
     zip_error_fini(&error);
+    if (code == ZIP_ER_EXISTS)
+      throw DataError(path + ": holds an array twice, of which NumPy reads the last; write the file anew");
     const bool there = code != ZIP_ER_NOENT && code != ZIP_ER_OPEN;
     throw DataError(path + (there ? ": not an .npz file, or a truncated one: " : ": cannot be opened: ") + text);
   }

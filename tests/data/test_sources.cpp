@@ -15,6 +15,7 @@
 namespace regolith {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -40,6 +41,11 @@ class Sources : public ::testing::Test {
   std::string folder_;
 };
 
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
 std::string message_of(const std::function<void()>& f) {
   try {
     f();
@@ -49,27 +55,28 @@ std::string message_of(const std::function<void()>& f) {
   return "no DataError";
 }
 
+SourceContext of(int classes, const NpzNames& names = {}, int channels = 1) {
+  return {.classes = classes, .channels = channels, .arrays = names};
+}
+ImageFolders folders(const std::string& images, const std::string& masks) {
+  ImageFolders f;
+  f.images.path = images, f.masks.path = masks;
+  return f;
+}
+
 TEST_F(Sources, StudyLayout) {
   std::vector<uint8_t> training(2 * 2 * 2 * 3), test(1 * 2 * 3, 9);
   std::iota(training.begin(), training.end(), 0);  // image 0: 0..5, mask 0: 6..11, image 1: 12..17, mask 1: 18..23
   const std::string file =
       npz({npz_entry("training_set", {2, 2, 2, 3}, training.data()), npz_entry("test_set", {1, 2, 3}, test.data())});
-  const Dataset l = load_npz(file, 24);
+  const Dataset l = load_npz(file, of(24));
   EXPECT_EQ(l.count, 2);
   EXPECT_EQ(l.height, 2);
   EXPECT_EQ(l.width, 3);
   EXPECT_THAT(l.images, ElementsAre(0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17));
   EXPECT_THAT(l.masks, ElementsAre(6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23));
   EXPECT_THAT(l.source, ElementsAre(0, 1));
-  EXPECT_TRUE(l.unlabelled_samples().empty());
-  const Dataset both = load_npz(file, 24, {}, true);
-  EXPECT_EQ(both.count, 3);
-  EXPECT_THAT(both.labelled_samples(), ElementsAre(0, 1));
-  EXPECT_THAT(both.unlabelled_samples(), ElementsAre(2));
-  EXPECT_THAT(both.source, ElementsAre(0, 1, 0));
-  EXPECT_EQ(std::vector<uint8_t>(both.image(2), both.image(2) + 6), test);
-  EXPECT_EQ(std::vector<uint8_t>(both.mask(2), both.mask(2) + 6), std::vector<uint8_t>(6, kernels::kAbsentClass));
-  EXPECT_EQ(std::vector<uint8_t>(both.images.begin(), both.images.end() - 6), l.images);
+  EXPECT_THAT(l.notes, HasSubstr("not read: test_set"));
 }
 
 TEST_F(Sources, PlainLayoutAndFloats) {
@@ -77,35 +84,64 @@ TEST_F(Sources, PlainLayoutAndFloats) {
   const std::vector<int64_t> masks{0, 1, 2, 0};
   const std::string file =
       npz({npz_entry("image", {1, 2, 2, 2}, images.data()), npz_entry("mask", {1, 2, 2}, masks.data())});
-  const Dataset l = load_npz(file, 3);
+  const Dataset l = load_npz(file, of(3));
   EXPECT_EQ(l.channels, 2);
   EXPECT_THAT(l.images, ElementsAre(0, 128, 255, 51, 0, 255, 255, 0));
   EXPECT_THAT(l.masks, ElementsAre(0, 1, 2, 0));
-  NpzNames alone;
-  alone.masks = "";
-  EXPECT_EQ(load_npz(file, 3, alone).unlabelled, 1);
 }
 
-TEST_F(Sources, FloatsOfBytesStay) {
-  const std::vector<float> images{0, 254.6f, 1, 17};
-  EXPECT_THAT(load_npz(npz({npz_entry("x", {1, 2, 2}, images.data())}), 3, {.images = "x", .masks = ""}).images,
-              ElementsAre(0, 255, 1, 17));
+// An .npz of one row of pixels per image, all of class 0.
+class Numbers : public Sources {
+ protected:
+  template <class T>
+  Dataset load(const std::vector<T>& images, int64_t count = 1, const Normalise& stated = {}) const {
+    const int64_t width = std::ssize(images) / count;
+    const std::vector<uint8_t> masks(images.size(), 0);
+    SourceContext c = of(2);
+    c.normalise = stated;
+    return load_npz(
+        npz({npz_entry("image", {count, 1, width}, images.data()), npz_entry("mask", {count, 1, width}, masks.data())}),
+        c);
+  }
+  template <class T>
+  std::string refusal(const std::vector<T>& images, int64_t count = 1, const Normalise& stated = {}) const {
+    return message_of([&] { load(images, count, stated); });
+  }
+};
+
+TEST_F(Numbers, FloatsOfBytesStay) {
+  EXPECT_THAT(load<float>({0, 254.6f, 1, 17}).images, ElementsAre(0, 255, 1, 17));
+  EXPECT_THAT(load<double>({0, 3, 1, 2}).images, ElementsAre(0, 3, 1, 2));  // whole numbers: dark, and sound
 }
 
-// Fractions until a value above 1 turns up: then all are read as bytes, and a fault is one of bytes.
-TEST_F(Sources, TheScaleOfFloatsIsThatOfTheWholeArray) {
-  std::vector<double> images(2 * 64 * 64, 0.6);
-  const auto load = [&] {
-    return load_npz(npz({npz_entry("x", {2, 64, 64}, images.data())}), 3, {.images = "x", .masks = ""}).images;
-  };
-  images[1] = -0.001;
-  EXPECT_EQ(load()[0], 153);
-  images[1] = -0.3;
-  EXPECT_THAT(message_of([&] { load(); }), HasSubstr("sample 0, row 0, column 1: image value -0.3"));
-  images.back() = 200;
-  EXPECT_THAT(load()[0], 1);
-  EXPECT_THAT(load()[1], 0);
-  EXPECT_THAT(load().back(), 200);
+TEST_F(Numbers, TheOvershootOfAResizeIsClippedAndTold) {
+  const Dataset d = load<float>({-0.05f, 0.5f, 1.0000002f, 1.1f});
+  EXPECT_THAT(d.images, ElementsAre(0, 128, 255, 255));
+  EXPECT_THAT(d.notes, HasSubstr("array 'image': 3 image values beyond 0 to 1"));
+  EXPECT_EQ(load<float>({0, 0.5f, 1}).notes, "");
+  EXPECT_THAT(load<double>({-20, 0, 255, 270}, 1, {.low = 0, .high = 255}).images, ElementsAre(0, 0, 255, 255));
+}
+
+TEST_F(Numbers, OtherRangesAreRefusedWithWhatToWrite) {
+  EXPECT_THAT(refusal<double>({0, 0.25, 1.5, 2}), AllOf(HasSubstr("sample 0, row 0, column 2: image value 1.5"),
+                                                        HasSubstr("go from 0 to 2"), HasSubstr("{low: 0, high: 2}")));
+  EXPECT_THAT(refusal<double>({-0.3, 0.5, 1}), HasSubstr("row 0, column 0: image value -0.3: expected 0 to 255"));
+  EXPECT_THAT(refusal<double>({0.5, std::nan(""), 1}), HasSubstr("column 1: image value nan"));
+  EXPECT_THAT(refusal<int16_t>({0, 900}), AllOf(HasSubstr("image value 900"), HasSubstr("{bits: 10}")));
+  EXPECT_THAT(refusal<uint16_t>({0, 65535}), HasSubstr("{bits: 16}"));
+  EXPECT_THAT(refusal<int16_t>({-7, 30}), HasSubstr("{low: -7, high: 30}"));
+  EXPECT_THAT(refusal<float>({0.5f, 0.2f, 200, 17}, 2),
+              AllOf(HasSubstr("sample 1, row 0, column 0: image value 200"), HasSubstr("images of two kinds")));
+}
+
+TEST_F(Numbers, AStatedRangeIsThatOfEveryType) {
+  for (const Normalise& stated : {Normalise{.bits = 12}, Normalise{.low = 0, .high = 4095}}) {
+    EXPECT_THAT(load<uint16_t>({0, 2048, 4095}, 1, stated).images, ElementsAre(0, 128, 255));
+    EXPECT_THAT(load<float>({0, 2048, 4095}, 1, stated).images, ElementsAre(0, 128, 255));
+    EXPECT_THAT(refusal<int32_t>({0, 4096}, 1, stated), HasSubstr("data.normalise states 0 to 4095, but"));
+  }
+  EXPECT_THAT(refusal<uint8_t>({0, 4}, 1, {.bits = 12}), HasSubstr("holds 8 bits, but data.normalise.bits is 12"));
+  EXPECT_THAT(load<uint8_t>({50, 100, 150}, 1, {.low = 50, .high = 150}).images, ElementsAre(0, 128, 255));
 }
 
 int64_t kilobytes(const std::string& key) {  // of /proc/self/status
@@ -133,7 +169,7 @@ TEST_F(Sources, ReadingTakesLittleMoreThanTheBytes) {
   std::ofstream clear("/proc/self/clear_refs");  // 5: the peak begins anew
   if (!(clear << "5" << std::flush)) GTEST_SKIP() << "the peak of the memory cannot be reset here";
   const int64_t before = kilobytes("VmRSS:");
-  const Dataset d = load_npz(file, 5);
+  const Dataset d = load_npz(file, of(5));
   EXPECT_EQ(d.images[kElements / 2 - 1], 3);
   EXPECT_LE(kilobytes("VmHWM:") - before, 1.3 * kElements / 1024);
 }
@@ -143,35 +179,38 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   std::vector<double> doubles(24, 1);
   const auto study = [&](std::vector<int64_t> shape) {
     const std::string file = npz({npz_entry("training_set", std::move(shape), bytes.data())});
-    return message_of([&] { load_npz(file, 5); });
+    return message_of([&] { load_npz(file, of(5)); });
   };
   EXPECT_THAT(study({2, 3, 4}),
               HasSubstr("data.npz: array 'training_set': expected shape (N, 2, H, W), found (2, 3, 4)"));
   EXPECT_THAT(study({2, 3, 2, 2}), HasSubstr("found (2, 3, 2, 2)"));
-  EXPECT_THAT(study({0, 2, 2, 2}), HasSubstr("found (0, 2, 2, 2)"));
+  EXPECT_THAT(study({0, 2, 2, 2}), HasSubstr("holds no images: (0, 2, 2, 2)"));
   bytes[6 + 4] = 5;
   EXPECT_THAT(study({2, 2, 2, 3}), HasSubstr("'training_set': sample 0, row 1, column 1: class id 5: expected 0 to 4"));
 
   const auto plain = [&](std::vector<int64_t> images, std::vector<int64_t> masks) {
     const std::string file = npz(
         {npz_entry("image", std::move(images), doubles.data()), npz_entry("mask", std::move(masks), doubles.data())});
-    return message_of([&] { load_npz(file, 5); });
+    return message_of([&] { load_npz(file, of(5)); });
   };
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 5}),
               HasSubstr("array 'mask': expected shape (1, 4, 6) to match the images, found (1, 4, 5)"));
-  doubles[3] = 1.5;
-  EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("array 'mask': sample 0, row 0, column 3: class id 1.5"));
+  doubles[3] = 1 - 1e-9;
+  const std::string fraction =
+      npz({npz_entry("image", {1, 4, 6}, bytes.data()), npz_entry("mask", {1, 4, 6}, doubles.data())});
+  EXPECT_THAT(message_of([&] { load_npz(fraction, of(5)); }),
+              HasSubstr("array 'mask': sample 0, row 0, column 3: class id 0.999999999 is no whole number"));
   doubles[3] = -1;
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}),
               HasSubstr("array 'image': sample 0, row 0, column 3: image value -1: expected 0 to 255"));
   doubles[3] = std::nan("");
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("image value nan"));
   const std::string other = npz({npz_entry("foo", {24}, doubles.data()), npz_entry("bar", {24}, doubles.data())});
-  EXPECT_THAT(message_of([&] { load_npz(other, 5); }),
+  EXPECT_THAT(message_of([&] { load_npz(other, of(5)); }),
               HasSubstr("neither 'training_set' (the study's layout) nor 'image'; found: foo, bar"));
-  EXPECT_THAT(message_of([&] { load_npz(path("none.npz"), 5); }), HasSubstr("none.npz: cannot be opened"));
+  EXPECT_THAT(message_of([&] { load_npz(path("none.npz"), of(5)); }), HasSubstr("none.npz: cannot be opened"));
   std::ofstream(path("text.npz")) << "not a zip archive";
-  EXPECT_THAT(message_of([&] { load_npz(path("text.npz"), 5); }), HasSubstr("text.npz: not an .npz file"));
+  EXPECT_THAT(message_of([&] { load_npz(path("text.npz"), of(5)); }), HasSubstr("text.npz: not an .npz file"));
 }
 
 TEST_F(Sources, NpyPair) {
@@ -185,57 +224,95 @@ TEST_F(Sources, NpyPair) {
   };
   write("x.npy", {1, 2, 3, 4});
   write("y.npy", {0, 1, 1, 0});
-  const Dataset d = load_npy(path("x.npy"), path("y.npy"), 2);
+  NpyFiles files;
+  files.images.path = path("x.npy"), files.masks.path = path("y.npy");
+  const Dataset d = load_npy(files, of(2));
   EXPECT_THAT(d.images, ElementsAre(1, 2, 3, 4));
   EXPECT_THAT(d.masks, ElementsAre(0, 1, 1, 0));
-  EXPECT_THAT(message_of([&] { load_npy(path("x.npy"), path("x.npy"), 2); }),
-              HasSubstr("x.npy: sample 0, row 0, column 1: class id 2"));
+  EXPECT_TRUE(d.part.empty());
+  files.test = files;
+  const Dataset both = load_npy(files, of(2));
+  EXPECT_THAT(both.images, ElementsAre(1, 2, 3, 4, 1, 2, 3, 4));
+  EXPECT_THAT(both.part, ElementsAre(Part::train, Part::test));
+  EXPECT_THAT(both.source, ElementsAre(0, 0));
+  files.masks = files.images;
+  EXPECT_THAT(message_of([&] { load_npy(files, of(2)); }), HasSubstr("x.npy: sample 0, row 0, column 1: class id 2"));
 }
 
 TEST_F(Sources, Folder) {
   grey_png("images/a.png", 6, 4, 10);
   grey_png("images/b.png", 6, 4, 20);
-  // A mask as programs write it: eight bits of grey. A picture of ours is RGB, which a mask may not be.
-  grey_png("rgb/a.png", 6, 4, 1);
-  grey_png("rgb/b.png", 6, 4, 1);
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), path("rgb"), 5); }), HasSubstr("a.png: expected a mask"));
   const std::string masks =
       REGOLITH_SOURCE_DIR "/tests/data/masks";  // a: grey, 4-bit; b: palette. 6x4, class = column % 3
-  const Dataset d = load_folder(path("images"), masks, 3);
+  const auto load = [&](int classes, int channels = 1) {
+    return load_folder(folders(path("images"), masks), of(classes, {}, channels));
+  };
+  const auto refusal = [&](int classes) { return message_of([&] { load(classes); }); };
+  const Dataset d = load(3);
   EXPECT_EQ(d.count, 2);
   EXPECT_EQ(d.images[0], 10);
   EXPECT_EQ(d.images[24], 20);
   for (int i = 0; i < 48; ++i) EXPECT_EQ(d.masks[i], i % 6 % 3) << i;
-  EXPECT_EQ(load_folder(path("images"), "", 3, 3).images.size(), 2u * 24 * 3);
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), masks, 2); }),
-              HasSubstr("a.png: row 0, column 2: class id 2: expected 0 to 1"));
+  EXPECT_THAT(d.names, ElementsAre("a.png", "b.png"));
+  EXPECT_EQ(d.notes, "2 colour images turned to grey\n");
+  EXPECT_EQ(load(3, 3).images.size(), 2u * 24 * 3);
+  EXPECT_THAT(refusal(2), HasSubstr("a.png: row 0, column 2: class id 2: expected 0 to 1"));
 
   grey_png("images/b.png", 5, 4, 20);
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), masks, 3); }),
-              HasSubstr("b.png: is 5x4 (width x height); "));
+  EXPECT_THAT(refusal(3), HasSubstr("b.png: is 5x4 (width x height); "));
   fs::remove(path("images/b.png"));
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), masks, 3); }),
-              HasSubstr("b.png: has no image of this name"));
+  EXPECT_THAT(refusal(3), HasSubstr("b.png: has no image of this name"));
+  std::ofstream(path("images/b.bmp")) << "text";
+  EXPECT_THAT(refusal(3), AllOf(HasSubstr("b.png: its image is there as "), HasSubstr("b.bmp")));
+  grey_png("images/b.png", 6, 4, 20);
+  std::ofstream(path("images/._a.png")) << "text";
+  fs::create_directories(path("images/site"));
+  EXPECT_THAT(load(3).notes, HasSubstr("images: left out: 1 .bmp, 1 folder, 1 hidden file\n"));
   grey_png("images/c.png", 6, 4, 20);
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), masks, 3); }), HasSubstr("c.png: has no mask"));
-  std::ofstream(path("images/c.png")) << "text";
-  EXPECT_THAT(message_of([&] { load_folder(path("images"), "", 3); }), HasSubstr("c.png: expected a PNG or JPEG"));
-  EXPECT_THAT(message_of([&] { load_folder(path("nowhere"), "", 3); }), HasSubstr("nowhere: cannot be listed"));
+  EXPECT_THAT(refusal(3), HasSubstr("c.png: has no mask"));
+  fs::rename(path("images/c.png"), path("images/b.png"));
+  std::ofstream(path("images/a.png")) << "text";
+  EXPECT_THAT(refusal(3), HasSubstr("a.png: expected a PNG or JPEG"));
+  EXPECT_THAT(message_of([&] { load_folder(folders(path("nowhere"), masks), of(3)); }),
+              HasSubstr("nowhere: cannot be listed"));
   fs::create_directories(path("empty"));
-  EXPECT_THAT(message_of([&] { load_folder(path("empty"), "", 3); }), HasSubstr("empty: has no PNG or JPEG files"));
+  EXPECT_THAT(message_of([&] { load_folder(folders(path("empty"), masks), of(3)); }),
+              HasSubstr("empty: has no PNG or JPEG files"));
+}
+
+// The size is refused before there is memory for it.
+TEST_F(Sources, ASizeIsLookedAtBeforePixels) {
+  grey_png("images/a.png", 6, 4, 10);
+  const std::string image = read_file(path("images/a.png"));
+  std::string huge = image.substr(0, 33);
+  huge.replace(16, 8, std::string("\0\x0d\xbb\xa0\0\x0d\xbb\xa0", 8));
+  const auto crc = [](std::string_view bytes) {
+    uint32_t c = ~0u;
+    for (const char byte : bytes) {
+      c ^= static_cast<uint8_t>(byte);
+      for (int bit = 0; bit < 8; ++bit) c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0);
+    }
+    return ~c;
+  };
+  const uint32_t sum = crc(std::string_view(huge).substr(12, 17));
+  for (int i = 0; i < 4; ++i) huge[29 + i] = static_cast<char>(sum >> (24 - 8 * i));
+  std::ofstream(path("images/b.png"), std::ios::binary) << huge + image.substr(33);
+  const std::string masks = REGOLITH_SOURCE_DIR "/tests/data/masks";
+  EXPECT_THAT(message_of([&] { load_folder(folders(path("images"), masks), of(3)); }),
+              HasSubstr("b.png: is 900000x900000 (width x height); images of up to 32768"));
 }
 
 TEST_F(Sources, Jpeg) {
-  const Dataset d = load_folder(REGOLITH_SOURCE_DIR "/tests/data/photos", "", 3);  // 16x8, grey 100; colour
-  ASSERT_EQ(d.count, 2);
-  EXPECT_NEAR(d.image(0)[5], 100, 2);
-  EXPECT_NEAR(d.image(1)[5], 0.299 * 200 + 0.587 * 100 + 0.114 * 50, 3);
+  const std::string photos = REGOLITH_SOURCE_DIR "/tests/data/photos";  // 16x8, grey 100; colour
+  EXPECT_NEAR(read_image(photos + "/a.jpg").values[5], 100, 2);
+  EXPECT_NEAR(read_image(photos + "/b.jpg").values[1], 100, 3);
+  EXPECT_EQ(read_image(photos + "/b.jpg").channels, 3);
 }
 
 TEST_F(Sources, DamagedImagesAreRefused) {
   for (const std::string name : {"photos/a.jpg", "photos/b.jpg", "masks/a.png", "masks/b.png"}) {
-    std::ifstream in(REGOLITH_SOURCE_DIR "/tests/data/" + name, std::ios::binary);
-    const std::string whole((std::istreambuf_iterator<char>(in)), {}), file = path(fs::path(name).filename().string());
+    const std::string whole = read_file(REGOLITH_SOURCE_DIR "/tests/data/" + name);
+    const std::string file = path(fs::path(name).filename().string());
     ASSERT_GT(whole.size(), 60u);
     for (size_t n = 0; n + 20 < whole.size(); n += 3) {
       std::ofstream(file, std::ios::binary | std::ios::trunc) << whole.substr(0, n);

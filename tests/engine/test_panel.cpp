@@ -14,11 +14,11 @@ TEST(Picture, ComesBackFromItsFile) {
   Picture p(3, 2, {1, 2, 3});
   p.at(2, 1) = {200, 100, 50};
   write_png(path, p);
-  const ImageBytes image = read_image(path);
+  const ImageValues image = read_image(path);
   EXPECT_EQ(image.width, 3);
   EXPECT_EQ(image.height, 2);
   EXPECT_EQ(image.channels, 3);
-  EXPECT_EQ(image.bytes, (std::vector<uint8_t>{1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 200, 100, 50}));
+  EXPECT_EQ(image.values, (std::vector<uint16_t>{1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 200, 100, 50}));
   std::filesystem::remove(path);
 }
 

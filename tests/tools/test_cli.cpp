@@ -89,8 +89,7 @@ TEST_F(Cli, RunsTheConfigurationThatItWrote) {
 // 20 images in batches of 16: the second batch holds four.
 TEST_F(Cli, TheRateCountsTheImagesThatThereAre) {
   ASSERT_EQ(run({"tiny.yaml", "train.batch=16", "train.epochs=1"}).code, 0);
-  std::ifstream in(folder_ / "runs/tiny/history.jsonl");
-  const json record = json::parse(in);
+  const json record = json::parse(folder_.read("runs/tiny/history.jsonl"));
   EXPECT_LT(record.at("images_per_second").get<double>() * record.at("seconds").get<double>(), 28);
 }
 

@@ -72,7 +72,7 @@ TEST_F(CliBadInput, Configuration) {
   edit("synthetic: {count: 24, height: 16, width: 32}", "split: {train: 0.9}");
   refuses({"tiny.yaml"}, {"tiny.yaml:", "data"});
   edit("filters: 5", "filters: 3");
-  refuses({"tiny.yaml"}, {"5 classes", "3"});
+  refuses({"tiny.yaml"}, {"tiny.yaml:4:", "data.classes.names: has 5 entries", "3 classes"});
   EXPECT_FALSE(folder_.has("runs"));
 }
 

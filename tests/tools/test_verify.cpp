@@ -89,18 +89,38 @@ TEST_F(Verify, TheLossIsThatOfTheLogits) {
   EXPECT_NEAR(out.read("loss").as_f64()[0], sum / (kPixels * 4), 1e-6);
 }
 
-TEST_F(Verify, BytesAreDividedBy255AndFloatsAreNot) {
+// The reader is that of training.
+TEST_F(Verify, ReadsNumbersAsTrainingDoes) {
   init();
   batch(bytes_, {kN, kH, kW});
   ASSERT_EQ(run(words()).code, 0);
   const std::string of_bytes = folder_.read("out.npz");
+  ASSERT_EQ(run(words({"data.normalise.scale=0.01"})).code, 0);
+  EXPECT_FALSE(folder_.read("out.npz") == of_bytes);
+  const auto same = [&](const std::vector<std::string>& more = {}) {
+    const Outcome o = run(words(more));
+    EXPECT_EQ(o.code, 0) << o.err;
+    EXPECT_TRUE(folder_.read("out.npz") == of_bytes);
+  };
   batch(floats_, {kN, kH, kW, 1});
-  ASSERT_EQ(run(words()).code, 0);
-  EXPECT_TRUE(folder_.read("out.npz") == of_bytes);
+  same();
+  batch(std::vector<int64_t>(bytes_.begin(), bytes_.end()), {kN, kH, kW});
+  same();
+  for (int64_t& id : ids_) id = id == 3 ? 7 : id;
+  batch(bytes_, {kN, kH, kW});
+  refuses(words(), {"class id 7: expected 0 to 4"});
+  same({"data.classes.map={7: 3}"});
   for (float& x : floats_) x *= 2;
   batch(floats_, {kN, kH, kW, 1});
-  ASSERT_EQ(run(words()).code, 0);
-  EXPECT_FALSE(folder_.read("out.npz") == of_bytes);
+  refuses(words(), {"floats of 0 to 1 or of 0 to 255"});
+}
+
+TEST_F(Verify, LeavesIgnoredPixelsOut) {
+  init();
+  ids_[5] = 255;
+  batch(bytes_, {kN, kH, kW});
+  refuses(words(), {"class id 255: expected 0 to 4", "loss.ignore"});
+  EXPECT_EQ(run(words({"loss.ignore=255"})).code, 0);
 }
 
 TEST_F(Verify, ModesAndSeedsDiffer) {
@@ -130,15 +150,15 @@ TEST_F(Verify, ReadsWhatTrainingWrote) {
 TEST_F(Verify, RefusesBadBatches) {
   init();
   folder_.write("out.npz", "precious");
-  batch(bytes_, {kN, kW, kH});
-  refuses(words(), {"batch.npz: array 'image': ", "(3, 32, 16)", "(3, 16, 32)"});
+  batch(bytes_, {kN, kW, kH}, {kN, kW, kH});
+  refuses(words(), {"model.input: the model takes images of 16x32x1; batch.npz has 32x16x1"});
   batch(bytes_, {kPixels});
   refuses(words(), {"batch.npz: array 'image': ", "(1536,)"});
   batch(bytes_, {kN, kH, kW}, {kN, kH, kW - 1});
   refuses(words(), {"batch.npz: array 'mask': ", "(3, 16, 31)", "(3, 16, 32)"});
   ids_[kH * kW + 2 * kW + 3] = 5;
   batch(bytes_, {kN, kH, kW});
-  refuses(words(), {"batch.npz: array 'mask': sample 1, row 2, column 3: class id 5; expected 0 to 4"});
+  refuses(words(), {"batch.npz: array 'mask': sample 1, row 2, column 3: class id 5: expected 0 to 4"});
   ids_[kH * kW + 2 * kW + 3] = -1;
   batch(bytes_, {kN, kH, kW});
   refuses(words(), {"batch.npz: array 'mask': sample 1, row 2, column 3: class id -1"});
