@@ -109,6 +109,10 @@ bool given(const DataOptions& data, F&& asks) {
   return false;
 }
 
+inline const std::string& name_of(const std::string& array) { return array; }
+inline const std::string& name_of(const FilePath& file) { return file.path; }
+inline const std::string& name_of(const FolderPath& folder) { return folder.path; }
+
 void check_source(const DataOptions& data, const Yaml& yaml) {
   if (std::holds_alternative<std::monostate>(data.source))
     yaml.fail("no data; expected one of npz, npy, folder, synthetic (on the command line: data.npz=FILE)");
@@ -141,6 +145,12 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
   if (data.classes.from == MaskCoding::colours && data.classes.colours.empty())
     yaml.find("classes").fail_key("from", "needs classes.colours, the colour of each id");
   const bool by_source = given(data, [](const auto& parts) { return parts.any(); });
+  if (given(data, [](const auto& parts) {
+        const auto same = [](const auto& a, const auto& b) { return name_of(a.images) == name_of(b.images); };
+        return (parts.validation && same(parts, *parts.validation)) || (parts.test && same(parts, *parts.test)) ||
+               (parts.validation && parts.test && same(*parts.validation, *parts.test));
+      }))
+    yaml.fail("training, validation and test must be of different images; two are given the same");
   const SplitShares& split = data.split;
   const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
                                        : "has no effect beside data.split.files";

@@ -132,7 +132,7 @@ void store(const std::vector<uint8_t>& bytes, int from_channels, int channels, u
   }
 }
 
-std::string text_of(const Rgb& c) { return "[" + size_text({c.r, c.g, c.b}) + "]"; }
+std::string text_of(const Rgb& c) { return "[" + join(std::array{c.r, c.g, c.b}) + "]"; }
 bool is_grey(const Rgb& c) { return c.r == c.g && c.g == c.b; }
 
 // Reads the masks of a folder.

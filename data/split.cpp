@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <numeric>
+#include <string_view>
+#include <unordered_map>
 
 #include "engine/base/error.h"
 #include "kernels/core/random.h"
@@ -154,11 +157,12 @@ Split split(const Dataset& data, const std::vector<int64_t>& samples, double tra
     return s;
   }
   if (!data.masks.empty()) {
-    std::vector<Histogram> histograms;
+    std::vector<std::bitset<kernels::kAbsentClass>> present;
     Histogram total{};
     for (const int64_t i : samples) {
-      histograms.push_back(histogram(data, i));
-      for (size_t c = 0; c < total.size(); ++c) total[c] += histograms.back()[c];
+      const Histogram h = histogram(data, i);
+      present.emplace_back();
+      for (size_t c = 0; c < present.back().size(); ++c) total[c] += h[c], present.back()[c] = h[c] > 0;
     }
     std::vector<int> classes;  // those that occur, the rarest first
     for (int c = 0; c < kernels::kAbsentClass; ++c) {
@@ -167,9 +171,9 @@ Split split(const Dataset& data, const std::vector<int64_t>& samples, double tra
     std::stable_sort(classes.begin(), classes.end(), [&](int a, int b) { return total[a] < total[b]; });
     if (classes.size() > 63) classes.resize(63);
     std::vector<uint64_t> strata;  // the set of classes as bits, the rarest on top
-    for (const Histogram& h : histograms) {
+    for (const auto& has : present) {
       uint64_t key = 0;
-      for (const int c : classes) key = key << 1 | (h[c] > 0);
+      for (const int c : classes) key = key << 1 | has[c];
       strata.push_back(key);
     }
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strata[a] > strata[b]; });
@@ -193,6 +197,17 @@ Split given_split(const Dataset& data, const std::vector<int64_t>& samples) {
   s.summary = describe(data, s, "as given");
   if (const auto left = std::count(data.part.begin(), data.part.end(), Part::none))
     s.summary += "  in no part: " + std::to_string(left) + " samples\n";
+  std::unordered_map<std::string_view, int64_t> seen;  // images, by their bytes
+  std::vector<std::string> copies;
+  for (const int64_t i : samples) {
+    if (data.part[i] == Part::none) continue;
+    const std::string_view bytes(reinterpret_cast<const char*>(data.image(i)), data.image_bytes());
+    const int64_t first = seen.emplace(bytes, i).first->second;
+    if (data.part[first] != data.part[i]) copies.push_back(data.name(first) + " and " + data.name(i));
+  }
+  if (!copies.empty())
+    s.summary +=
+        "  the same image in two parts: " + std::to_string(copies.size()) + " times, first " + copies[0] + "\n";
   return s;
 }
 

@@ -326,7 +326,7 @@ struct Writer {
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
     } else {
-      Yaml::load_string("x: " + text(field, info), "").at("x").emit(out);
+      Yaml::load_string("x: " + text(field, info), "").find("x").emit(out);
     }
   }
   template <class T>
