@@ -92,6 +92,18 @@ TEST(Clean, CopiesOfAnImageDoNotMakeItsMaskShared) {
 }
 
 // Samples that are not asked about count for nothing.
+// A frame without truth, as an annotator's tool leaves it, is neither a class nor in the way of the rest.
+TEST(Clean, PixelsWithoutTruthAreNotLabelled) {
+  const Dataset plain = made(4, [](int64_t, int y, int x) { return y == 0 || x == 0 ? 255 : 1; });
+  const CleanReport c = clean_all(plain);
+  ASSERT_EQ(c.kept.size(), 1u);
+  EXPECT_THAT(c.kept[0].pixels, ElementsAre(0, 49));
+  EXPECT_DOUBLE_EQ(c.kept[0].fill, 1);
+  const CleanReport none = clean_all(made(4, [](int64_t, int, int) { return 255; }));
+  ASSERT_EQ(none.kept.size(), 1u);
+  EXPECT_THAT(none.kept[0].pixels, ElementsAre(0));
+}
+
 TEST(Clean, LooksAtTheGivenSamples) {
   const Dataset d = made(4, [](int64_t, int y, int x) { return cross(y, x); });
   EXPECT_THROW(clean_all(d), DataError);

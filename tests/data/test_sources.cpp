@@ -7,10 +7,7 @@
 
 #include "data/sources.h"
 #include "engine/base/error.h"
-#include "engine/io/image.h"
 #include "engine/io/npy.h"
-#include "kernels/sample.h"
-#include "places.h"
 
 namespace regolith {
 namespace {
@@ -34,17 +31,8 @@ class Sources : public ::testing::Test {
     write_npz(path("data.npz"), entries);
     return path("data.npz");
   }
-  void grey_png(const std::string& name, int w, int h, uint8_t value) const {
-    fs::create_directories(fs::path(path(name)).parent_path());
-    write_png(path(name), Picture(w, h, {value, value, value}));
-  }
   std::string folder_;
 };
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 std::string message_of(const std::function<void()>& f) {
   try {
@@ -55,15 +43,7 @@ std::string message_of(const std::function<void()>& f) {
   return "no DataError";
 }
 
-SourceContext of(int classes, const NpzNames& names = {}, int channels = 1) {
-  return {.classes = classes, .channels = channels, .arrays = names};
-}
-ImageFolders folders(const std::string& images, const std::string& masks) {
-  ImageFolders f;
-  f.images.path = images, f.masks.path = masks;
-  return f;
-}
-
+SourceContext of(int classes, const NpzNames& names = {}) { return {.classes = classes, .arrays = names}; }
 TEST_F(Sources, StudyLayout) {
   std::vector<uint8_t> training(2 * 2 * 2 * 3), test(1 * 2 * 3, 9);
   std::iota(training.begin(), training.end(), 0);  // image 0: 0..5, mask 0: 6..11, image 1: 12..17, mask 1: 18..23
@@ -237,88 +217,6 @@ TEST_F(Sources, NpyPair) {
   EXPECT_THAT(both.source, ElementsAre(0, 0));
   files.masks = files.images;
   EXPECT_THAT(message_of([&] { load_npy(files, of(2)); }), HasSubstr("x.npy: sample 0, row 0, column 1: class id 2"));
-}
-
-TEST_F(Sources, Folder) {
-  grey_png("images/a.png", 6, 4, 10);
-  grey_png("images/b.png", 6, 4, 20);
-  const std::string masks =
-      REGOLITH_SOURCE_DIR "/tests/data/masks";  // a: grey, 4-bit; b: palette. 6x4, class = column % 3
-  const auto load = [&](int classes, int channels = 1) {
-    return load_folder(folders(path("images"), masks), of(classes, {}, channels));
-  };
-  const auto refusal = [&](int classes) { return message_of([&] { load(classes); }); };
-  const Dataset d = load(3);
-  EXPECT_EQ(d.count, 2);
-  EXPECT_EQ(d.images[0], 10);
-  EXPECT_EQ(d.images[24], 20);
-  for (int i = 0; i < 48; ++i) EXPECT_EQ(d.masks[i], i % 6 % 3) << i;
-  EXPECT_THAT(d.names, ElementsAre("a.png", "b.png"));
-  EXPECT_EQ(d.notes, "2 colour images turned to grey\n");
-  EXPECT_EQ(load(3, 3).images.size(), 2u * 24 * 3);
-  EXPECT_THAT(refusal(2), HasSubstr("a.png: row 0, column 2: class id 2: expected 0 to 1"));
-
-  grey_png("images/b.png", 5, 4, 20);
-  EXPECT_THAT(refusal(3), HasSubstr("b.png: is 5x4 (width x height); "));
-  fs::remove(path("images/b.png"));
-  EXPECT_THAT(refusal(3), HasSubstr("b.png: has no image of this name"));
-  std::ofstream(path("images/b.bmp")) << "text";
-  EXPECT_THAT(refusal(3), AllOf(HasSubstr("b.png: its image is there as "), HasSubstr("b.bmp")));
-  grey_png("images/b.png", 6, 4, 20);
-  std::ofstream(path("images/._a.png")) << "text";
-  fs::create_directories(path("images/site"));
-  EXPECT_THAT(load(3).notes, HasSubstr("images: left out: 1 .bmp, 1 folder, 1 hidden file\n"));
-  grey_png("images/c.png", 6, 4, 20);
-  EXPECT_THAT(refusal(3), HasSubstr("c.png: has no mask"));
-  fs::rename(path("images/c.png"), path("images/b.png"));
-  std::ofstream(path("images/a.png")) << "text";
-  EXPECT_THAT(refusal(3), HasSubstr("a.png: expected a PNG or JPEG"));
-  EXPECT_THAT(message_of([&] { load_folder(folders(path("nowhere"), masks), of(3)); }),
-              HasSubstr("nowhere: cannot be listed"));
-  fs::create_directories(path("empty"));
-  EXPECT_THAT(message_of([&] { load_folder(folders(path("empty"), masks), of(3)); }),
-              HasSubstr("empty: has no PNG or JPEG files"));
-}
-
-// The size is refused before there is memory for it.
-TEST_F(Sources, ASizeIsLookedAtBeforePixels) {
-  grey_png("images/a.png", 6, 4, 10);
-  const std::string image = read_file(path("images/a.png"));
-  std::string huge = image.substr(0, 33);
-  huge.replace(16, 8, std::string("\0\x0d\xbb\xa0\0\x0d\xbb\xa0", 8));
-  const auto crc = [](std::string_view bytes) {
-    uint32_t c = ~0u;
-    for (const char byte : bytes) {
-      c ^= static_cast<uint8_t>(byte);
-      for (int bit = 0; bit < 8; ++bit) c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0);
-    }
-    return ~c;
-  };
-  const uint32_t sum = crc(std::string_view(huge).substr(12, 17));
-  for (int i = 0; i < 4; ++i) huge[29 + i] = static_cast<char>(sum >> (24 - 8 * i));
-  std::ofstream(path("images/b.png"), std::ios::binary) << huge + image.substr(33);
-  const std::string masks = REGOLITH_SOURCE_DIR "/tests/data/masks";
-  EXPECT_THAT(message_of([&] { load_folder(folders(path("images"), masks), of(3)); }),
-              HasSubstr("b.png: is 900000x900000 (width x height); images of up to 32768"));
-}
-
-TEST_F(Sources, Jpeg) {
-  const std::string photos = REGOLITH_SOURCE_DIR "/tests/data/photos";  // 16x8, grey 100; colour
-  EXPECT_NEAR(read_image(photos + "/a.jpg").values[5], 100, 2);
-  EXPECT_NEAR(read_image(photos + "/b.jpg").values[1], 100, 3);
-  EXPECT_EQ(read_image(photos + "/b.jpg").channels, 3);
-}
-
-TEST_F(Sources, DamagedImagesAreRefused) {
-  for (const std::string name : {"photos/a.jpg", "photos/b.jpg", "masks/a.png", "masks/b.png"}) {
-    const std::string whole = read_file(REGOLITH_SOURCE_DIR "/tests/data/" + name);
-    const std::string file = path(fs::path(name).filename().string());
-    ASSERT_GT(whole.size(), 60u);
-    for (size_t n = 0; n + 20 < whole.size(); n += 3) {
-      std::ofstream(file, std::ios::binary | std::ios::trunc) << whole.substr(0, n);
-      EXPECT_THAT(message_of([&] { read_image(file); }), HasSubstr(file)) << "cut at " << n;
-    }
-  }
 }
 
 }  // namespace

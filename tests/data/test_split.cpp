@@ -2,12 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <map>
 #include <numeric>
 #include <set>
 
 #include "data/split.h"
 #include "data/synthetic.h"
 #include "engine/base/error.h"
+#include "kernels/sample.h"
 
 namespace regolith {
 namespace {
@@ -99,6 +102,78 @@ TEST(Split, DealsTheGivenSamples) {
 TEST(Split, PartOfTheDataMayBeLeftOut) {
   const Split s = split_all(made(100), 0.5, 0.1, 0.1, 1);
   EXPECT_EQ(s.train.size(), 50u);
+}
+
+TEST(Split, PixelsWithoutTruthAreNoClass) {
+  Dataset d = made(30);
+  for (int64_t i = 0; i < 30; ++i) d.masks[4 * i] = kernels::kAbsentClass;
+  const Split s = split_all(d, 0.8, 0.1, 0.1, 3);
+  EXPECT_THAT(s.summary, HasSubstr("train: 24 samples; with class 0: 0, 1: "));
+  EXPECT_THAT(s.summary, HasSubstr("; ignored pixels: 24\n"));
+  EXPECT_EQ(s.summary.find("255"), s.summary.npos);
+  const std::vector<double> f = class_frequencies(d, d.labelled_samples(), 4);
+  EXPECT_DOUBLE_EQ(std::accumulate(f.begin(), f.end(), 0.0), 1);
+  EXPECT_EQ(oversample(d, s.train, {.class_id = kernels::kAbsentClass, .factor = 5}).size(), s.train.size());
+}
+
+TEST(Split, GroupsStayTogether) {
+  Dataset d = made(60);
+  for (int64_t i = 0; i < 60; ++i) d.group.push_back(i * i % 13);
+  const Split s = split_all(d, 0.6, 0.2, 0.2, 3);
+  std::map<int64_t, int> part_of;
+  int64_t count = 0;
+  for (const auto& [part, members] : {std::pair{0, &s.train}, {1, &s.validation}, {2, &s.test}}) {
+    for (const int64_t i : *members) EXPECT_EQ(part_of.emplace(d.group[i], part).first->second, part);
+    count += std::ssize(*members);
+    EXPECT_GT(holding(d, *members, 3), 0) << part;
+  }
+  EXPECT_EQ(count, 60);
+  EXPECT_NEAR(static_cast<double>(s.train.size()), 36, 6);
+  for (int64_t i = 0; i < 60; ++i) d.group[i] = i % 2;
+  EXPECT_THROW(split_all(d, 0.6, 0.2, 0.2, 3), DataError);
+  EXPECT_EQ(split_all(d, 0.5, 0.5, 0, 3).validation.size(), 30u);
+}
+
+TEST(Split, PartsAsListed) {
+  Dataset d = made(6);
+  d.images = std::vector<uint8_t>{1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 1, 1, 1, 1};
+  for (const char* name : {"a.png", "b.png", "c.d.png", "e.jpg", "f.png", "g.png"}) d.names.push_back(name);
+  const std::string folder = ::testing::TempDir() + "regolith_split_";
+  SplitFiles files;
+  const auto list = [&](FilePath& file, const std::string& name, const std::string& text) {
+    file.path = folder + name;
+    std::ofstream(file.path) << text;
+  };
+  const auto refusal = [&] {
+    try {
+      assign_parts(d, files);
+    } catch (const DataError& e) {
+      return std::string(e.what());
+    }
+    return std::string("no DataError");
+  };
+  list(files.validation, "v.txt", "c.d.png\r\n\n  b  \n");
+  list(files.test, "t.txt", "images/g.png");
+  assign_parts(d, files);
+  const Split s = given_split(d, {0, 1, 2, 4, 5});
+  EXPECT_THAT(s.train, ElementsAre(0, 4));
+  EXPECT_THAT(s.validation, ElementsAre(1, 2));
+  EXPECT_THAT(s.test, ElementsAre(5));
+  EXPECT_THAT(s.summary, HasSubstr("the same image in two parts: 1 times, first a.png and g.png"));
+  list(files.train, "n.txt", "a\n");
+  assign_parts(d, files);
+  EXPECT_THAT(given_split(d, d.labelled_samples()).summary, HasSubstr("in no part: 2 samples"));
+  list(files.train, "n.txt", "a\nb.png\n");
+  assign_parts(d, {.train = {}, .validation = files.validation, .test = {}});
+  EXPECT_THAT(refusal(), HasSubstr("v.txt:3: 'b' is listed already, at " + folder + "n.txt:2"));
+  list(files.train, "n.txt", "q.png\n");
+  EXPECT_THAT(refusal(), HasSubstr("n.txt:1: 'q.png' is no image of made: expected a name such as a.png"));
+  list(files.train, "n.txt", "\n");
+  EXPECT_THAT(refusal(), HasSubstr("n.txt: lists no images"));
+  d.names.clear();
+  list(files.train, "n.txt", "6");
+  std::iota(d.source.begin(), d.source.end(), 0);
+  EXPECT_THAT(refusal(), HasSubstr("'6' is no image of made: expected a row, 0 to 5"));
 }
 
 TEST(Split, RefusesWhatCannotBe) {

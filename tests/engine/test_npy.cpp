@@ -129,6 +129,23 @@ TEST(Npy, ScalarAndEmpty) {
   EXPECT_EQ(parse(npy("<f8", false, "(0, 4)", "")).count(), 0);
 }
 
+// Headers that NumPy reads and does not write.
+TEST(Npy, HeadersOfOtherWriters) {
+  const std::vector<uint8_t> plain = npy("|u1", false, "(2,)", "\1\2");
+  const std::string text(plain.begin(), plain.end());
+  const auto with = [&](const std::string& header) {
+    const size_t end = text.find('\n'), start = text.find('{');
+    std::string file = text;
+    file.replace(start, end - start, header + std::string(end - start - header.size(), ' '));
+    return parse({file.begin(), file.end()});
+  };
+  EXPECT_THAT(with("{\"descr\": \"|u1\", \"fortran_order\": False, \"shape\": (2,)}").as_f64(), ElementsAre(1, 2));
+  EXPECT_THAT(with("{'descr':\t'uint8','fortran_order' :\tFalse,\t'shape':\t(\t2,)}").as_f64(), ElementsAre(1, 2));
+  EXPECT_THAT(with("{'descr': '?', 'fortran_order': False, 'shape': (2,)}").type_name(), "bool");
+  EXPECT_THAT(message_of([&] { with("{'descr': [('id', '|u1')], 'fortran_order': False, 'shape': (2,)}"); }),
+              HasSubstr("has fields, [('id', '|u1')]: expected a plain element type"));
+}
+
 TEST(Npy, RefusesWhatIsNotAnArrayOfNumbers) {
   const auto refusal = [](const std::vector<uint8_t>& file) { return message_of([&] { parse(file); }); };
   EXPECT_THAT(refusal({'h', 'e', 'l', 'l', 'o', ' ', 'w', 'o', 'r', 'l', 'd'}), HasSubstr("f.npy: not a .npy array"));

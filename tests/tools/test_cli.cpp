@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "engine/io/image.h"
+#include "engine/io/npy.h"
 #include "engine/io/safetensors.h"
 #include "places.h"
 #include "tests/tools/tiny.h"
@@ -84,6 +85,32 @@ TEST_F(Cli, RunsTheConfigurationThatItWrote) {
   EXPECT_THAT(again.out, HasSubstr("runs/tiny-2/last.safetensors"));
   EXPECT_EQ(folder_.read("runs/tiny-2/config.yaml"), folder_.read("runs/tiny/config.yaml"));
   EXPECT_EQ(folder_.read("runs/tiny-2/last.safetensors"), folder_.read("runs/tiny/last.safetensors"));
+}
+
+// What has no truth is in no loss and no score, and whether it is said by the mask or the configuration is the same.
+TEST_F(Cli, PixelsWithoutTruthAreCountedNowhere) {
+  const int64_t count = 10, pixels = 16 * 32;
+  std::vector<uint8_t> images(count * pixels), masks(count * pixels);
+  for (size_t i = 0; i < images.size(); ++i) images[i] = i * 37 % 251, masks[i] = i / 5 % 4;
+  const auto train = [&](const std::string& name, const std::vector<std::string>& more) {
+    write_npz(folder_ / (name + ".npz"), std::vector{npz_entry("image", {count, 16, 32}, images.data()),
+                                                     npz_entry("mask", {count, 16, 32}, masks.data())});
+    std::vector<std::string> words{"tiny.yaml", "data.npz=" + name + ".npz", "run.name=" + name, "train.epochs=1",
+                                   "schedule.constant={}"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome o = run(words);
+    EXPECT_EQ(o.code, 0) << o.err;
+    EXPECT_THAT(o.out, HasSubstr("ignored pixels: 64\n"));
+    return history(folder_, "runs/" + name);
+  };
+  for (int64_t i = 0; i < count; ++i) std::fill_n(masks.begin() + i * pixels, 64, 255);
+  const std::vector<json> ignored = train("ignored", {"loss.ignore=255"});
+  for (int64_t i = 0; i < count; ++i) std::fill_n(masks.begin() + i * pixels, 64, 9);
+  EXPECT_EQ(train("mapped", {"data.classes.map={9: ignore}"}), ignored);
+  const json scores = json::parse(folder_.read("runs/mapped/scores.json"));
+  int64_t counted = 0;
+  for (const int64_t n : scores.at("confusion")) counted += n;
+  EXPECT_EQ(counted, pixels - 64);
 }
 
 // 20 images in batches of 16: the second batch holds four.

@@ -98,6 +98,16 @@ TEST_F(CliBadInput, Data) {
   EXPECT_FALSE(folder_.has("runs"));
 }
 
+TEST_F(CliBadInput, KeysThatDoNotFitTheClasses) {
+  refuses({"tiny.yaml", "data.classes.names=[a, b]"}, {"data.classes.names: has 2 entries", "5 classes"});
+  refuses({"tiny.yaml", "data.classes.colours=[[1, 2, 3]]", "data.classes.names=[]"},
+          {"data.classes.colours: has 1 entries", "5 classes"});
+  refuses({"tiny.yaml", "data.oversample.class=5", "data.classes.names=[]"}, {"data.oversample.class", "0 to 4"});
+  refuses({"tiny.yaml", "data.oversample.class=4", "loss.ignore=4"}, {"data.oversample.class: is loss.ignore"});
+  refuses({"tiny.yaml", "data.classes.map={4: 7}"}, {"command line: data.classes.map.4: expected a class, 0 to 4"});
+  EXPECT_FALSE(folder_.has("runs"));
+}
+
 TEST_F(CliBadInput, OutputFolder) {
   folder_.write("file", "precious");
   refuses({"tiny.yaml", "run.output=file/runs"}, {"file/runs: ", "folder"});
