@@ -7,6 +7,7 @@
 #include <array>
 #include <numeric>
 
+#include "data/sources.h"
 #include "engine/base/error.h"
 #include "engine/config/yaml.h"
 #include "engine/io/image.h"
@@ -82,13 +83,14 @@ void write_safetensors_seeds(const fs::path& folder) {
   save_checkpoint((folder / "weights.safetensors").string(), checkpoint);
 }
 
-void read_arrays(const std::string& path) {
+void read_npz(const std::string& path) {
   const NpzReader npz(path);
   for (const std::string& name : npz.names()) npz.read(name).as_f64();
+  load_npz(path, {.classes = 5});
 }
 
 const std::array<Reader, 6> kReaders{{
-    {"npz", read_arrays, write_npz_seeds},
+    {"npz", read_npz, write_npz_seeds},
     {"npy", [](const std::string& path) { read_npy(path).as_f32(); }, write_npy_seeds},
     {"png",
      [](const std::string& path) {
