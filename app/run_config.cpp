@@ -151,6 +151,14 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
                (parts.validation && parts.test && same(*parts.validation, *parts.test));
       }))
     yaml.fail("training, validation and test must be of different images; two are given the same");
+  if (given(data, [](const auto& pair) {
+        return name_of(pair.images) == name_of(pair.masks) && name_of(pair.images) != kAutoName;
+      }))
+    yaml.fail("images and masks are the same: " +
+              std::string(folder ? "a folder"
+                          : npz  ? "an array"
+                                 : "a file") +
+              " of each is needed");
   const SplitShares& split = data.split;
   const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
                                        : "has no effect beside data.split.files";

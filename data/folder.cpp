@@ -291,7 +291,7 @@ Dataset load_folder(const ImageFolders& folders, const SourceContext& c) {
   };
   for (const Sample& s : samples) {
     const ImageHeader image = read_image_header(s.image), mask = read_image_header(s.mask, true);
-    if (first.width == 0) first = image;
+    if (first.width == 0) check_sides(first = image, s.image);
     check(image, s.image);
     check(mask, s.mask);
     remarks.other_kind += image.channels != c.channels;

@@ -62,6 +62,8 @@ std::string ByteScale::range() const { return "the values go from " + text(least
 
 std::string ByteScale::statement() const {
   const std::string ends = "{low: " + text(least_) + ", high: " + text(most_) + "}";
+  if (floats_ && most_ > kNarrow && least_ >= -kOvershoot * 255 && most_ <= (1 + kOvershoot) * 255)
+    return "clip them as a resize's overshoot: data.normalise: {low: 0, high: 255}";
   if (floats_ || least_ < 0 || most_ > 65535) return "state what becomes black and white: data.normalise: " + ends;
   int bits = 8;
   while (std::ldexp(1.0, bits) <= most_) bits += 2;
@@ -77,8 +79,8 @@ bool ByteScale::settle(const Where& where) {
   const bool guess = !stated_ && floats_ && high_ == 1;
   if (outside_.image < 0) return true;
   if (stated_)
-    throw DataError(at(outside_) + ": image value " + text(outside_.value) + ": data.normalise states " +
-                    text(low_) + " to " + text(high_) + ", but " + range());
+    throw DataError(at(outside_) + ": image value " + text(outside_.value) + ": data.normalise states " + text(low_) +
+                    " to " + text(high_) + ", but " + range());
   if (guess && large_.image >= 0) {
     if (fractions_.image >= 0)
       throw DataError(at(large_) + ": image value " + text(large_.value) + ", but " + at(fractions_) +

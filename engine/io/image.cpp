@@ -70,12 +70,6 @@ void turn_pixels(ImageValues& image) {
   image.values = std::move(shown);
 }
 
-void check_sides(const ImageHeader& image, const std::string& path) {
-  if (image.width <= kLargestSide && image.height <= kLargestSide) return;
-  throw DataError(path + ": is " + size_text({image.width, image.height}) + " (width x height); images of up to " +
-                  std::to_string(kLargestSide) + " pixels to a side can be read");
-}
-
 // libpng and libjpeg report errors by longjmp. Variables that change between setjmp and the jump must not live in
 // registers: they are members of an object whose address the library has.
 struct PngReading {
@@ -112,12 +106,12 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
     png_uint_32 size = 0;
     if (png_get_eXIf_1(r.png, r.info, &size, &exif) != 0) image.orientation = exif_orientation({exif, size});
   };
-  check_sides(image, path);
   if (header_only) {
     orient();
     turn_size(image);
     return std::move(r.image);
   }
+  check_sides(image, path);
   if (stored && colour == PNG_COLOR_TYPE_PALETTE) {
     png_colorp entries = nullptr;
     int count = 0;
@@ -212,8 +206,8 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
     if (m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
       image.orientation = exif_orientation({m->data + 6, m->data_length - 6});
   turn_size(image);
-  check_sides(image, path);
   if (header_only) return std::move(r.image);
+  check_sides(image, path);
   r.jpeg.out_color_space = cmyk ? JCS_CMYK : image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_start_decompress(&r.jpeg);
   r.row.resize(static_cast<size_t>(r.jpeg.output_width) * r.jpeg.output_components);
@@ -247,6 +241,12 @@ ImageValues read_file(const std::string& path, bool stored, bool header_only) {
 }
 
 }  // namespace
+
+void check_sides(const ImageHeader& image, const std::string& path) {
+  if (image.width <= kLargestSide && image.height <= kLargestSide) return;
+  throw DataError(path + ": is " + size_text({image.width, image.height}) + " (width x height); images of up to " +
+                  std::to_string(kLargestSide) + " pixels to a side can be read");
+}
 
 void write_png(const std::string& path, const Picture& picture) {
   png_image image{};

@@ -41,8 +41,9 @@ struct ImageValues : ImageHeader {
 
 // Read PNG (any depth) and JPEG (grey, colour, CMYK); the first bytes of the file say which it is. `stored` is for
 // class ids: PNG only; palettes and grey values of few bits stay as they are, and are not spread over a byte. Throw
-// DataError that names the file, also for one that takes more than 32768 pixels to a side, before it is decoded.
+// DataError that names the file.
 ImageHeader read_image_header(const std::string& path, bool stored = false);
 ImageValues read_image(const std::string& path, bool stored = false);
+void check_sides(const ImageHeader& image, const std::string& path);  // at most 32768 pixels, as read_image() asks for
 
 }  // namespace regolith

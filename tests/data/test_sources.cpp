@@ -107,6 +107,7 @@ TEST_F(Numbers, OtherRangesAreRefusedWithWhatToWrite) {
                                                         HasSubstr("go from 0 to 2"), HasSubstr("{low: 0, high: 2}")));
   EXPECT_THAT(refusal<double>({-0.3, 0.5, 1}), HasSubstr("row 0, column 0: image value -0.3: expected 0 to 255"));
   EXPECT_THAT(refusal<double>({0.5, std::nan(""), 1}), HasSubstr("column 1: image value nan"));
+  EXPECT_THAT(refusal<double>({-3, 0.5, 256}), HasSubstr("data.normalise: {low: 0, high: 255}"));
   EXPECT_THAT(refusal<int16_t>({0, 900}), AllOf(HasSubstr("image value 900"), HasSubstr("{bits: 10}")));
   EXPECT_THAT(refusal<uint16_t>({0, 65535}), HasSubstr("{bits: 16}"));
   EXPECT_THAT(refusal<int16_t>({-7, 30}), HasSubstr("{low: -7, high: 30}"));
