@@ -165,6 +165,9 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
   if (by_source && split.files) yaml.find("split").fail_key("files", effect);
   if ((by_source || split.files) && !split.are_default())
     yaml.find("split").fail(effect + "; leave the shares out (on the command line: data.split={})");
+  if (split.files && split.files->train.path.empty() && split.files->validation.path.empty() &&
+      split.files->test.path.empty())
+    yaml.find("split").fail_key("files", "names no list");
   if (split.group == kNoGroup) return;
   if (by_source || split.files) yaml.find("split").fail_key("group", effect);
   if (!folder && !npz && !std::holds_alternative<std::monostate>(data.source))

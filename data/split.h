@@ -18,9 +18,11 @@ struct SplitFiles {
 };
 template <class V>
 void fields(V& v, SplitFiles& s) {
-  v("train", s.train, {.doc = "text file with a line per image, its name or (of arrays) its row; ~: all others"});
-  v("validation", s.validation, {.doc = "the same; ~: none"});
-  v("test", s.test, {.doc = "the same; ~: none"});
+  v("train", s.train,
+    {.doc = "text file with a line per image, its name or (of arrays) its row; rest: what no list names",
+     .word = "rest"});
+  v("validation", s.validation, {.doc = "the same", .word = "none"});
+  v("test", s.test, {.doc = "the same", .word = "none"});
 }
 
 inline constexpr const char* kNoGroup = "none";

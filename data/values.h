@@ -32,16 +32,10 @@ void fields(V& v, Normalise& s) {
      .word = "auto"});
   v("low", s.low,
     {.doc = "number in the files that becomes byte 0; with high, in place of bits",
-     .min = -1e30,
-     .max = 1e30,
      .word = "auto",
      .word_value = Normalise::kAuto});
   v("high", s.high,
-    {.doc = "number in the files that becomes byte 255",
-     .min = -1e30,
-     .max = 1e30,
-     .word = "auto",
-     .word_value = Normalise::kAuto});
+    {.doc = "number in the files that becomes byte 255", .word = "auto", .word_value = Normalise::kAuto});
 }
 
 enum class MaskCoding { ids, colours };
@@ -60,7 +54,8 @@ void fields(V& v, ClassOptions& s) {
   v("from", s.from,
     {.doc = "what the mask files of a folder hold: class ids (grey values, indices of a palette), or classes.colours, "
             "whose places in that list are the ids"});
-  v("map", s.map, {.doc = "class ids for ids in the files, which joins classes or leaves them out; others stay"});
+  v("map", s.map,
+    {.doc = "class ids for ids in the files, {255: 1, 3: ignore}: joins classes or leaves them out; others stay"});
 }
 
 // Turns the numbers of one array, or of the files of one folder, into bytes. Without a stated range floats are 0..1 or

@@ -107,16 +107,17 @@ requires std::is_enum_v<E> std::string type(const E&, const FieldInfo&) { return
 
 // Paths. An empty one was not given.
 inline std::string resolve(const Yaml& yaml) {
-  if (yaml.is_null()) return "";
   const fs::path path = yaml.as<std::string>(), beside = yaml.folder() / path;
   std::error_code error;
   if (path.empty()) yaml.fail("expected the name of a file or folder, found an empty text");
   return fs::absolute(fs::exists(beside, error) ? beside : path).lexically_normal().string();
 }
-inline void read(const Yaml& yaml, FilePath& value, const FieldInfo&) { value.path = resolve(yaml); }
+inline void read(const Yaml& yaml, FilePath& value, const FieldInfo& info) {
+  value.path = info.word && yaml.is_scalar() && yaml.as<std::string>() == info.word ? "" : resolve(yaml);
+}
 inline void read(const Yaml& yaml, FolderPath& value, const FieldInfo&) { value.path = resolve(yaml); }
 inline std::string text(const FilePath& value, const FieldInfo& info) {
-  return value.path.empty() ? "~" : text(value.path, info);
+  return value.path.empty() && info.word ? info.word : text(value.path, info);
 }
 inline std::string text(const FolderPath& value, const FieldInfo& info) { return text(value.path, info); }
 inline std::string type(const FilePath&, const FieldInfo&) { return "file"; }
@@ -188,7 +189,7 @@ inline std::string text(const IdMap& value, const FieldInfo&) {
     map += (map.empty() ? "" : ", ") + std::to_string(id) + ": " + (to < 0 ? "ignore" : std::to_string(to));
   return "{" + map + "}";
 }
-inline std::string type(const IdMap&, const FieldInfo&) { return "map of id: class id or ignore"; }
+inline std::string type(const IdMap&, const FieldInfo&) { return "map"; }
 
 template <class T>
 requires(!Section<T>) void read(const Yaml& yaml, std::vector<T>& value, const FieldInfo& info) {
@@ -326,7 +327,7 @@ struct Writer {
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
     } else {
-      Yaml::load_string("x: " + text(field, info), "").find("x").emit(out);
+      Yaml::load_string("x: " + text(field, info), "").at("x").emit(out);
     }
   }
   template <class T>
@@ -368,9 +369,9 @@ struct Help {
     } else {
       const std::string preset = text(field, info);
       line(name,
-           type(field, info) + (info.required                       ? " (required)"
-                                : preset == "\"\"" || preset == "~" ? ""
-                                                                    : " = " + preset),
+           type(field, info) + (info.required      ? " (required)"
+                                : preset == "\"\"" ? ""
+                                                   : " = " + preset),
            info.doc);
     }
   }

@@ -170,6 +170,7 @@ TEST(RunConfig, KeysOfDataThatContradictOrDoNothing) {
               HasSubstr("data.split: has no effect beside data.split.files"));
   EXPECT_THAT(error("data: {folder: {images: a, masks: b, validation: {images: a, masks: c}}}"),
               HasSubstr("must be of different images"));
+  EXPECT_THAT(error("data: {split: {files: {}}}"), HasSubstr("data.split.files: names no list"));
   EXPECT_THAT(error("data: {folder: {images: a, masks: a}}"), HasSubstr("data: images and masks are the same"));
   EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"), HasSubstr("data.split.group: needs"));
   EXPECT_THAT(error("data: {arrays: {training: t, masks: m}}"), HasSubstr("data.arrays.training: excludes images"));
