@@ -139,8 +139,12 @@ bool is_grey(const Rgb& c) { return c.r == c.g && c.g == c.b; }
 class MaskFiles {
  public:
   explicit MaskFiles(const SourceContext& c) : coding_(c.coding), ids_(c.ids()) {
-    for (const Colour& colour : coding_.colours)
-      by_colour_.emplace(std::array<int, 3>{colour[0], colour[1], colour[2]}, std::ssize(by_colour_));
+    if (stored()) return;
+    for (int64_t id = 0; id < std::ssize(coding_.colours); ++id) {
+      const Colour& colour = coding_.colours[id];
+      if (!by_colour_.emplace(std::array<int, 3>{colour[0], colour[1], colour[2]}, id).second)
+        throw OptionError("data", "classes.colours", "holds [" + join(colour) + "] twice; masks are read by it");
+    }
   }
   bool stored() const { return coding_.from == MaskCoding::ids; }
 

@@ -193,7 +193,7 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
     jpeg->err->format_message(jpeg, reading->text);
     reading->image.warning = reading->text;
   };
-  if (setjmp(r.jump) != 0) throw DataError(path + ": damaged or truncated JPEG: " + r.text);
+  if (setjmp(r.jump) != 0) throw DataError(path + ": this JPEG cannot be decoded: " + r.text);
   jpeg_create_decompress(&r.jpeg);
   jpeg_stdio_src(&r.jpeg, file);
   jpeg_save_markers(&r.jpeg, JPEG_APP0 + 1, 0xffff);

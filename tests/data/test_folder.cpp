@@ -259,6 +259,8 @@ TEST_F(Folders, ColoursAreNotGuessed) {
   EXPECT_THAT(load().masks, ElementsAre(0, 2, 1));
   context_.coding.colours[1] = {0, 201, 0};
   EXPECT_THAT(refusal(), HasSubstr("row 0, column 2: colour [0, 200, 0] is none of data.classes.colours"));
+  context_.coding.colours[1] = context_.coding.colours[0];
+  EXPECT_THROW(load(), OptionError);
 }
 
 TEST_F(Folders, ASizeIsLookedAtBeforePixels) {
