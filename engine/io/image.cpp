@@ -2,6 +2,7 @@
 
 #include <png.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csetjmp>
 #include <cstdio>
@@ -82,6 +83,24 @@ struct PngReading {
   ~PngReading() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
+// From the chunk eXIf, which may stand before the pixels or after them. The file is read anew afterwards.
+int png_orientation(std::FILE* file) {
+  int orientation = 1;
+  std::fseek(file, 8, SEEK_SET);
+  for (uint8_t head[8]; std::fread(head, 1, sizeof head, file) == sizeof head;) {
+    const uint32_t size = png_get_uint_32(head);
+    if (std::memcmp(head + 4, "eXIf", 4) == 0) {
+      std::vector<uint8_t> tiff(std::min<uint32_t>(size, 1 << 16));
+      tiff.resize(std::fread(tiff.data(), 1, tiff.size(), file));
+      orientation = exif_orientation(tiff);
+      break;
+    }
+    if (std::fseek(file, static_cast<long>(size) + 4, SEEK_CUR) != 0) break;  // its contents and checksum
+  }
+  std::rewind(file);
+  return orientation;
+}
+
 ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool header_only) {
   PngReading r;
   ImageValues& image = r.image;
@@ -93,6 +112,7 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
   if (r.png != nullptr) r.info = png_create_info_struct(r.png);
   if (r.info == nullptr) throw DataError(path + ": no memory to read it");
   if (setjmp(png_jmpbuf(r.png)) != 0) throw DataError(path + ": damaged or truncated PNG: " + r.error);
+  image.orientation = png_orientation(file);
   png_init_io(r.png, file);
   png_set_user_limits(r.png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // the check of the sides names both
   png_read_info(r.png, r.info);
@@ -101,16 +121,8 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
   image.bits = png_get_bit_depth(r.png, r.info) == 16 ? 16 : 8;
   const int colour = png_get_color_type(r.png, r.info);
   image.channels = (colour & PNG_COLOR_MASK_COLOR) != 0 && !(stored && colour == PNG_COLOR_TYPE_PALETTE) ? 3 : 1;
-  const auto orient = [&] {  // the chunk may stand before the pixels or after them
-    png_bytep exif = nullptr;
-    png_uint_32 size = 0;
-    if (png_get_eXIf_1(r.png, r.info, &size, &exif) != 0) image.orientation = exif_orientation({exif, size});
-  };
-  if (header_only) {
-    orient();
-    turn_size(image);
-    return std::move(r.image);
-  }
+  turn_size(image);
+  if (header_only) return std::move(r.image);
   check_sides(image, path);
   if (stored && colour == PNG_COLOR_TYPE_PALETTE) {
     png_colorp entries = nullptr;
@@ -125,8 +137,9 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
   png_set_interlace_handling(r.png);
   png_read_update_info(r.png, r.info);
   const size_t row = png_get_rowbytes(r.png, r.info);
-  r.bytes.resize(row * image.height);
-  for (int y = 0; y < image.height; ++y) r.rows.push_back(r.bytes.data() + y * row);
+  const int height = static_cast<int>(png_get_image_height(r.png, r.info));  // as stored
+  r.bytes.resize(row * height);
+  for (int y = 0; y < height; ++y) r.rows.push_back(r.bytes.data() + y * row);
   png_read_image(r.png, r.rows.data());
   png_read_end(r.png, r.info);
   image.values.resize(static_cast<size_t>(image.width) * image.height * image.channels);
@@ -135,8 +148,6 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
   } else {
     std::copy(r.bytes.begin(), r.bytes.end(), image.values.begin());
   }
-  orient();
-  turn_size(image);
   turn_pixels(image);
   return std::move(r.image);
 }

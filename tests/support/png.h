@@ -14,12 +14,13 @@ struct PngFile {
   int colour = 0;                       // PNG's colour type: 0 grey, 2 RGB, 3 palette, 6 RGBA
   std::vector<uint16_t> values;         // (height, width, channels)
   std::string palette = {}, exif = {};  // contents of their chunks
+  bool exif_last = false;               // after the pixels
 
   std::string bytes() const {
     std::string header = number(width) + number(height) + static_cast<char>(bits) + static_cast<char>(colour);
     std::string file = "\x89PNG\r\n\x1a\n" + chunk("IHDR", header + std::string(3, '\0'));
     if (!palette.empty()) file += chunk("PLTE", palette);
-    if (!exif.empty()) file += chunk("eXIf", exif);
+    if (!exif.empty() && !exif_last) file += chunk("eXIf", exif);
     std::string raw;
     for (size_t i = 0; i < values.size(); ++i) {
       if (i % (values.size() / height) == 0) raw += '\0';  // the filter of a row: none
@@ -31,7 +32,9 @@ struct PngFile {
     const auto n = static_cast<uint16_t>(raw.size());
     const auto low = [](int x) { return static_cast<char>(x & 255); };
     const std::string stored{'\x78', '\x01', '\x01', low(n), low(n >> 8), low(~n), low(~n >> 8)};
-    return file + chunk("IDAT", stored + raw + number(b << 16 | a)) + chunk("IEND", "");
+    file += chunk("IDAT", stored + raw + number(b << 16 | a));
+    if (!exif.empty() && exif_last) file += chunk("eXIf", exif);
+    return file + chunk("IEND", "");
   }
   void write(const std::string& path) const { std::ofstream(path, std::ios::binary) << bytes(); }
 
