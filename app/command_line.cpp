@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <utility>
 
 namespace regolith {
 
@@ -48,14 +50,17 @@ void CommandLine::config_arguments(bool required) {
 
 bool CommandLine::has_config() const { return !parser_->config.empty(); }
 
-RunConfig CommandLine::load_config(ConfigUse use, const std::vector<std::string>& overrides) const {
+RunConfig CommandLine::load_config(ConfigUse use, const std::vector<std::string>& overrides, const std::string& other) {
+  if (!other.empty() && parser_->config.find('=') != std::string::npos && !std::filesystem::exists(parser_->config))
+    parser_->overrides.insert(parser_->overrides.begin(), std::exchange(parser_->config, ""));
   std::vector<std::string> all = parser_->overrides;
   all.insert(all.end(), overrides.begin(), overrides.end());
-  return load_run_config(parser_->config, all, use);
+  return load_run_config(parser_->config.empty() ? other : parser_->config, all, use);
 }
 
 std::string CommandLine::command() const {
-  std::string text = shell_word(parser_->argv[0]) + " " + shell_word(parser_->config);
+  std::string text = shell_word(parser_->argv[0]);
+  if (has_config()) text += " " + shell_word(parser_->config);
   for (const std::string& o : parser_->overrides) text += " " + shell_word(o);
   return text;
 }

@@ -38,7 +38,8 @@ class CommandLine {
   void flag(const char* name, bool& value, const char* doc);
   // CONFIG [key.path=value ...], which nearly every program takes. `overrides` of the program's own come last.
   void config_arguments(bool required = true);
-  RunConfig load_config(ConfigUse use, const std::vector<std::string>& overrides = {}) const;
+  // `other`: the file to read where none is named. A word that could be either, with a '=', is then an override.
+  RunConfig load_config(ConfigUse use, const std::vector<std::string>& overrides = {}, const std::string& other = "");
   bool has_config() const;
   std::string command() const;  // the program with CONFIG and overrides, quoted for a shell
 

@@ -50,7 +50,9 @@ class Listener {
   // What last.safetensors keeps under `key` for a run that goes on; null: nothing.
   virtual std::string key() const { return ""; }
   virtual nlohmann::json state() const { return nullptr; }
-  virtual void restore(const nlohmann::json&) {}  // throws CheckpointError or nlohmann::json::exception
+  // Throws CheckpointError or nlohmann::json::exception. Not called where loss or monitor are others than those of the
+  // state: what was the best does not compare.
+  virtual void restore(const nlohmann::json&) {}
 };
 
 }  // namespace regolith

@@ -21,6 +21,9 @@ using nlohmann::json;
 class StoppingListener : public Listener {
  public:
   explicit StoppingListener(const EarlyStoppingSpec& spec) : stopping_(spec) {}
+  void begin(Training& t, bool) override {
+    if (stopping_.out_of_patience()) t.stop();
+  }
   void epoch(Training&, EpochReport& report) override {
     if (!report.validated) return;
     const EarlyStopping::Verdict verdict = stopping_.end_epoch(report.record.epoch - 1, report.monitored);
@@ -85,8 +88,13 @@ class BestListener : public Listener {
   void before_evaluation(Training& t) override {
     if (std::filesystem::exists(t.path(kFile)))
       load_weights(t.experiment().network(), load_checkpoint(t.path(kFile), Loading::when_used), t.trainer().stream());
+    else
+      std::printf("%s was never a number; the scores are those of the last weights\n",
+                  t.experiment().config.monitor().c_str());
   }
-  void end(Training&, FinalReport& report) override { report.written.push_back(kFile); }
+  void end(Training& t, FinalReport& report) override {
+    if (std::filesystem::exists(t.path(kFile))) report.written.push_back(kFile);
+  }
 
  private:
   static constexpr const char* kFile = "best.safetensors";

@@ -17,9 +17,10 @@ void fields(V& v, RunOptions& s) {
   v("device", s.device, {.doc = "where to run; auto: cuda if this build and machine have it, else cpu"});
   v("precision", s.precision,
     {.doc = "of convolutions and stored activations; auto: bf16 where the device computes in it, else fp32"});
-  v("output", s.output, {.doc = "folder in which the folder of the run is made"});
+  v("output", s.output, {.doc = "folder in which the folder of the run is made", .path = true});
   v("threads", s.threads, {.doc = "threads on the CPU; auto: one per core", .min = 1, .max = 1024, .word = "auto"});
-  v("deterministic", s.deterministic, {.doc = "same seed, same bytes; false may be faster on CUDA"});
+  v("deterministic", s.deterministic,
+    {.doc = "same seed, same bytes on the same number of threads; false may be faster on CUDA"});
   v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
 }
 template <class V>
@@ -180,6 +181,7 @@ void check(const RunConfig& c, ConfigUse use) {
   if (use == ConfigUse::training) check_source(c.data, data);
   if (c.run.name.find('/') != std::string::npos || c.run.name == "." || c.run.name == "..")
     c.yaml.at("run").at("name").fail("expected a name that can be a folder's, without '/'");
+  if (c.run.name.size() > 240) c.yaml.at("run").at("name").fail("expected at most 240 bytes");  // and "-2"
   const SplitShares& split = c.data.split;
   if (std::abs(split.train + split.validation + split.test - 1) > 1e-6)
     data.find("split").fail("train + validation + test is " + number(split.train + split.validation + split.test) +
@@ -265,7 +267,8 @@ std::string RunConfig::to_yaml() const {
 std::string help_config() {
   std::ostringstream out;
   out << "extends: file or list of files\n    read first; this file then adds to them and replaces (at the top only)\n"
-         "model: map (required)\n    input and nodes of the network; see configs/models\n";
+         "model: map (required)\n    input and nodes of the network; see configs/models\n"
+         "KEY: off\n    switches off what says `map or off`; null does the same. {} switches it on with its defaults\n";
   RunConfig config;
   config::Help help{out, ""};
   fields(help, config);

@@ -7,9 +7,9 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "app/checks.h"
 #include "app/command_line.h"
 #include "engine/base/text.h"
-#include "engine/io/atomic_file.h"
 #include "engine/train/weights.h"
 
 namespace regolith {
@@ -43,18 +43,23 @@ std::string Training::path(const std::string& file) const { return (fs::path(fol
 
 bool Training::run() {
   Network& network = experiment_.network();
-  std::optional<Checkpoint> last;  // read before anything that takes its time
-  if (!options_.resume.empty()) last = read_last();
+  chosen_ = chosen(experiment_);
+  check_before_data(experiment_, options_.resume.empty());
+  std::optional<EarlierRun> earlier;
+  if (!options_.resume.empty()) earlier = read_earlier();
   phases_.start("data");
   const ExperimentData& data = experiment_.data();
   std::fputs(data.report.c_str(), stdout);
+  digests_ = digests(data);
+  if (earlier) earlier->check_data(digests_);
   loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
   trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
                                        experiment_.trainer_options());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs,
                     config_.monitor());
-  open_folder(last);
+  std::fputs(warnings(experiment_, trainer_->steps_per_epoch()).c_str(), stdout);
+  open_folder(earlier);
   std::printf("device %s, precision %s, %lld parameters, arena %.0f MiB\nrun folder %s\n",
               network.device().name().c_str(), name_of(network.options().precision).data(),
               static_cast<long long>(network.graph().parameter_count()),
@@ -70,43 +75,31 @@ bool Training::run() {
   return true;
 }
 
-Checkpoint Training::read_last() {
+EarlierRun Training::read_earlier() {
   folder_ = options_.resume;
   if (!fs::is_directory(folder_))
     throw IoError(folder_ + ": there is no such folder; --resume takes the run folder that an earlier run printed");
   if (!fs::exists(path("last.safetensors")))
     throw IoError(path("last.safetensors") + ": is missing, so there is nothing to go on from; start anew without " +
                   "--resume");
-  return load_checkpoint(path("last.safetensors"), Loading::when_used);
+  lock_ = FileLock(folder_);
+  EarlierRun earlier = load_earlier_run(folder_, experiment_.network(), chosen_);
+  std::fputs(earlier.report(chosen_).c_str(), stdout);
+  return earlier;
 }
 
-void Training::open_folder(const std::optional<Checkpoint>& last) {
+void Training::open_folder(const std::optional<EarlierRun>& earlier) {
   Network& network = experiment_.network();
-  if (!last) {
+  if (earlier) {
+    restore(*earlier);
+  } else {
     network.parameters().initialise(config_.run.seed, trainer_->stream());
     folder_ = new_folder(config_.run);
-    write_file_atomically(path("config.yaml"), config_.to_yaml());
-    for (const auto& l : listeners_) l->begin(*this, false);
-    return;
+    lock_ = FileLock(folder_);
   }
-  check_parameters(network, *last);
-  const json state = json::parse(last->meta("run"), nullptr, false);
-  try {
-    epoch_ = state.at("epoch");
-    loss_sum_ = state.at("loss_sum");
-    loss_steps_ = state.at("loss_steps");
-    stopped_ = state.at("stopped") && config_.train.early_stopping;
-    if (state.at("seed") != config_.run.seed || state.at("steps_per_epoch") != trainer_->steps_per_epoch())
-      throw CheckpointError(last->origin + ": was made with another seed, batch or data; resume with the " +
-                            "configuration of that run, " + path("config.yaml"));
-    schedule_->restore(state.at("schedule"));
-    for (const auto& l : listeners_)
-      if (!l->key().empty()) l->restore(state.at(l->key()));
-  } catch (const json::exception&) {
-    throw CheckpointError(last->origin + ": its training state cannot be read; was it written by engine_run?");
-  }
-  load_training(network, *trainer_, *last);
-  for (const auto& l : listeners_) l->begin(*this, true);
+  write_config(folder_, chosen_, network.device());
+  for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
+  if (!earlier) return;
   if (stopped_ || epoch_ >= config_.train.epochs)
     std::printf("%s is finished%s after epoch %lld: nothing is left to train\n", folder_.c_str(),
                 stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_));
@@ -115,18 +108,59 @@ void Training::open_folder(const std::optional<Checkpoint>& last) {
                 static_cast<long long>(trainer_->state().step));
 }
 
+// Changes nothing on the disk.
+void Training::restore(const EarlierRun& earlier) {
+  const json& state = earlier.state;
+  const int64_t steps_per_epoch = trainer_->steps_per_epoch();
+  const bool same_score = earlier.same_score(config_);
+  Schedule before(earlier.config.schedule, earlier.config.optimizer.lr(), steps_per_epoch * earlier.config.train.epochs,
+                  earlier.config.monitor());
+  try {
+    epoch_ = state.at("epoch");
+    loss_sum_ = state.at("loss_sum");
+    loss_steps_ = state.at("loss_steps");
+    if (state.at("steps_per_epoch") != steps_per_epoch)
+      throw CheckpointError(
+          earlier.checkpoint.origin + ": train.steps_per_epoch: " + state.at("steps_per_epoch").dump() + " -> " +
+          std::to_string(steps_per_epoch) +
+          ": that is another experiment; resume with the configuration of that run, " + path("config.yaml"));
+    json scheduled = state.at("schedule");
+    before.restore(scheduled);
+    if (!same_score) scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
+    schedule_->restore(scheduled);
+    for (const auto& l : listeners_)
+      if (!l->key().empty() && same_score) l->restore(state.at(l->key()));
+  } catch (const json::exception&) {
+    throw CheckpointError(earlier.checkpoint.origin +
+                          ": its training state cannot be read; was it written by engine_run?");
+  }
+  const float scale = trainer_->state().loss_scale;
+  load_training(experiment_.network(), *trainer_, earlier.checkpoint);
+  StepState step = trainer_->state();
+  if (earlier.config.run.precision != chosen_.run.precision) {  // the loss scale belongs to the precision
+    step.loss_scale = scale;
+    step.clean_steps = 0;
+    trainer_->set_state(step);
+  }
+  const double rate = schedule_->learning_rate(step.step), rate_before = before.learning_rate(step.step);
+  if (rate != rate_before)
+    std::printf("learning rate of step %lld: %s; the rate of the checkpoint's own configuration: %s\n",
+                static_cast<long long>(step.step), number(rate).c_str(), number(rate_before).c_str());
+}
+
 void Training::save_last(int64_t epochs) {
   json run{{"epoch", epochs},
            {"loss_sum", loss_sum_},
            {"loss_steps", loss_steps_},
-           {"stopped", stopped_},
-           {"seed", config_.run.seed},
+           {"data", digests_},
            {"steps_per_epoch", trainer_->steps_per_epoch()},
            {"schedule", schedule_->state()}};
   for (const auto& l : listeners_)
     if (!l->key().empty()) run[l->key()] = l->state();
   Checkpoint c = save_training(experiment_.network(), *trainer_);
   c.metadata["run"] = run.dump();
+  c.metadata["config"] = kept_config(chosen_);
+  c.metadata["version"] = kVersion;
   save_checkpoint(path("last.safetensors"), c);
 }
 

@@ -7,7 +7,8 @@
 #include <string>
 
 #include "app/listeners.h"
-#include "engine/io/safetensors.h"
+#include "app/resume.h"
+#include "engine/io/file_lock.h"
 #include "engine/report/progress.h"
 #include "engine/train/schedule.h"
 
@@ -32,11 +33,13 @@ class Training {
   // Weights, moments and the state of the run after `epochs` whole epochs, to last.safetensors.
   void save_last(int64_t epochs);
   int64_t epochs_done() const { return epoch_; }
+  void stop() { stopped_ = true; }  // before the next epoch
   bool validates() { return !experiment_.data().validation.empty(); }
 
  private:
-  Checkpoint read_last();
-  void open_folder(const std::optional<Checkpoint>& last);
+  EarlierRun read_earlier();
+  void open_folder(const std::optional<EarlierRun>& earlier);
+  void restore(const EarlierRun& earlier);
   bool train_epochs();
   EpochReport end_epoch(const StepProgress& last, double seconds);
   void finish();
@@ -45,6 +48,7 @@ class Training {
 
   Experiment& experiment_;
   const RunConfig& config_;
+  RunConfig chosen_;  // config_ without auto for device, precision and threads
   TrainingOptions options_;
   Listeners listeners_;
   Phases phases_;
@@ -52,6 +56,8 @@ class Training {
   std::unique_ptr<Trainer> trainer_;
   std::optional<Schedule> schedule_;
   std::string folder_;
+  FileLock lock_;  // of the folder
+  nlohmann::json digests_;
   // The loop's own state, which a checkpoint holds beside weights and moments.
   int64_t epoch_ = 0, loss_steps_ = 0;
   double loss_sum_ = 0;

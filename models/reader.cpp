@@ -28,8 +28,7 @@ std::vector<std::string> names_of(const Scope& scope) {
 const std::vector<int>& look_up(const Scope& scope, const Yaml& reference) {
   const std::string name = reference.as<std::string>();
   const auto it = scope.find(name);
-  if (it == scope.end())
-    reference.fail("there is no node '" + name + "' before this one" + did_you_mean(name, names_of(scope)));
+  if (it == scope.end()) reference.fail("there is no node '" + name + "' here" + did_you_mean(name, names_of(scope)));
   return it->second;
 }
 
@@ -90,6 +89,7 @@ class Reader {
       return;
     }
     for (const auto& [name, weight, position] : heads.items()) {
+      if (!weight) continue;
       const auto it = scope.find(name);
       if (it == scope.end())
         heads.fail_key(name, "there is no node of that name" + did_you_mean(name, names_of(scope)));
@@ -123,31 +123,41 @@ class Reader {
     }
   }
 
-  // The last node of the list.
+  // The node of the list that is read last. They are read in the order in which they stand, but for those that another
+  // reads: they come before it. `NAME: null` takes a node of a file that this one extends away.
   int read_nodes(const Yaml& nodes, const std::string& path, Scope& scope, const std::vector<Yaml>& defaults,
                  const Attributes::Params* params, int depth) {
+    std::vector<Yaml::Item> waiting = nodes.items();
+    std::erase_if(waiting, [](const Yaml::Item& item) { return !item.value; });
+    std::set<std::string> open;
     int last = -1;
-    for (const auto& [name, spec, position] : nodes.items()) {
+    const std::function<void(std::string)> read = [&](const std::string& wanted) {
+      const auto found = std::ranges::find(waiting, wanted, &Yaml::Item::key);
+      if (found == waiting.end()) return;
+      const auto [name, spec, position] = *found;
+      waiting.erase(found);
       if (scope.contains(name)) nodes.fail_key(name, "there is a node of that name already");
       if (name.find_first_of("/.$") != std::string::npos)
         nodes.fail_key(name, "a node's name has no '/', '.' or '$': those make paths");
+      open.insert(name);
       const Attributes a(spec, defaults, params);
-      const std::vector<int> inputs = read_inputs(a, scope);
+      std::vector<int> inputs;
+      const Yaml in = a.resolve(spec.at("in"));
+      for (const Yaml& element : in.is_list() ? in.elements() : std::vector<Yaml>{in}) {
+        const Yaml reference = a.resolve(element);
+        const std::string text = reference.as<std::string>(), node = text.substr(0, text.find('.'));
+        if (!scope.contains(node)) read(node);
+        if (open.contains(node)) reference.fail("'" + node + "' reads this node: nodes cannot stand in a circle");
+        const std::vector<int>& from = look_up(scope, reference);
+        inputs.insert(inputs.end(), from.begin(), from.end());
+      }
       last = read_node(name, position, path + name, a, inputs, scope, defaults, depth);
       scope[name] = {last};
-    }
+      open.erase(name);
+    };
+    while (!waiting.empty()) read(waiting.front().key);
     if (last < 0) nodes.fail("expected at least one node");
     return last;
-  }
-
-  std::vector<int> read_inputs(const Attributes& a, const Scope& scope) {
-    std::vector<int> inputs;
-    const Yaml in = a.resolve(a.node().at("in"));
-    for (const Yaml& e : in.is_list() ? in.elements() : std::vector<Yaml>{in}) {
-      const std::vector<int>& nodes = look_up(scope, a.resolve(e));
-      inputs.insert(inputs.end(), nodes.begin(), nodes.end());
-    }
-    return inputs;
   }
 
   int read_node(const std::string& name, const Yaml::Position& position, const std::string& path, const Attributes& a,

@@ -1,5 +1,7 @@
-// engine_run CONFIG [key.path=value ...] [--resume RUN_FOLDER] | --explain CONFIG | --help-config
+// engine_run CONFIG [key.path=value ...] | [CONFIG] [key.path=value ...] --resume RUN_FOLDER | --explain CONFIG |
+// --help-config
 #include <cstdio>
+#include <filesystem>
 
 #include "app/command_line.h"
 #include "app/listeners.h"
@@ -10,20 +12,22 @@
 int main(int argc, char** argv) {
   using namespace regolith;
   CommandLine p(argc, argv, "engine_run", "Trains the network that a YAML file describes.",
-                "engine_run configs/quickstart.yaml train.epochs=3\nengine_run CONFIG --resume runs/quickstart");
+                "engine_run configs/quickstart.yaml train.epochs=3\nengine_run --resume runs/quickstart");
   bool explain_only = false, help = false;
   std::string resume;
   p.config_arguments(false);
   p.flag("--explain", explain_only, "print the graph, shapes, parameters, FLOPs, providers and the arena, and stop");
   p.flag("--help-config", help, "print every key with type, default and meaning, and stop");
-  p.option("--resume", resume, "a run folder to go on in");
+  p.option("--resume", resume, "a run folder to go on in, with its own configuration unless CONFIG is there");
   return p.run([&] {
     if (help) {
       std::printf("%s\n%s", help_config().c_str(), help_models().c_str());
       return 0;
     }
-    if (!p.has_config()) throw UsageError("name a configuration, for example configs/quickstart.yaml");
-    Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training));
+    if (!p.has_config() && resume.empty())
+      throw UsageError("name a configuration, for example configs/quickstart.yaml");
+    const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
+    Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training, {}, own));
     if (explain_only) {
       const int moments = experiment.config.optimizer.moments();
       std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);

@@ -27,6 +27,7 @@ struct FieldInfo {
   const char* word = nullptr;  // text that stands for word_value: "auto"
   double word_value = 0;
   bool required = false;
+  bool path = false;                    // a text that is the path of something to be made
   std::vector<std::string> names = {};  // what a text may be, if not anything
 };
 

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <concepts>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <sstream>
@@ -46,13 +47,15 @@ requires(!std::same_as<T, bool>) void read(const Yaml& yaml, T& value, const Fie
   if (info.word && yaml.is_scalar() && yaml.as<std::string>() == info.word) {
     value = static_cast<T>(info.word_value);
   } else if constexpr (std::floating_point<T>) {
-    value = yaml.as_double(info.min, info.max);
+    const double given = yaml.as_double(info.min, info.max, info.word);
+    if (std::abs(given) > std::numeric_limits<float>::max()) yaml.fail("expected a number that fp32 can hold");
+    value = static_cast<T>(given);
   } else if constexpr (std::same_as<T, uint64_t>) {
     value = yaml.as<uint64_t>();
   } else {
     using Limits = std::numeric_limits<T>;
     const auto bound = [](double limit, T none) { return std::abs(limit) < kNoLimit ? static_cast<T>(limit) : none; };
-    value = static_cast<T>(yaml.as_int(bound(info.min, Limits::min()), bound(info.max, Limits::max())));
+    value = static_cast<T>(yaml.as_int(bound(info.min, Limits::min()), bound(info.max, Limits::max()), info.word));
   }
 }
 template <Number T>
@@ -73,8 +76,20 @@ inline void read(const Yaml& yaml, bool& value, const FieldInfo&) { value = yaml
 inline std::string text(const bool& value, const FieldInfo&) { return value ? "true" : "false"; }
 inline std::string type(const bool&, const FieldInfo&) { return "true|false"; }
 
+// A path as it is given, but for "~/". What else only a shell knows would name a folder "$HOME".
+inline std::string path_of(const Yaml& yaml) {
+  std::string path = yaml.as<std::string>();
+  const char* home = std::getenv("HOME");
+  std::error_code error;
+  if (path.starts_with("~/") && home && *home) return path.replace(0, 1, home);
+  if ((path.starts_with('~') || path.find('$') != path.npos) && !fs::exists(path, error) &&
+      !fs::exists(yaml.folder() / path, error))
+    yaml.fail("'" + path + "' is not expanded as a shell would do it; write the path itself");
+  return path;
+}
+
 inline void read(const Yaml& yaml, std::string& value, const FieldInfo& info) {
-  value = info.names.empty() ? yaml.as<std::string>() : yaml.as_enum(info.names);
+  value = info.path ? path_of(yaml) : info.names.empty() ? yaml.as<std::string>() : yaml.as_enum(info.names);
   if (value.empty()) yaml.fail("expected text, found none");
 }
 inline std::string text(const std::string& value, const FieldInfo&) {
@@ -107,7 +122,7 @@ requires std::is_enum_v<E> std::string type(const E&, const FieldInfo&) { return
 
 // Paths. An empty one was not given.
 inline std::string resolve(const Yaml& yaml) {
-  const fs::path path = yaml.as<std::string>(), beside = yaml.folder() / path;
+  const fs::path path = path_of(yaml), beside = yaml.folder() / path;
   std::error_code error;
   if (path.empty()) yaml.fail("expected the name of a file or folder, found an empty text");
   return fs::absolute(fs::exists(beside, error) ? beside : path).lexically_normal().string();
@@ -271,7 +286,7 @@ struct Reader {
     const Yaml child = yaml.find(key);
     if constexpr (IsOptional<T>::value) {
       field.reset();
-      if (child) read_section(child, field.emplace());
+      if (!child.is_off()) read_section(child, field.emplace());
     } else if constexpr (Section<T>) {
       if (child.exists() && child.is_null()) child.fail("expected a map of keys, found no value");
       read_section(child, field);
@@ -356,7 +371,7 @@ struct Help {
   template <class T>
   void operator()(const std::string& name, T& field, const FieldInfo& info) {
     if constexpr (IsOptional<T>::value) {
-      line(name, "map = off", info.doc);
+      line(name, "map or off = off", info.doc);
       typename T::value_type inner;
       Help{out, path + name + "."}.all(inner);
     } else if constexpr (Section<T>) {

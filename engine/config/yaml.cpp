@@ -55,6 +55,10 @@ constexpr int64_t kMaxNodes = 1'000'000;
   throw ConfigError(position.text() + ": " + (path.empty() ? "" : path + ": ") + message);
 }
 
+bool off(const Node& node) {
+  return node.kind == Kind::null || node.scalar == "off" || node.scalar == "none" || node.scalar == "false";
+}
+
 std::string join_path(const std::string& path, std::string_view key) {
   return path.empty() ? std::string(key) : path + "." + std::string(key);
 }
@@ -64,6 +68,16 @@ bool read_number(std::string_view text, T& value) {
   if (text.starts_with('+')) text.remove_prefix(1);
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
+}
+
+// 1.0e-07 for 1e-07, which is text to readers of YAML 1.1.
+std::string with_point(std::string scalar) {
+  const size_t e = scalar.find_first_of("eE");
+  double value;
+  if (e != scalar.npos && scalar.find_first_of("+-", e) == e + 1 && scalar.find('.') == scalar.npos &&
+      read_number(scalar, value))
+    scalar.insert(e, ".0");
+  return scalar;
 }
 
 // Builds nodes from the events of yaml-cpp's parser. Its own tree knows neither the path of a syntax error nor aliases
@@ -168,9 +182,43 @@ class Builder : public YAML::EventHandler {
   std::map<YAML::anchor_t, std::shared_ptr<Node>> anchors_;
 };
 
+// The first byte that is not UTF-8 (RFC 3629); the size of the text where all is. YAML in UTF-16 and UTF-32 begins with
+// a byte order mark or an ASCII character, hence a zero.
+size_t first_foreign_byte(std::string_view text) {
+  const std::string_view start = text.substr(0, 4);
+  if (start.starts_with("\xFF\xFE") || start.starts_with("\xFE\xFF") || start.find('\0') != start.npos)
+    return text.size();
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
+  for (size_t at = 0, length; at < text.size(); at += length) {
+    const int first = byte(at);
+    length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
+    if (length == 0) return at;
+    // The second byte has no overlong form, surrogate or code point beyond the last.
+    int low = first == 0xE0   ? 0xA0
+              : first == 0xF0 ? 0x90
+                              : 0x80,
+        high = first == 0xED   ? 0x9F
+               : first == 0xF4 ? 0x8F
+                               : 0xBF;
+    for (size_t i = 1; i < length; ++i, low = 0x80, high = 0xBF)
+      if (byte(at + i) < low || byte(at + i) > high) return at;
+  }
+  return text.size();
+}
+
 std::shared_ptr<Node> parse(const std::string& text, const std::string& file, std::shared_ptr<const int> layer) {
   std::istringstream stream(text);
   Builder builder(file, std::move(layer));
+  if (const size_t foreign = first_foreign_byte(text); foreign < text.size()) {
+    YAML::Mark mark;
+    for (const char c : text.substr(0, foreign)) {
+      mark.column = c == '\n' ? 0 : mark.column + ((c & 0xC0) != 0x80);
+      mark.line += c == '\n';
+    }
+    fail_at(builder.position(mark), "",
+            format("the byte 0x%02X is not UTF-8; save this text as UTF-8",
+                   static_cast<unsigned>(static_cast<uint8_t>(text[foreign]))));
+  }
   try {
     YAML::Parser parser(stream);
     parser.HandleNextDocument(builder);
@@ -260,7 +308,7 @@ NodePtr assign(const NodePtr& node, std::span<const std::string> keys, const Nod
   if (!node) copy->position = value->position;
   copy->layer = value->layer;
   const auto replace = [&](Node::Entry& entry) { entry.value = assign(entry.value, keys.subspan(1), value, here); };
-  if (copy->kind == Kind::scalar)
+  if (copy->kind == Kind::scalar && !off(*copy))
     fail_at(value->position, here, path + " is '" + copy->scalar + "', which has no keys");
   if (copy->kind == Kind::list) {
     size_t index = 0;
@@ -319,6 +367,7 @@ bool Yaml::is_null() const { return !node_ || node_->kind == Kind::null; }
 bool Yaml::is_map() const { return node_ && node_->kind == Kind::map; }
 bool Yaml::is_list() const { return node_ && node_->kind == Kind::list; }
 bool Yaml::is_scalar() const { return node_ && node_->kind == Kind::scalar; }
+bool Yaml::is_off() const { return !node_ || off(*node_); }
 size_t Yaml::size() const { return node_ ? node_->entries.size() : 0; }
 fs::path Yaml::folder() const { return position_.line ? fs::path(position_.file).parent_path() : fs::path(); }
 
@@ -371,7 +420,7 @@ const std::string& Yaml::plain(const std::string& expected) const {
 }
 
 template <class T>
-T Yaml::number(std::string expected, T min, T max) const {
+T Yaml::number(std::string expected, T min, T max, const char* word) const {
   using Limits = std::numeric_limits<T>;
   const bool bounded_below = min != (Limits::has_infinity ? -Limits::infinity() : Limits::min());
   const bool bounded_above = max != (Limits::has_infinity ? Limits::infinity() : Limits::max());
@@ -379,14 +428,17 @@ T Yaml::number(std::string expected, T min, T max) const {
   if (bounded_below && bounded_above) expected += " from " + low + " to " + high;
   if (bounded_below && !bounded_above) expected += " of at least " + low;
   if (!bounded_below && bounded_above) expected += " of at most " + high;
+  if (word) expected += std::string(" or ") + word;
   T value = 0;
   if (!read_number(plain(expected), value) || !std::isfinite(value) || value < min || value > max)
     fail("expected " + expected + ", found " + what());
   return value;
 }
 
-int64_t Yaml::as_int(int64_t min, int64_t max) const { return number("a whole number", min, max); }
-double Yaml::as_double(double min, double max) const { return number("a number", min, max); }
+int64_t Yaml::as_int(int64_t min, int64_t max, const char* word) const {
+  return number("a whole number", min, max, word);
+}
+double Yaml::as_double(double min, double max, const char* word) const { return number("a number", min, max, word); }
 
 template <>
 uint64_t Yaml::as<uint64_t>() const {
@@ -444,7 +496,7 @@ void Yaml::emit(YAML::Emitter& out) const {
     out << YAML::Null;
   } else if (is_scalar()) {
     if (node_->quoted) out << YAML::DoubleQuoted;
-    out << node_->scalar;
+    out << (node_->quoted ? node_->scalar : with_point(node_->scalar));
   } else {
     if (node_->flow) out << YAML::Flow;
     out << (is_map() ? YAML::BeginMap : YAML::BeginSeq);

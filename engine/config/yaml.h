@@ -3,7 +3,7 @@
 // A file may inherit: `extends: other.yaml` (or a list, later ones on top; paths relative to the file that says it).
 // Maps merge key by key, in the order of the base; lists and scalars are replaced. Overrides `key.path=value` come
 // last: they replace, build the maps that are missing, and take a list index as a key (`model.nodes.d1.in.0=e1`). Every
-// error is a ConfigError that reads "file:line:column: key.path: message".
+// error is a ConfigError that reads "file:line:column: key.path: message". Text that is not UTF-8 is one.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,7 @@ class Yaml {
   bool is_map() const;
   bool is_list() const;
   bool is_scalar() const;
+  bool is_off() const;  // what switches a section off: null, off, none or false
   size_t size() const;  // entries of a map or list, else 0
 
   const std::string& path() const { return path_; }       // "model.nodes.e1.filters"; "" at the top
@@ -54,11 +55,12 @@ class Yaml {
   std::vector<Item> items() const;        // of a map, in the order of the file; error if not a map
   std::vector<Yaml> elements() const;     // of a list; error if not a list
 
-  // Numbers and booleans are plain scalars: `"3"` is a string. Any scalar can be read as a string.
-  int64_t as_int(int64_t min = std::numeric_limits<int64_t>::min(),
-                 int64_t max = std::numeric_limits<int64_t>::max()) const;
+  // Numbers and booleans are plain scalars: `"3"` is a string. Any scalar can be read as a string. `word`: what the
+  // caller takes instead of a number, for the message.
+  int64_t as_int(int64_t min = std::numeric_limits<int64_t>::min(), int64_t max = std::numeric_limits<int64_t>::max(),
+                 const char* word = nullptr) const;
   double as_double(double min = -std::numeric_limits<double>::infinity(),
-                   double max = std::numeric_limits<double>::infinity()) const;
+                   double max = std::numeric_limits<double>::infinity(), const char* word = nullptr) const;
   template <class T>
   T as() const;  // bool, uint64_t, std::string, or std::vector<std::string> (a scalar is a list of one)
   std::string as_enum(const std::vector<std::string>& names) const;  // one of the names
@@ -75,7 +77,7 @@ class Yaml {
  private:
   Yaml(std::shared_ptr<const Node> node, std::string path);
   template <class T>
-  T number(std::string expected, T min, T max) const;
+  T number(std::string expected, T min, T max, const char* word = nullptr) const;
   const std::string& plain(const std::string& expected) const;
   std::string what() const;  // "a list", "'text'", for messages
 

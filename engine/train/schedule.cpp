@@ -23,11 +23,16 @@ bool higher_is_better(const std::string& monitor) {
 }
 
 Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor)
-    : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor)), reduced_(base_rate) {}
+    : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor)) {}
+
+double Schedule::reduced() const {
+  const auto* plateau = std::get_if<ReduceOnPlateau>(&spec_.kind);
+  return plateau ? std::max(base_ * reduction_, std::min(base_, plateau->min_lr)) : base_;
+}
 
 double Schedule::learning_rate(int64_t step) const {
   if (step < spec_.warmup_steps) {
-    return reduced_ * static_cast<double>(step + 1) / static_cast<double>(spec_.warmup_steps);
+    return reduced() * static_cast<double>(step + 1) / static_cast<double>(spec_.warmup_steps);
   }
   // The part of the way from the end of the warm-up to the end of the run.
   const double way = static_cast<double>(std::max<int64_t>(1, total_ - spec_.warmup_steps));
@@ -36,7 +41,7 @@ double Schedule::learning_rate(int64_t step) const {
   if (const auto* c = std::get_if<CosineSchedule>(&spec_.kind))
     return down((1 + std::cos(std::numbers::pi * t)) / 2, c->min_lr);
   if (const auto* p = std::get_if<PolynomialSchedule>(&spec_.kind)) return down(std::pow(1 - t, p->power), p->end_lr);
-  return reduced_;
+  return reduced();
 }
 
 void Schedule::end_epoch(double monitored) {
@@ -51,19 +56,19 @@ void Schedule::end_epoch(double monitored) {
     best_ = value;
     seen_ = true;
     wait_ = 0;
-  } else if (cooldown_ == 0 && ++wait_ >= plateau->patience && reduced_ > plateau->min_lr) {
-    reduced_ = std::max(reduced_ * plateau->factor, plateau->min_lr);
+  } else if (cooldown_ == 0 && ++wait_ >= plateau->patience && reduced() > plateau->min_lr) {
+    reduction_ *= plateau->factor;
     cooldown_ = plateau->cooldown;
     wait_ = 0;
   }
 }
 
 nlohmann::json Schedule::state() const {
-  return {{"rate", reduced_}, {"best", best_}, {"seen", seen_}, {"wait", wait_}, {"cooldown", cooldown_}};
+  return {{"reduction", reduction_}, {"best", best_}, {"seen", seen_}, {"wait", wait_}, {"cooldown", cooldown_}};
 }
 
 void Schedule::restore(const nlohmann::json& state) try {
-  state.at("rate").get_to(reduced_);
+  state.at("reduction").get_to(reduction_);
   state.at("best").get_to(best_);
   state.at("seen").get_to(seen_);
   state.at("wait").get_to(wait_);
@@ -83,7 +88,7 @@ EarlyStopping::Verdict EarlyStopping::end_epoch(int64_t epoch, double monitored)
     return {true, false};
   }
   ++wait_;
-  return {false, spec_.patience > 0 && wait_ >= spec_.patience};
+  return {false, out_of_patience()};
 }
 
 nlohmann::json EarlyStopping::state() const {

@@ -82,13 +82,15 @@ class Schedule {
   void restore(const nlohmann::json& state);  // throws CheckpointError
 
  private:
+  double reduced() const;  // the base rate, times what plateaus left of it
+
   ScheduleSpec spec_;
   double base_;
   int64_t total_;
   bool maximise_;
-  double reduced_;     // by plateaus so far: the rate that stands for the base
-  double best_ = 0;    // as if lower were better
-  bool seen_ = false;  // best_ holds a value
+  double reduction_ = 1;  // by plateaus so far; not the rate, so that a run may go on with another base
+  double best_ = 0;       // as if lower were better
+  bool seen_ = false;     // best_ holds a value
   int wait_ = 0, cooldown_ = 0;
 };
 
@@ -114,8 +116,9 @@ class EarlyStopping {
     bool improved, stop;
   };
   Verdict end_epoch(int64_t epoch, double monitored);  // not finite: no improvement
-  double best() const { return best_; }                // NaN before the first value
-  int64_t best_epoch() const { return best_epoch_; }   // -1 before the first value
+  bool out_of_patience() const { return spec_.patience > 0 && wait_ >= spec_.patience; }
+  double best() const { return best_; }               // NaN before the first value
+  int64_t best_epoch() const { return best_epoch_; }  // -1 before the first value
 
   nlohmann::json state() const;
   void restore(const nlohmann::json& state);  // throws CheckpointError

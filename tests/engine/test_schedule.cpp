@@ -66,7 +66,7 @@ TEST(Schedule, GoesOnFromItsState) {
   b.restore(nlohmann::json::parse(a.state().dump()));
   EXPECT_EQ(rates(b, {2.5, 2.5, 2.5}), rates(a, {2.5, 2.5, 2.5}));
   EXPECT_EQ(b.learning_rate(0), .125);
-  EXPECT_THROW(b.restore({{"rate", "high"}}), CheckpointError);
+  EXPECT_THROW(b.restore({{"reduction", "high"}}), CheckpointError);
 }
 
 TEST(EarlyStopping, StopsAfterItsPatience) {

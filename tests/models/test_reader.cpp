@@ -91,7 +91,7 @@ TEST(Reader, NamesInsideNestedNetsAreReadFromOutside) {
   EXPECT_THAT(inputs(g, "y"), ElementsAre("o/j/r", "o/i/r", "o/i/c", "o/j/c"));
   EXPECT_THAT(inputs(g, "o/j/c"), ElementsAre("o/i/c"));
   EXPECT_EQ(message("  o: {net: outer, in: input}\n  y: {op: relu, in: o.i.d}\n", nets),
-            "model.yaml:4:21: nodes.y.in: there is no node 'o.i.d' before this one; did you mean 'o.i.c'?");
+            "model.yaml:4:21: nodes.y.in: there is no node 'o.i.d' here; did you mean 'o.i.c'?");
   EXPECT_THAT(message("  o: {net: self, in: input}\n", "nets: {self: {inputs: [x], nodes: {s: {net: self, in: x}}}}\n"),
               HasSubstr("does one use itself?"));
 }

@@ -1,0 +1,88 @@
+#include "app/checks.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "engine/base/text.h"
+
+namespace regolith {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The folder itself is made when there is something to write into it.
+void check_output(const std::string& output) {
+  std::error_code error;
+  fs::path there = fs::absolute(output);
+  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  const std::string message = output + ": cannot make the folder of the runs: " + there.string();
+  if (!fs::is_directory(there, error)) throw IoError(message + " is not a folder");
+  if (::access(there.c_str(), W_OK | X_OK) != 0) throw IoError(message + ": " + std::strerror(errno));
+}
+
+void check_validation(const RunConfig& c, const ExperimentData& data) {
+  if (!data.validation.empty()) return;
+  const std::string message = "needs validation images, and of " +
+                              std::to_string(data.train.size() + data.test.size()) +
+                              " images data.split.validation = " + number(c.data.split.validation) + " leaves none";
+  if (c.train.early_stopping) c.yaml.find("train").fail_key("early_stopping", message);
+  if (std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
+    c.yaml.find("schedule").fail_key("reduce_on_plateau", message);
+}
+
+}  // namespace
+
+void check_before_data(Experiment& experiment, bool new_run) {
+  experiment.loss(std::vector<double>(experiment.classes(), 1.0 / experiment.classes()));
+  if (new_run) check_output(experiment.config.run.output);
+}
+
+std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
+  const RunConfig& c = experiment.config;
+  const ExperimentData& data = experiment.data();
+  check_validation(c, data);
+  std::string text;
+  const auto warn = [&](bool holds, const std::string& what) {
+    if (holds) text += "warning: " + what + "\n";
+  };
+  const int64_t steps = steps_per_epoch * c.train.epochs;
+  const int validations = (c.train.epochs + c.train.validate_every - 1) / c.train.validate_every;
+  const std::string run = "the run's " + std::to_string(steps) + " steps";
+  const auto patience = [&](const std::string& key, int value) {  // the first validation is the best so far
+    warn(value >= validations, key + ": the run validates " + std::to_string(validations) +
+                                   " times, so that nothing can wait for " + std::to_string(value));
+  };
+  const auto floor = [&](const char* key, double rate) {
+    warn(rate >= c.optimizer.lr(), std::string("schedule.") + key + ": " + number(rate) +
+                                       " is not below the optimizer's lr, " + number(c.optimizer.lr()));
+  };
+
+  warn(data.validation.empty(), "there are no validation images: the weights that are kept are the last ones");
+  warn(!data.validation.empty() && c.train.validate_every > c.train.epochs,
+       "train.validate_every: the run ends before, and is validated only then");
+  if (c.train.early_stopping) patience("train.early_stopping.patience", c.train.early_stopping->patience);
+  if (const auto* plateau = std::get_if<ReduceOnPlateau>(&c.schedule.kind)) {
+    patience("schedule.reduce_on_plateau.patience", plateau->patience);
+    floor("reduce_on_plateau.min_lr", plateau->min_lr);
+  }
+  if (const auto* cosine = std::get_if<CosineSchedule>(&c.schedule.kind)) floor("cosine.min_lr", cosine->min_lr);
+  if (const auto* p = std::get_if<PolynomialSchedule>(&c.schedule.kind)) floor("polynomial.end_lr", p->end_lr);
+  warn(c.schedule.warmup_steps >= steps,
+       "schedule.warmup_steps: " + std::to_string(c.schedule.warmup_steps) + " are not over within " + run);
+  if (c.profile)
+    warn(c.profile->start + c.profile->steps > steps, "profile: steps " + std::to_string(c.profile->start) + " to " +
+                                                          std::to_string(c.profile->start + c.profile->steps - 1) +
+                                                          " are not all among " + run);
+  warn(c.data.oversample && data.epoch.size() == data.train.size() && c.data.oversample->factor > 1,
+       "data.oversample: no training image has so many pixels of that class");
+  const std::vector<std::string> names = experiment.class_names();
+  for (size_t k = 0; k < names.size(); ++k)
+    warn(data.frequencies[k] == 0,
+         "class " + std::to_string(k) + " (" + names[k] + ") has no pixels in the training images");
+  return text;
+}
+
+}  // namespace regolith

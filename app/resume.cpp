@@ -1,0 +1,194 @@
+#include "app/resume.h"
+
+#include <yaml-cpp/emitter.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engine/base/text.h"
+#include "engine/io/atomic_file.h"
+#include "engine/train/weights.h"
+
+namespace regolith {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// Sections and keys that make it another experiment. Data may move: its digest tells.
+constexpr const char* kFixed[] = {"run.seed",       "data.clean",  "data.split",      "data.oversample",
+                                  "data.normalise", "train.batch", "train.drop_last", "model"};
+// Those that change the order of sums, or the provider of a result, and nothing else.
+constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
+                                     "train.slices", "conv",          "graph"};
+
+bool inside(const std::string& key, const char* section) {
+  return key == section || key.starts_with(section + std::string("."));
+}
+bool inside_any(const std::string& key, const auto& sections) {
+  return std::ranges::any_of(sections, [&](const char* section) { return inside(key, section); });
+}
+bool fixed(const std::string& key) {
+  return key == "optimizer" || (inside_any(key, kFixed) && key != "model.name");  // optimizer: its kind
+}
+
+std::string flow_text(const Yaml& yaml) {
+  if (!yaml) return "off";
+  YAML::Emitter out;
+  out.SetMapFormat(YAML::Flow);
+  out.SetSeqFormat(YAML::Flow);
+  yaml.emit(out);
+  return out.c_str();
+}
+
+void compare(const Yaml& before, const Yaml& now, std::vector<Change>& changes) {
+  if (!before.is_map() || !now.is_map()) {
+    const std::string a = flow_text(before), b = flow_text(now);
+    if (a != b) changes.push_back({now.path(), a, b});
+    return;
+  }
+  const auto missing = [](const Yaml& from, const Yaml& in) {
+    std::vector<std::string> keys;
+    for (const Yaml::Item& item : from.items())
+      if (!in.find(item.key).exists()) keys.push_back(item.key);
+    return keys.empty() ? "nothing" : join(keys);
+  };
+  const std::string gone = missing(before, now), added = missing(now, before);
+  if (gone != added) changes.push_back({now.path(), gone, added});
+  for (const Yaml::Item& item : now.items())
+    if (const Yaml earlier = before.find(item.key); earlier.exists()) compare(earlier, item.value, changes);
+}
+
+std::string read_text(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+// Words of 64 bits, each mixed in by a product and a shift: not against an adversary.
+class Digest {
+ public:
+  void add(const void* data, size_t bytes) {
+    word(bytes);
+    const auto* at = static_cast<const uint8_t*>(data);
+    for (; bytes >= 8; at += 8, bytes -= 8) {
+      uint64_t value;
+      std::memcpy(&value, at, 8);
+      word(value);
+    }
+    uint64_t rest = 0;
+    std::memcpy(&rest, at, bytes);
+    word(rest);
+  }
+  template <class T>
+  Digest&& with(const std::vector<T>& values) && {
+    add(values.data(), values.size() * sizeof(T));
+    return std::move(*this);
+  }
+  std::string text() const { return format("%016llx", static_cast<unsigned long long>(hash_)); }
+
+ private:
+  void word(uint64_t value) {
+    hash_ = (hash_ ^ value) * 0x9E3779B97F4A7C15;  // 2^64 over the golden ratio
+    hash_ ^= hash_ >> 29;
+  }
+  uint64_t hash_ = 0;
+};
+
+}  // namespace
+
+const char* const kVersion = REGOLITH_VERSION;
+
+RunConfig chosen(Experiment& experiment) {
+  RunConfig config = experiment.config;
+  const Device& device = experiment.device();
+  config.run.device = device.kind() == DeviceKind::cuda ? DeviceChoice::cuda : DeviceChoice::cpu;
+  config.run.precision = experiment.network().options().precision;
+  if (device.kind() == DeviceKind::cpu) config.run.threads = experiment.device().make_stream()->processors();
+  return config;
+}
+
+std::string kept_config(RunConfig chosen) {
+  chosen.run.name = RunOptions{}.name;
+  chosen.run.output = RunOptions{}.output;
+  return chosen.to_yaml();
+}
+
+void write_config(const std::string& folder, const RunConfig& chosen, const Device& device) {
+  const std::string text = std::string("# Regolith ") + kVersion + " on " + device.name() + "\n" + chosen.to_yaml();
+  const std::string path = folder + "/config.yaml", earlier = read_text(path);
+  if (earlier == text) return;
+  for (int i = 1; !earlier.empty(); ++i) {
+    const std::string copy = folder + "/config-" + std::to_string(i) + ".yaml";
+    if (fs::exists(copy)) continue;
+    write_file_atomically(copy, earlier);
+    break;
+  }
+  write_file_atomically(path, text);
+}
+
+json digests(const ExperimentData& data) {
+  return {{"images", Digest().with(data.images.images).text()},
+          {"masks", Digest().with(data.images.masks).text()},
+          {"split", Digest().with(data.train).with(data.validation).with(data.test).text()}};
+}
+
+bool EarlierRun::same_score(const RunConfig& now) const {
+  return config.monitor() == now.monitor() &&
+         std::ranges::none_of(changes, [](const Change& c) { return inside(c.key, "loss"); });
+}
+
+std::string EarlierRun::report(const RunConfig& now) const {
+  std::string text;
+  for (const Change& c : changes)
+    text += "changed: " + c.text() + (inside_any(c.key, kRounding) ? "; results differ by rounding" : "") + "\n";
+  if (!same_score(now))
+    text += "another loss or monitor: the best value, early stopping's wait and the plateau start anew\n";
+  return text;
+}
+
+void EarlierRun::check_data(const json& digests) const {
+  std::vector<std::string> others, keys;
+  for (const auto& [part, digest] : digests.items())
+    if (state.at("data").at(part) != digest) others.push_back(part);
+  if (others.empty()) return;
+  for (const Change& c : changes)
+    if (inside(c.key, "data")) keys.push_back(c.text());
+  throw CheckpointError(checkpoint.origin + ": was trained on other data: " + join(others) + " differ" +
+                        (keys.empty() ? "" : " (" + join(keys) + ")") +
+                        "; resume with the data of that run, or start anew without --resume");
+}
+
+EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now) {
+  EarlierRun run;
+  const std::string path = folder + "/last.safetensors";
+  run.checkpoint = load_checkpoint(path, Loading::when_used);
+  run.state = json::parse(run.checkpoint.meta("run"), nullptr, false);
+  if (!run.checkpoint.metadata.contains("config"))
+    throw CheckpointError(path + ": was written by an earlier version, which did not keep its configuration; start " +
+                          "anew without --resume");
+  check_parameters(network, run.checkpoint);
+  try {
+    run.config = read_run_config(Yaml::load_string(run.checkpoint.meta("config"), path), ConfigUse::network);
+  } catch (const ConfigError& e) {
+    throw CheckpointError(std::string("the configuration that it keeps cannot be read: ") + e.what());
+  }
+  const auto settled = [&](RunConfig config) {  // a seed that is said, and one that follows from another
+    if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
+    return Yaml::load_string(kept_config(std::move(config)), path);
+  };
+  compare(settled(run.config), settled(now), run.changes);
+  std::vector<std::string> refused;
+  for (const Change& c : run.changes)
+    if (fixed(c.key)) refused.push_back(c.text());
+  if (!refused.empty())
+    throw CheckpointError(path + ": another experiment cannot go on from it: " + join(refused) +
+                          "; resume with the configuration of that run, " + folder + "/config.yaml, or start anew " +
+                          "without --resume");
+  return run;
+}
+
+}  // namespace regolith

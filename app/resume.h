@@ -1,0 +1,49 @@
+// What a run keeps of itself, so that it goes on as the same experiment or not at all.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "app/experiment.h"
+#include "engine/io/safetensors.h"
+
+namespace regolith {
+
+extern const char* const kVersion;  // of the engine
+
+// The configuration as it runs: device, precision and threads as they were chosen.
+RunConfig chosen(Experiment& experiment);
+// The same as last.safetensors keeps it, without what the run's folder is called.
+std::string kept_config(RunConfig chosen);
+// To config.yaml of the run's folder. Where one stands there that says something else, it becomes config-1.yaml, ...
+void write_config(const std::string& folder, const RunConfig& chosen, const Device& device);
+
+// 64 bits each of images, masks and split.
+nlohmann::json digests(const ExperimentData& data);
+
+// "optimizer.adamw.lr: 0.001 -> 0.01"; where a choice or a node has gone, of the key that held it: "optimizer: adamw ->
+// sgd".
+struct Change {
+  std::string key, before, now;
+  std::string text() const { return key + ": " + before + " -> " + now; }
+};
+
+// What last.safetensors of a run folder holds, and what the configuration to go on with says otherwise.
+struct EarlierRun {
+  Checkpoint checkpoint;
+  nlohmann::json state;  // of the loop and its listeners
+  RunConfig config;      // as it ran
+  std::vector<Change> changes;
+
+  // Whether what was measured before compares with what will be: the same loss, the same monitor.
+  bool same_score(const RunConfig& now) const;
+  std::string report(const RunConfig& now) const;  // a line for each change, "" without
+  // Throws CheckpointError where images, masks or split are others.
+  void check_data(const nlohmann::json& digests) const;
+};
+// Throws CheckpointError, naming what differs, where the network is another one or the changes make it another
+// experiment; IoError where the file cannot be read.
+EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now);
+
+}  // namespace regolith
