@@ -162,6 +162,14 @@ void EarlierRun::check_data(const json& digests) const {
                         "; resume with the data of that run, or start anew without --resume");
 }
 
+void check_run_folder(const std::string& folder) {
+  if (!fs::is_directory(folder))
+    throw IoError(folder + ": there is no such folder; --resume takes the run folder that an earlier run printed");
+  if (!fs::exists(folder + "/last.safetensors"))
+    throw IoError(folder + "/last.safetensors: is missing, so there is nothing to go on from; start anew without " +
+                  "--resume");
+}
+
 EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now) {
   EarlierRun run;
   const std::string path = folder + "/last.safetensors";

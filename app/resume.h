@@ -42,6 +42,8 @@ struct EarlierRun {
   // Throws CheckpointError where images, masks or split are others.
   void check_data(const nlohmann::json& digests) const;
 };
+// Throws IoError where it is no folder, or has no last.safetensors.
+void check_run_folder(const std::string& folder);
 // Throws CheckpointError, naming what differs, where the network is another one or the changes make it another
 // experiment; IoError where the file cannot be read.
 EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now);

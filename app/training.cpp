@@ -77,11 +77,7 @@ bool Training::run() {
 
 EarlierRun Training::read_earlier() {
   folder_ = options_.resume;
-  if (!fs::is_directory(folder_))
-    throw IoError(folder_ + ": there is no such folder; --resume takes the run folder that an earlier run printed");
-  if (!fs::exists(path("last.safetensors")))
-    throw IoError(path("last.safetensors") + ": is missing, so there is nothing to go on from; start anew without " +
-                  "--resume");
+  check_run_folder(folder_);
   lock_ = FileLock(folder_);
   EarlierRun earlier = load_earlier_run(folder_, experiment_.network(), chosen_);
   std::fputs(earlier.report(chosen_).c_str(), stdout);
@@ -96,8 +92,8 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     network.parameters().initialise(config_.run.seed, trainer_->stream());
     folder_ = new_folder(config_.run);
     lock_ = FileLock(folder_);
+    write_config(folder_, chosen_, network.device());
   }
-  write_config(folder_, chosen_, network.device());
   for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
   if (!earlier) return;
   if (stopped_ || epoch_ >= config_.train.epochs)
@@ -162,6 +158,7 @@ void Training::save_last(int64_t epochs) {
   c.metadata["config"] = kept_config(chosen_);
   c.metadata["version"] = kVersion;
   save_checkpoint(path("last.safetensors"), c);
+  write_config(folder_, chosen_, experiment_.device());  // of a run that goes on with another one
 }
 
 std::vector<int32_t> Training::order() {
@@ -245,6 +242,7 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
 // The best weights on the test set.
 void Training::finish() {
   phases_.start("test");
+  write_config(folder_, chosen_, experiment_.device());
   for (const auto& l : listeners_) l->before_evaluation(*this);
   const ExperimentData& data = experiment_.data();
   FinalReport report;

@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
     }
     if (!p.has_config() && resume.empty())
       throw UsageError("name a configuration, for example configs/quickstart.yaml");
+    if (!resume.empty()) check_run_folder(resume);
     const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
     Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training, {}, own));
     if (explain_only) {
