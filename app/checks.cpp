@@ -14,8 +14,11 @@ namespace {
 namespace fs = std::filesystem;
 
 // The folder itself is made when there is something to write into it.
-void check_output(const std::string& output) {
+void check_output(const std::string& output, const std::string& name) {
   std::error_code error;
+  const fs::path folder = fs::path(output) / name;
+  if (fs::exists(folder, error) && !fs::is_directory(folder, error))
+    throw IoError(folder.string() + ": cannot make the run's folder: a file of that name is in the way");
   fs::path there = fs::absolute(output);
   while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
   const std::string message = output + ": cannot make the folder of the runs: " + there.string();
@@ -37,7 +40,7 @@ void check_validation(const RunConfig& c, const ExperimentData& data) {
 
 void check_before_data(Experiment& experiment, bool new_run) {
   experiment.loss(std::vector<double>(experiment.classes(), 1.0 / experiment.classes()));
-  if (new_run) check_output(experiment.config.run.output);
+  if (new_run) check_output(experiment.config.run.output, experiment.config.run.name);
 }
 
 std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {

@@ -23,7 +23,7 @@ constexpr const char* kFixed[] = {"run.seed",       "data.clean",  "data.split",
                                   "data.normalise", "train.batch", "train.drop_last", "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
 constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
-                                     "train.slices", "conv",          "graph"};
+                                     "train.slices", "conv",          "graph",       "version"};
 
 bool inside(const std::string& key, const char* section) {
   return key == section || key.starts_with(section + std::string("."));
@@ -136,9 +136,12 @@ json digests(const ExperimentData& data) {
           {"split", Digest().with(data.train).with(data.validation).with(data.test).text()}};
 }
 
+bool EarlierRun::changed(const char* section) const {
+  return std::ranges::any_of(changes, [&](const Change& c) { return inside(c.key, section); });
+}
+
 bool EarlierRun::same_score(const RunConfig& now) const {
-  return config.monitor() == now.monitor() &&
-         std::ranges::none_of(changes, [](const Change& c) { return inside(c.key, "loss"); });
+  return config.monitor() == now.monitor() && !changed("loss");
 }
 
 std::string EarlierRun::report(const RunConfig& now) const {
@@ -189,6 +192,8 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
     return Yaml::load_string(kept_config(std::move(config)), path);
   };
   compare(settled(run.config), settled(now), run.changes);
+  if (const std::string& version = run.checkpoint.meta("version"); version != kVersion)
+    run.changes.push_back({"version", version, kVersion});
   std::vector<std::string> refused;
   for (const Change& c : run.changes)
     if (fixed(c.key)) refused.push_back(c.text());

@@ -36,6 +36,7 @@ struct EarlierRun {
   RunConfig config;      // as it ran
   std::vector<Change> changes;
 
+  bool changed(const char* section) const;
   // Whether what was measured before compares with what will be: the same loss, the same monitor.
   bool same_score(const RunConfig& now) const;
   std::string report(const RunConfig& now) const;  // a line for each change, "" without

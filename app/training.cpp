@@ -122,6 +122,7 @@ void Training::restore(const EarlierRun& earlier) {
           ": that is another experiment; resume with the configuration of that run, " + path("config.yaml"));
     json scheduled = state.at("schedule");
     before.restore(scheduled);
+    if (earlier.changed("loss")) loss_sum_ = 0, loss_steps_ = 0;
     if (!same_score) scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
     schedule_->restore(scheduled);
     for (const auto& l : listeners_)

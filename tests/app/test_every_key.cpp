@@ -28,7 +28,8 @@ std::vector<Key> keys_of(const std::string& reference) {
   std::istringstream lines(reference);
   for (std::string line; std::getline(lines, line);) {
     std::smatch m;
-    if (line.starts_with(" ") || !std::regex_match(line, m, std::regex("(.+?[^k]): (.+?)( = .*| \\(required\\))?")))
+    if (line.starts_with(" ") ||
+        !std::regex_match(line, m, std::regex("((?:[^{ ]|\\{[^}]*\\})+): (.+?)( = .*| \\(required\\))?")))
       continue;
     keys.push_back({m[1], m[2], m[3] == " (required)"});
   }

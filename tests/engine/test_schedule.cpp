@@ -69,6 +69,14 @@ TEST(Schedule, GoesOnFromItsState) {
   EXPECT_THROW(b.restore({{"reduction", "high"}}), CheckpointError);
 }
 
+TEST(Schedule, AnotherBaseKeepsTheReduction) {
+  const ScheduleSpec spec{ReduceOnPlateau{.factor = .5, .patience = 2}};
+  Schedule a(spec, 1, 100), b(spec, 8, 100);
+  rates(a, {3, 3, 3});
+  b.restore(a.state());
+  EXPECT_EQ(b.learning_rate(0), 4);
+}
+
 TEST(EarlyStopping, StopsAfterItsPatience) {
   EarlyStopping e({.monitor = "val_loss", .patience = 2, .min_delta = .1});
   EXPECT_TRUE(std::isnan(e.best()));
@@ -95,6 +103,7 @@ TEST(EarlyStopping, HigherIsBetterForScoresAndStateSurvives) {
   EXPECT_TRUE(b.end_epoch(3, .45).stop);
   EXPECT_EQ(b.best(), .5);
   EXPECT_EQ(b.best_epoch(), 1);
+  EXPECT_TRUE(b.out_of_patience());
 }
 
 TEST(EarlyStopping, WithoutPatienceNeverStops) {

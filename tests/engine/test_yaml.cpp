@@ -119,6 +119,30 @@ TEST(Yaml, SyntaxErrorsHaveAPlace) {
   EXPECT_EQ(parse("# only a comment\n").size(), 0u);
 }
 
+TEST(Yaml, TextIsUtf8) {
+  EXPECT_EQ(message_of([] { parse("a: 1\nb: \"\xc3\xa9 d\xe9\"\n"); }),
+            "t.yaml:2:8: the byte 0xE9 is not UTF-8; save this text as UTF-8");
+  for (const char* bad : {"\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5", "\x80", "\xe2\x82"})
+    EXPECT_THAT(message_of([&] { parse(std::string("# ") + bad); }), HasSubstr("t.yaml:1:3: the byte 0x")) << bad;
+  EXPECT_EQ(parse("a: \xf0\x9f\x8c\x91\xe2\x82\xac").at("a").as<std::string>(), "\xf0\x9f\x8c\x91\xe2\x82\xac");
+  EXPECT_EQ(parse(std::string("\xff\xfe"
+                              "a\0:\0 \0\xe9\0",
+                              10))
+                .at("a")
+                .as<std::string>(),
+            "\xc3\xa9");
+  EXPECT_THAT(message_of([] { parse("a: 1").with_overrides({"a=\xe9"}); }), HasSubstr("command line: the byte 0xE9"));
+}
+
+TEST(Yaml, OffIsNullOffNoneOrFalseAndCanBeSwitchedOn) {
+  for (const char* word : {"null", "~", "", "off", "none", "false"}) {
+    const Yaml root = parse(std::string("a: ") + word);
+    EXPECT_TRUE(root.find("a").is_off()) << word;
+    EXPECT_EQ(root.with_overrides({"a.b=3"}).at("a").at("b").as_int(), 3);
+  }
+  EXPECT_FALSE(parse("a: {}").at("a").is_off());
+}
+
 TEST(Yaml, ExtendsMergesMapsReplacesListsAndKeepsPlaces) {
   const Yaml root = Yaml::load(kFolder + "child.yaml");
   EXPECT_THAT(keys(root), ElementsAre("run", "data", "loss", "train"));
@@ -173,6 +197,11 @@ TEST(Yaml, OfAlternativesTheLaterLayerWinsAndTwoInOneFileAreAnError) {
   EXPECT_EQ(message_of([&] { parse("data:\n  npz: a\n  npy: {}\n").at("data").one_of(names); }),
             "t.yaml:3:3: data.npy: excludes 'npz', which is set at t.yaml:2:3; keep one of them");
   EXPECT_EQ(Yaml::load(kFolder + "child.yaml").at("loss").one_of(std::vector<std::string>{"focal", "dice"}), "dice");
+}
+
+TEST(Yaml, NumbersAreWrittenForReadersOfYaml11) {
+  EXPECT_EQ(dump(parse("x: [1e-07, 1E+3, 1.5e-3, 1e3, e-1, \"1e-7\"]").at("x")),
+            "[1.0e-07, 1.0E+3, 1.5e-3, 1e3, e-1, \"1e-7\"]");
 }
 
 TEST(Yaml, DumpReadsBackTheSame) {

@@ -109,6 +109,18 @@ TEST(Reader, DefaultsHoldWhereAKeyIsTakenAndNetsMayHaveTheirOwn) {
   EXPECT_EQ(g.nodes[g.find("y")].inferred.params[0].shape, (std::vector<int64_t>{2, 3, 3, 2}));
 }
 
+TEST(Reader, NodesAreReadInTheOrderOfTheirInputsAndNullTakesThemAway) {
+  const Graph g =
+      model("  y: {op: add, in: [n.c, b]}\n  gone: null\n  b: {op: relu, in: n}\n  n: {net: one, in: input}\n",
+            "nets: {one: {inputs: [x], nodes: {r: {op: relu, in: c}, c: {op: conv, in: x, filters: 2}}}}\n"
+            "heads: {y: 1, b: null}\n");
+  EXPECT_THAT(names(g), ElementsAre("input", "n/c", "n/r", "b", "y"));
+  EXPECT_EQ(g.nodes[g.output].name, "y");
+  EXPECT_THAT(message("  a: {op: relu, in: b}\n  b: {op: relu, in: a}\n"),
+              HasSubstr("model.yaml:4:21: nodes.b.in: 'a' reads this node: nodes cannot stand in a circle"));
+  EXPECT_THAT(message("  a: {op: relu, in: b}\n  b: null\n"), HasSubstr("nodes.a.in: there is no node 'b' here"));
+}
+
 TEST(Reader, ADefaultThatNothingTakesIsAMistake) {
   EXPECT_EQ(message("  a: {op: conv, in: input, filters: 2}\n", "defaults: {kernl: 3}\n"),
             "model.yaml:4:12: defaults.kernl: no node takes a key of that name; did you mean 'kernel'?");
