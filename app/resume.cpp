@@ -156,7 +156,7 @@ std::string EarlierRun::report(const RunConfig& now) const {
 void EarlierRun::check_data(const json& digests) const {
   std::vector<std::string> others, keys;
   for (const auto& [part, digest] : digests.items())
-    if (state.at("data").at(part) != digest) others.push_back(part);
+    if (state.at("data").value(part, "") != digest) others.push_back(part);
   if (others.empty()) return;
   for (const Change& c : changes)
     if (inside(c.key, "data")) keys.push_back(c.text());
@@ -168,19 +168,20 @@ void EarlierRun::check_data(const json& digests) const {
 void check_run_folder(const std::string& folder) {
   if (!fs::is_directory(folder))
     throw IoError(folder + ": there is no such folder; --resume takes the run folder that an earlier run printed");
-  if (!fs::exists(folder + "/last.safetensors"))
-    throw IoError(folder + "/last.safetensors: is missing, so there is nothing to go on from; start anew without " +
-                  "--resume");
 }
 
 EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now) {
   EarlierRun run;
   const std::string path = folder + "/last.safetensors";
+  if (!fs::exists(path))
+    throw IoError(path + ": is missing, so there is nothing to go on from; start anew without --resume");
   run.checkpoint = load_checkpoint(path, Loading::when_used);
   run.state = json::parse(run.checkpoint.meta("run"), nullptr, false);
   if (!run.checkpoint.metadata.contains("config"))
     throw CheckpointError(path + ": was written by an earlier version, which did not keep its configuration; start " +
                           "anew without --resume");
+  if (!run.state.is_object() || !run.state["data"].is_object())
+    throw CheckpointError(path + ": its training state cannot be read; was it written by engine_run?");
   check_parameters(network, run.checkpoint);
   try {
     run.config = read_run_config(Yaml::load_string(run.checkpoint.meta("config"), path), ConfigUse::network);
@@ -194,9 +195,11 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   compare(settled(run.config), settled(now), run.changes);
   if (const std::string& version = run.checkpoint.meta("version"); version != kVersion)
     run.changes.push_back({"version", version, kVersion});
+  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
+  const bool slices = std::ranges::any_of(network.graph().nodes, couples);  // change batch statistics
   std::vector<std::string> refused;
   for (const Change& c : run.changes)
-    if (fixed(c.key)) refused.push_back(c.text());
+    if (fixed(c.key) || (slices && c.key == "train.slices")) refused.push_back(c.text());
   if (!refused.empty())
     throw CheckpointError(path + ": another experiment cannot go on from it: " + join(refused) +
                           "; resume with the configuration of that run, " + folder + "/config.yaml, or start anew " +

@@ -43,7 +43,7 @@ struct EarlierRun {
   // Throws CheckpointError where images, masks or split are others.
   void check_data(const nlohmann::json& digests) const;
 };
-// Throws IoError where it is no folder, or has no last.safetensors.
+// Throws IoError where there is no such folder.
 void check_run_folder(const std::string& folder);
 // Throws CheckpointError, naming what differs, where the network is another one or the changes make it another
 // experiment; IoError where the file cannot be read.

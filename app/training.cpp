@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <utility>
 
 #include "app/checks.h"
 #include "app/command_line.h"
@@ -93,6 +94,7 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     folder_ = new_folder(config_.run);
     lock_ = FileLock(folder_);
     write_config(folder_, chosen_, network.device());
+    config_written_ = true;
   }
   for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
   if (!earlier) return;
@@ -159,7 +161,7 @@ void Training::save_last(int64_t epochs) {
   c.metadata["config"] = kept_config(chosen_);
   c.metadata["version"] = kVersion;
   save_checkpoint(path("last.safetensors"), c);
-  write_config(folder_, chosen_, experiment_.device());  // of a run that goes on with another one
+  if (!std::exchange(config_written_, true)) write_config(folder_, chosen_, experiment_.device());
 }
 
 std::vector<int32_t> Training::order() {
@@ -243,7 +245,6 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
 // The best weights on the test set.
 void Training::finish() {
   phases_.start("test");
-  write_config(folder_, chosen_, experiment_.device());
   for (const auto& l : listeners_) l->before_evaluation(*this);
   const ExperimentData& data = experiment_.data();
   FinalReport report;

@@ -58,6 +58,7 @@ class Training {
   std::string folder_;
   FileLock lock_;  // of the folder
   nlohmann::json digests_;
+  bool config_written_ = false;  // a run that goes on writes its own with its first checkpoint: they belong together
   // The loop's own state, which a checkpoint holds beside weights and moments.
   int64_t epoch_ = 0, loss_steps_ = 0;
   double loss_sum_ = 0;

@@ -5,12 +5,12 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9700
-engine  11200
-models    550
+engine  11350
+models    560
 losses    320
 data     1990
-app      1320
-tools     830"
+app      1750
+tools     835"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

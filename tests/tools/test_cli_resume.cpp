@@ -61,6 +61,7 @@ TEST_F(CliResume, RefusesAnotherExperimentByItsKey) {
            {"data.oversample={class: 1}", "data.oversample: off -> {"},
            {"data.clean.drop_duplicates=true", "data.clean.drop_duplicates: false -> true"},
            {"train.batch=8", "train.batch: 4 -> 8"},
+           {"train.slices=2", "train.slices: auto -> 2"},
            {"train.steps_per_epoch=3", "train.steps_per_epoch: 5 -> 3"},
            {"optimizer.sgd={}", "optimizer: adamw -> sgd"},
            {"model.nodes.e.momentum=0.5", "model.nodes.e: nothing -> momentum"},
@@ -106,7 +107,7 @@ TEST_F(CliResume, MorePatienceGoesOn) {
 
 TEST_F(CliResume, OneProcessAtATime) {
   Child child(folder_.path(), {"engine_run", "tiny.yaml", "train.epochs=100000"});
-  ASSERT_TRUE(child.wait_for("\nepoch"));
+  ASSERT_TRUE(child.wait_for(" 2/100000 "));
   refuses({"--resume", "runs/tiny"}, {"runs/tiny: is in use by process "});
   child.signal(SIGKILL);
   child.wait();
@@ -142,12 +143,14 @@ TEST_F(CliResume, ErrorsComeBeforeTheWork) {
   refuses({"tiny.yaml", "data.npz=bad.npz"}, {"bad.npz: not an .npz file"});
   refuses({"tiny.yaml", "data.synthetic.count=4"},
           {"tiny.yaml:8:", "schedule.reduce_on_plateau: needs validation images"});
-  const auto began = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
   for (const char* word : {"train.batch=1e300", "optimizer.adamw.lr=.nan", "train.epochs=", "loss.focal.alpha={a: 1}",
                            "run.output=$HOME/runs", "run.output=~you/runs", "data.npz=$X.npz", "run.name=\xe9",
-                           "model.nodes.e.kernel=0", "model.nodes.e.in=logits", "profile={stop: 3}"})
+                           "model.nodes.e.kernel=0", "model.nodes.e.in=logits", "profile={stop: 3}"}) {
+    const auto began = Clock::now();
     refuses({"tiny.yaml", word, "data.synthetic.count=100000"}, {});
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(), 11 * 2.0);
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - began).count(), 2) << word;
+  }
   EXPECT_FALSE(folder_.has("runs"));
 }
 
