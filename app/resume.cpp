@@ -32,7 +32,8 @@ bool inside_any(const std::string& key, const auto& sections) {
   return std::ranges::any_of(sections, [&](const char* section) { return inside(key, section); });
 }
 bool fixed(const std::string& key) {
-  return key == "optimizer" || (inside_any(key, kFixed) && key != "model.name");  // optimizer: its kind
+  return key == "optimizer" ||  // its kind
+         (inside_any(key, kFixed) && key != "model.name" && !inside(key, "data.split.files"));
 }
 
 std::string flow_text(const Yaml& yaml) {
@@ -69,34 +70,27 @@ std::string read_text(const std::string& path) {
 }
 
 // Words of 64 bits, each mixed in by a product and a shift: not against an adversary.
-class Digest {
- public:
-  void add(const void* data, size_t bytes) {
-    word(bytes);
-    const auto* at = static_cast<const uint8_t*>(data);
-    for (; bytes >= 8; at += 8, bytes -= 8) {
-      uint64_t value;
-      std::memcpy(&value, at, 8);
-      word(value);
-    }
-    uint64_t rest = 0;
-    std::memcpy(&rest, at, bytes);
-    word(rest);
+std::string digest(std::initializer_list<std::string_view> parts) {
+  uint64_t hash = 0, word;
+  const auto mix = [&] {
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15;  // 2^64 over the golden ratio
+    hash ^= hash >> 29;
+  };
+  for (std::string_view part : parts) {
+    word = part.size();
+    mix();
+    for (; part.size() >= sizeof word; part.remove_prefix(sizeof word), mix())
+      std::memcpy(&word, part.data(), sizeof word);
+    word = 0;
+    std::memcpy(&word, part.data(), part.size());
+    mix();
   }
-  template <class T>
-  Digest&& with(const std::vector<T>& values) && {
-    add(values.data(), values.size() * sizeof(T));
-    return std::move(*this);
-  }
-  std::string text() const { return format("%016llx", static_cast<unsigned long long>(hash_)); }
-
- private:
-  void word(uint64_t value) {
-    hash_ = (hash_ ^ value) * 0x9E3779B97F4A7C15;  // 2^64 over the golden ratio
-    hash_ ^= hash_ >> 29;
-  }
-  uint64_t hash_ = 0;
-};
+  return format("%016llx", static_cast<unsigned long long>(hash));
+}
+template <class T>
+std::string_view bytes(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
 
 }  // namespace
 
@@ -131,9 +125,9 @@ void write_config(const std::string& folder, const RunConfig& chosen, const Devi
 }
 
 json digests(const ExperimentData& data) {
-  return {{"images", Digest().with(data.images.images).text()},
-          {"masks", Digest().with(data.images.masks).text()},
-          {"split", Digest().with(data.train).with(data.validation).with(data.test).text()}};
+  return {{"images", digest({bytes(data.images.images)})},
+          {"masks", digest({bytes(data.images.masks)})},
+          {"split", digest({bytes(data.train), bytes(data.validation), bytes(data.test)})}};
 }
 
 bool EarlierRun::changed(const char* section) const {

@@ -89,7 +89,7 @@ class Reader {
       return;
     }
     for (const auto& [name, weight, position] : heads.items()) {
-      if (!weight) continue;
+      if (weight.is_off()) continue;
       const auto it = scope.find(name);
       if (it == scope.end())
         heads.fail_key(name, "there is no node of that name" + did_you_mean(name, names_of(scope)));
@@ -97,7 +97,7 @@ class Reader {
       const Shape &shape = graph_.nodes[node].shape(), &output = graph_.nodes[graph_.output].shape();
       if (shape != output)
         heads.fail_key(name, "is " + to_string(shape) + "; the output, with the same masks, is " + to_string(output));
-      graph_.heads.push_back({node, static_cast<float>(weight.as_double(0))});
+      graph_.heads.push_back({node, static_cast<float>(weight.as_double(0, 1e6))});
     }
   }
 
@@ -128,7 +128,7 @@ class Reader {
   int read_nodes(const Yaml& nodes, const std::string& path, Scope& scope, const std::vector<Yaml>& defaults,
                  const Attributes::Params* params, int depth) {
     std::vector<Yaml::Item> waiting = nodes.items();
-    std::erase_if(waiting, [](const Yaml::Item& item) { return !item.value; });
+    std::erase_if(waiting, [](const Yaml::Item& item) { return item.value.is_off(); });
     std::set<std::string> open;
     int last = -1;
     const std::function<void(std::string)> read = [&](const std::string& wanted) {
@@ -312,6 +312,19 @@ Graph read_model(const Yaml& model) {
 
 std::string help_models() {
   std::string text;
+  const auto key = [&](const std::string& name, const std::string& type, const std::string& doc) {
+    text += "model." + name + ": " + type + "\n    " + doc + "\n";
+  };
+  const std::string size = "integer 1.." + std::to_string(kLargest);
+  key("name", "text", "for people");
+  key("input.height", size + " (required)", "pixels");
+  key("input.width", size + " (required)", "pixels");
+  key("input.channels", size + " = 1", "of the images");
+  key("defaults", "map", "KEY: VALUE of every node whose op or block takes that key");
+  key("nets.NAME", "map", "a sub-network: inputs, params, defaults, nodes, output");
+  key("nodes.NAME", "map or off", "one of op, block and net, its inputs `in`, and the keys below; null: not there");
+  key("output", "text", "node of the logits; the last one where it is not said");
+  key("heads.NAME", "number 0..1000000", "weight of the loss at that node; the output alone where none is said");
   const auto list = [&](const std::string& way, const auto& registry) {
     for (const auto& e : registry) {
       const std::string name = "model.nodes.NAME{" + way + ": " + e.kind + "}";

@@ -6,7 +6,7 @@ cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9700
 engine  11350
-models    560
+models    570
 losses    320
 data     1990
 app      1750

@@ -152,7 +152,7 @@ TEST(EveryKey, OfOpsAndBlocksIsRefusedWithItsPlace) {
   const std::vector<Key> keys = keys_of(help_models());
   for (const Key& key : keys) {
     std::smatch m;
-    ASSERT_TRUE(std::regex_match(key.path, m, std::regex("model\\.nodes\\.NAME\\{(.*)\\}(?:\\.(\\w+))?"))) << key.path;
+    if (!std::regex_match(key.path, m, std::regex("model\\.nodes\\.NAME\\{(.*)\\}(?:\\.(\\w+))?"))) continue;
     SCOPED_TRACE(key.path);
     const std::string name = m[2];
     if (name.empty()) {
@@ -176,6 +176,21 @@ TEST(EveryKey, OfOpsAndBlocksIsRefusedWithItsPlace) {
     expect_message(message_of("no_such_key: 1"), "m.yaml:3:", "nodes.x");
   }
   EXPECT_GT(tried, 500);
+}
+
+TEST(EveryKey, OfTheInputIsRefusedWithItsPlace) {
+  for (const Key& key : keys_of(help_models())) {
+    if (!key.path.starts_with("model.input.")) continue;
+    for (const std::string& value : bad_values(key.type)) {
+      SCOPED_TRACE(key.path + " " + value.substr(0, 40));
+      if (value.empty()) continue;
+      const std::string name = key.path.substr(key.path.rfind('.') + 1);
+      std::string text = "input: {height: 16, width: 16, channels: 1}\nnodes: {x: {op: relu, in: input}}\n";
+      const size_t at = text.find(name + ": ") + name.size() + 2;
+      text.replace(at, text.find_first_of(",}", at) - at, value);
+      expect_message(outcome([&] { read_model(Yaml::load_string(text, "m.yaml")); }), "m.yaml:1:", "input." + name);
+    }
+  }
 }
 
 }  // namespace

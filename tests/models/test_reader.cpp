@@ -111,7 +111,7 @@ TEST(Reader, DefaultsHoldWhereAKeyIsTakenAndNetsMayHaveTheirOwn) {
 
 TEST(Reader, NodesAreReadInTheOrderOfTheirInputsAndNullTakesThemAway) {
   const Graph g =
-      model("  y: {op: add, in: [n.c, b]}\n  gone: null\n  b: {op: relu, in: n}\n  n: {net: one, in: input}\n",
+      model("  y: {op: add, in: [n.c, b]}\n  gone: off\n  b: {op: relu, in: n}\n  n: {net: one, in: input}\n",
             "nets: {one: {inputs: [x], nodes: {r: {op: relu, in: c}, c: {op: conv, in: x, filters: 2}}}}\n"
             "heads: {y: 1, b: null}\n");
   EXPECT_THAT(names(g), ElementsAre("input", "n/c", "n/r", "b", "y"));
