@@ -82,7 +82,7 @@ std::string digest(std::initializer_list<std::string_view> parts) {
     for (; part.size() >= sizeof word; part.remove_prefix(sizeof word), mix())
       std::memcpy(&word, part.data(), sizeof word);
     word = 0;
-    std::memcpy(&word, part.data(), part.size());
+    if (!part.empty()) std::memcpy(&word, part.data(), part.size());
     mix();
   }
   return format("%016llx", static_cast<unsigned long long>(hash));
@@ -108,7 +108,7 @@ RunConfig chosen(Experiment& experiment) {
 std::string kept_config(RunConfig chosen) {
   chosen.run.name = RunOptions{}.name;
   chosen.run.output = RunOptions{}.output;
-  return chosen.to_yaml();
+  return chosen.to_yaml(false);
 }
 
 void write_config(const std::string& folder, const RunConfig& chosen, const Device& device) {

@@ -14,7 +14,7 @@ extern const char* const kVersion;  // of the engine
 
 // The configuration as it runs: device, precision and threads as they were chosen.
 RunConfig chosen(Experiment& experiment);
-// The same as last.safetensors keeps it, without what the run's folder is called.
+// The same as last.safetensors keeps it: the same bytes whatever the run is called, and wherever its files stand.
 std::string kept_config(RunConfig chosen);
 // To config.yaml of the run's folder. Where one stands there that says something else, it becomes config-1.yaml, ...
 void write_config(const std::string& folder, const RunConfig& chosen, const Device& device);

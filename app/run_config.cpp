@@ -252,9 +252,9 @@ void RunConfig::fail(const std::string& section, const OptionError& error) const
   at.fail(error.text);
 }
 
-std::string RunConfig::to_yaml() const {
+std::string RunConfig::to_yaml(bool whole_paths) const {
   YAML::Emitter out;
-  config::Writer writer{out};
+  config::Writer writer{out, whole_paths};
   RunConfig copy = *this;  // the visitors of a table take their structs writable
   out << YAML::BeginMap;
   fields(writer, copy);

@@ -75,7 +75,8 @@ struct RunConfig {
   bool may_validate() const;     // there can be validation images
   // What says which weights are the best.
   std::string monitor() const { return train.early_stopping ? train.early_stopping->monitor : "val_loss"; }
-  std::string to_yaml() const;  // every key with its value; reads back as the same run
+  // Every key with its value; reads back as the same run. Without whole paths: the same wherever its files stand.
+  std::string to_yaml(bool whole_paths = true) const;
   // Throws ConfigError with the place of a key of `section` that its part refuses.
   [[noreturn]] void fail(const std::string& section, const OptionError& error) const;
 };

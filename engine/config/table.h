@@ -328,6 +328,7 @@ void read_section(const Yaml& yaml, T& value) {
 // Every key with its value, as YAML.
 struct Writer {
   YAML::Emitter& out;
+  bool whole_paths = true;  // else their last part: where a file stands does not matter
 
   template <class T>
   void value(T& field, const FieldInfo& info) {
@@ -341,6 +342,9 @@ struct Writer {
       out << YAML::BeginSeq;
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
+    } else if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>) {
+      const fs::path path = whole_paths ? fs::path(field.path) : (fs::path(field.path) / "").parent_path().filename();
+      out << YAML::DoubleQuoted << path.string();
     } else {
       Yaml::load_string("x: " + text(field, info), "").at("x").emit(out);
     }

@@ -1,6 +1,7 @@
 // A run that goes on: with what, what it refuses, what it says; and what is found before the work begins.
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -123,7 +124,7 @@ TEST_F(CliResume, ACheckpointOfAnEarlierVersionIsNamedSo) {
   refuses({"--resume", "runs/tiny"}, {"was written by an earlier version", "start anew"});
 }
 
-TEST_F(CliResume, WeightsThatWereNeverTheBestAreNotListed) {
+TEST_F(CliResume, WeightsThatWereNeverTheBestAreNotListedAndDataMayMove) {
   const std::vector<uint8_t> images(12 * 16 * 32, 100), masks(images.size(), 0);
   write_npz(folder_ / "empty.npz", std::vector{npz_entry("image", {12, 16, 32}, images.data()),
                                                npz_entry("mask", {12, 16, 32}, masks.data())});
@@ -133,6 +134,14 @@ TEST_F(CliResume, WeightsThatWereNeverTheBestAreNotListed) {
   EXPECT_THAT(o.out, HasSubstr("val_miou_foreground was never a number; the scores are those of the last weights\n"));
   EXPECT_THAT(o.out, HasSubstr("warning: class 1 (soil) has no pixels in the training images\n"));
   EXPECT_THAT(o.out, Not(HasSubstr("best.safetensors")));
+
+  // Data may move: its contents say whether it is the same.
+  std::filesystem::create_directory(folder_ / "elsewhere");
+  std::filesystem::rename(folder_ / "empty.npz", folder_ / "elsewhere/empty.npz");
+  const std::string moved = "data.npz=elsewhere/empty.npz";
+  EXPECT_THAT(resumed({moved, "train.panels=0"}), HasSubstr("nothing is left to train"));
+  ASSERT_EQ(run({"runs/tiny/config.yaml", moved, "run.name=again"}).code, 0);
+  EXPECT_TRUE(folder_.read("runs/tiny/last.safetensors") == folder_.read("runs/again/last.safetensors"));
 }
 
 TEST_F(CliResume, ErrorsComeBeforeTheWork) {
