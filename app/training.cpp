@@ -125,7 +125,8 @@ void Training::restore(const EarlierRun& earlier) {
     json scheduled = state.at("schedule");
     before.restore(scheduled);
     if (earlier.changed("loss")) loss_sum_ = 0, loss_steps_ = 0;
-    if (!same_score) scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
+    if (!same_score || earlier.changed("schedule.reduce_on_plateau.monitor"))
+      scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
     schedule_->restore(scheduled);
     for (const auto& l : listeners_)
       if (!l->key().empty() && same_score) l->restore(state.at(l->key()));

@@ -55,8 +55,14 @@ constexpr int64_t kMaxNodes = 1'000'000;
   throw ConfigError(position.text() + ": " + (path.empty() ? "" : path + ": ") + message);
 }
 
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
 bool off(const Node& node) {
-  return node.kind == Kind::null || node.scalar == "off" || node.scalar == "none" || node.scalar == "false";
+  const std::string word = lower(node.scalar);
+  return node.kind == Kind::null || word == "off" || word == "none" || word == "false" || word == "no";
 }
 
 std::string join_path(const std::string& path, std::string_view key) {
@@ -458,8 +464,7 @@ std::vector<std::string> Yaml::as<std::vector<std::string>>() const {
 }
 template <>
 bool Yaml::as<bool>() const {
-  std::string text = plain("true or false");
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::string text = lower(plain("true or false"));
   if (text == "true" || text == "yes" || text == "on") return true;
   if (text != "false" && text != "no" && text != "off") fail("expected true or false, found " + what());
   return false;

@@ -43,7 +43,7 @@ class Yaml {
   bool is_map() const;
   bool is_list() const;
   bool is_scalar() const;
-  bool is_off() const;  // what switches a section off: null, off, none or false
+  bool is_off() const;  // what switches a section off: null, off, none, false or no
   size_t size() const;  // entries of a map or list, else 0
 
   const std::string& path() const { return path_; }       // "model.nodes.e1.filters"; "" at the top

@@ -135,7 +135,7 @@ TEST(Yaml, TextIsUtf8) {
 }
 
 TEST(Yaml, OffIsNullOffNoneOrFalseAndCanBeSwitchedOn) {
-  for (const char* word : {"null", "~", "", "off", "none", "false"}) {
+  for (const char* word : {"null", "~", "", "off", "None", "false", "no"}) {
     const Yaml root = parse(std::string("a: ") + word);
     EXPECT_TRUE(root.find("a").is_off()) << word;
     EXPECT_EQ(root.with_overrides({"a.b=3"}).at("a").at("b").as_int(), 3);
