@@ -55,8 +55,8 @@ std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
   const int validations = (c.train.epochs + c.train.validate_every - 1) / c.train.validate_every;
   const std::string run = "the run's " + std::to_string(steps) + " steps";
   const auto patience = [&](const std::string& key, int value) {  // the first validation is the best so far
-    warn(value >= validations, key + ": the run validates " + std::to_string(validations) +
-                                   " times, so that nothing can wait for " + std::to_string(value));
+    warn(value >= validations, key + ": " + std::to_string(value) + " needs more than the run's " +
+                                   std::to_string(validations) + " validations");
   };
   const auto floor = [&](const char* key, double rate) {
     warn(rate >= c.optimizer.lr(), std::string("schedule.") + key + ": " + number(rate) +
