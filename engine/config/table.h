@@ -343,6 +343,7 @@ struct Writer {
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
     } else if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>) {
+      if (field.path.empty()) return void(out << YAML::Null);
       const fs::path path = whole_paths ? fs::path(field.path) : (fs::path(field.path) / "").parent_path().filename();
       out << YAML::DoubleQuoted << path.string();
     } else {

@@ -41,6 +41,8 @@ Texts in_list(Texts values) {
   return values;
 }
 
+double below(double limit) { return limit - 1 - std::abs(limit); }
+
 // What a key of this type does not take.
 Texts bad_values(const std::string& type) {
   const Texts no_scalar{"", "[]", "[[1]]", "{a: 1}"};
@@ -55,6 +57,7 @@ Texts bad_values(const std::string& type) {
   }
   if (type == "list of maps") return {"", "3", "[]", "[3]", "{a: 1}", "[{no_such_key: 1}]"};
   if (type == "text" || type == "file" || type == "folder") return no_scalar;
+  if (type == "map of id: class id or ignore") return {"3", "[1]", "{a: 1}", "{1: 256}", "{1: many}", "{1: 1.5}"};
   if (type == "[red, green, blue]") return {"", "3", "[1, 2]", "[1, 2, 256]", "[1, 2, x]", "{a: 1}"};
   if (type.starts_with("list of "))  // one alone stands for a list of it
     return and_also(in_list(bad_values(type.substr(8))), {"", "{a: 1}"});
@@ -74,8 +77,8 @@ Texts bad_values(const std::string& type) {
     Texts bad = and_also(
         no_scalar, {"many", "\"3\"", ".nan", ".inf", "-.inf", "1e300", "-1e300", "true", "1 2", std::string(400, '9')});
     if (m[1] != "number") bad.push_back("1.5");
-    if (m[2].matched || m[4].matched) bad.push_back(number(std::stod(m[2].matched ? m[2] : m[4]) - 1));
-    if (m[3].matched) bad.push_back(number(std::stod(m[3]) * 2 + 1));
+    if (m[2].matched || m[4].matched) bad.push_back(number(below(std::stod(m[2].matched ? m[2] : m[4]))));
+    if (m[3].matched) bad.push_back(number(-below(-std::stod(m[3]))));
     return bad;
   }
   if (type.find('|') != type.npos) return and_also(no_scalar, {"no_such_word", "7", ".nan", "[no_such_word]"});
@@ -130,6 +133,7 @@ TEST(EveryKey, OfTheRunIsRefusedWithItsPlace) {
     const std::string path = std::regex_replace(key.path, std::regex("\\.N\\."), ".0.");
     const std::string model = "model: {input: {}}\n";
     for (const std::string& value : bad_values(key.type)) {
+      if (value.empty() && key.type == "file" && !key.required) continue;  // not given
       SCOPED_TRACE("value " + value.substr(0, 40));
       const std::string map = nested(keys, "", key, value);
       const std::string line = map.substr(1, map.size() - 2);
