@@ -342,12 +342,11 @@ struct Writer {
       out << YAML::BeginSeq;
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
-    } else if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>) {
-      if (field.path.empty()) return void(out << YAML::Null);
-      const fs::path path = whole_paths ? fs::path(field.path) : (fs::path(field.path) / "").parent_path().filename();
-      out << YAML::DoubleQuoted << path.string();
     } else {
-      Yaml::load_string("x: " + text(field, info), "").at("x").emit(out);
+      T shown = field;
+      if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>)
+        if (!whole_paths) shown.path = (fs::path(field.path) / "").parent_path().filename().string();
+      Yaml::load_string("x: " + text(shown, info), "").at("x").emit(out);
     }
   }
   template <class T>
