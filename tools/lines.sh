@@ -5,11 +5,11 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9700
-engine  11200
+engine  11345
 models    550
-losses    320
+losses    325
 data     1990
-app      1320
+app      1405
 tools     830"
 total=0 most=0 over=0
 while read -r folder lines; do
