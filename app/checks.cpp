@@ -81,6 +81,14 @@ std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
                                                           " are not all among " + run);
   warn(c.data.oversample && data.epoch.size() == data.train.size() && c.data.oversample->factor > 1,
        "data.oversample: no training image has so many pixels of that class");
+  const auto foreground = [&](const std::string& section, const std::string& monitor) {
+    warn(experiment.classes() == 2 && ignores_background(monitor),
+         section + ".monitor " + monitor + " is 1 for a network that finds class 1 everywhere: with two classes " +
+             "val_miou tells more");
+  };
+  foreground("train.early_stopping", c.monitor());
+  if (const auto* plateau = std::get_if<ReduceOnPlateau>(&c.schedule.kind))
+    foreground("schedule.reduce_on_plateau", plateau->monitor);
   const std::vector<std::string> names = experiment.class_names();
   for (size_t k = 0; k < names.size(); ++k)
     warn(data.frequencies[k] == 0,

@@ -1,8 +1,13 @@
 #include "app/command_line.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -66,7 +71,13 @@ std::string CommandLine::command() const {
 }
 
 int CommandLine::run(const std::function<int()>& body) {
+  for (int file = 0; file < 3; ++file)  // a file of the run's must not take the place of a closed stdout
+    if (::fcntl(file, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   const auto fail = [&](const std::string& message, int code) {
+    std::fflush(stdout);
     std::fprintf(stderr, "%s: %s\n", parser_->name.c_str(), message.c_str());
     return code;
   };
@@ -91,14 +102,25 @@ std::string shell_word(const std::string& word) {
   return text + "'";
 }
 
-const std::atomic<bool>& catch_interrupts() {
-  static std::atomic<bool> interrupted{false};
-  const auto handler = [](int) {
-    if (interrupted.exchange(true)) std::_Exit(130);  // a second one does not wait for the step
+Interrupts& catch_interrupts() {
+  static Interrupts interrupts;
+  static const bool terminal = ::isatty(2);
+  const auto handler = [](int number) {
+    const int error = errno;
+    const auto say = [](const char* line) {  // on a terminal below the line that is being drawn
+      if (terminal) --line;
+      return ::write(2, line, std::strlen(line)) >= 0;
+    };
+    int none = 0;
+    const bool first = interrupts.signal.compare_exchange_strong(none, number);
+    if (!interrupts.begun) say("\ninterrupted before the first step; nothing is lost\n" + 1);
+    if (!first || !interrupts.begun) std::_Exit(128 + number);
+    say("\nfinishing the step; again to stop at once\n" + 1);
+    errno = error;
   };
-  std::signal(SIGINT, handler);
-  std::signal(SIGTERM, handler);
-  return interrupted;
+  for (const int number : {SIGINT, SIGTERM, SIGHUP})
+    if (std::signal(number, handler) == SIG_IGN && number == SIGHUP) std::signal(number, SIG_IGN);
+  return interrupts;
 }
 
 }  // namespace regolith

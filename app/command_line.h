@@ -44,7 +44,8 @@ class CommandLine {
   std::string command() const;  // the program with CONFIG and overrides, quoted for a shell
 
   // Parses, runs the body, and returns the exit code of the process: the body's, 1 with "NAME: message" on stderr where
-  // it throws, 2 for a command line that is not understood.
+  // it throws, 2 for a command line that is not understood. stdout is written line by line; a write that fails (a full
+  // disk, a reader that is gone) is an error of that write, not a signal.
   int run(const std::function<int()>& body);
 
  private:
@@ -55,7 +56,13 @@ class CommandLine {
 // A word of a command line so that a shell reads it back as it was.
 std::string shell_word(const std::string& word);
 
-// Set by SIGINT and SIGTERM from now on; a second signal ends the process at once.
-const std::atomic<bool>& catch_interrupts();
+// SIGINT, SIGTERM and SIGHUP (where it is not ignored, as under nohup) from now on. The first one is for the run to
+// see, which finishes its step; the second, and any before `begun`, end the process at once. The exit code is 128 +
+// signal.
+struct Interrupts {
+  std::atomic<int> signal{0};      // the first that came
+  std::atomic<bool> begun{false};  // set by the run once there is something to finish
+};
+Interrupts& catch_interrupts();
 
 }  // namespace regolith

@@ -25,12 +25,20 @@ Network& Experiment::network() {
     o.deterministic = config.run.deterministic;
     o.seed = config.run.seed;
     o.micro_batches = config.train.slices;
+    o.couples_images = config.loss.couples_images();
+    o.reserve = !plan_only_;
     if (!config.graph.fuse) o.fuse = FuseOptions::none();
     o.views = config.graph.views;
     o.reuse = config.graph.plan;
     o.conv = config.conv;
     network_ = std::make_unique<Network>(read_model(config.model), device(), o);
     check_classes();
+    if (config.train.slices > 1 && network_->couples_images())
+      config.yaml.find("train").fail_key(
+          "slices", std::string("would change the training: ") +
+                        (o.couples_images ? "a Dice loss sums over the batch (sums: per_image does not)"
+                                          : "batch norm takes its statistics over the batch (norm: group does not)") +
+                        ", which must be seen whole; leave it out and take a smaller train.batch");
   }
   return *network_;
 }

@@ -23,12 +23,13 @@ struct ExperimentData {
 class Experiment {
  public:
   // device: in place of the one that run.device names.
-  explicit Experiment(RunConfig configuration, std::unique_ptr<Device> device = nullptr)
-      : config(std::move(configuration)), device_(std::move(device)) {}
+  // plan_only: the network's programs are planned, but have no memory to run in.
+  explicit Experiment(RunConfig configuration, std::unique_ptr<Device> device = nullptr, bool plan_only = false)
+      : config(std::move(configuration)), device_(std::move(device)), plan_only_(plan_only) {}
   const RunConfig config;
 
   Device& device();
-  Network& network();  // without weights
+  Network& network();  // without weights; throws ConfigError where train.slices would change the training
   int classes() { return network().graph().classes(); }
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
@@ -47,6 +48,7 @@ class Experiment {
   void check_classes();
 
   std::unique_ptr<Device> device_;
+  bool plan_only_;
   std::unique_ptr<Network> network_;
   std::unique_ptr<ExperimentData> data_;
   std::unique_ptr<DeviceData> device_data_;

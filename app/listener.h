@@ -17,8 +17,9 @@ class Training;
 struct StepProgress {
   int64_t epoch;        // from 1
   int64_t step, steps;  // of the epoch
-  double loss;          // mean over the epoch's finite steps so far
+  double loss;          // mean over the images of the epoch's finite steps so far; NaN: none
   double lr, images_per_second;
+  int64_t skipped;  // steps of the epoch, since it began or was resumed, whose gradients were not finite
 };
 
 struct EpochReport {

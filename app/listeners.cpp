@@ -48,19 +48,26 @@ class ProgressListener : public Listener {
               .loss = p.loss,
               .lr = p.lr,
               .images_per_second = p.images_per_second,
+              .skipped = p.skipped,
               .validation = {}};
     progress_.step(state_);
   }
-  void epoch(Training&, EpochReport& report) override {
-    const std::vector<Metric>& all = report.record.validation;
-    if (report.validated)
-      state_.validation = {{"loss", value_of(all, "loss"), false}, {"mIoU", value_of(all, "miou_foreground")}};
+  void epoch(Training& t, EpochReport& report) override {
+    const std::string monitored = t.experiment().config.monitor().substr(4);  // without val_
+    for (const Metric& m : report.record.validation)
+      if (report.validated && (m.name == monitored || m.name == "loss" || m.name == "miou"))
+        state_.validation.push_back(m);
     progress_.epoch(state_);
   }
 
  private:
   Progress progress_{std::cout, Progress::columns_of(1)};
   ProgressState state_;
+};
+
+class DivergenceListener : public Listener {
+ public:
+  void epoch(Training& t, EpochReport&) override { t.trainer().require_finite_epoch(); }
 };
 
 class HistoryListener : public Listener {
@@ -162,6 +169,7 @@ std::unique_ptr<Listener> early_stopping(const EarlyStoppingSpec& spec) {
 }
 std::unique_ptr<Listener> progress_line() { return std::make_unique<ProgressListener>(); }
 std::unique_ptr<Listener> history_file() { return std::make_unique<HistoryListener>(); }
+std::unique_ptr<Listener> end_of_divergence() { return std::make_unique<DivergenceListener>(); }
 std::unique_ptr<Listener> best_weights() { return std::make_unique<BestListener>(); }
 std::unique_ptr<Listener> last_weights() { return std::make_unique<LastListener>(); }
 std::unique_ptr<Listener> score_table() { return std::make_unique<ScoresListener>(); }
@@ -174,6 +182,7 @@ Listeners all_listeners(Experiment& experiment) {
   all.push_back(early_stopping(train.early_stopping.value_or(EarlyStoppingSpec{experiment.config.monitor(), 0, 0})));
   all.push_back(progress_line());
   all.push_back(history_file());
+  all.push_back(end_of_divergence());  // told and recorded, but not kept
   all.push_back(best_weights());
   all.push_back(last_weights());
   all.push_back(score_table());

@@ -142,8 +142,8 @@ std::string EarlierRun::report(const RunConfig& now) const {
   std::string text;
   for (const Change& c : changes)
     text += "changed: " + c.text() + (inside_any(c.key, kRounding) ? "; results differ by rounding" : "") + "\n";
-  if (!same_score(now))
-    text += "another loss or monitor: the best value, early stopping's wait and the plateau start anew\n";
+  if (!same_score(now) || changed("schedule.reduce_on_plateau.monitor"))
+    text += "another loss or monitor: the best value and the waiting for a better one start anew\n";
   return text;
 }
 
@@ -189,11 +189,9 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   compare(settled(run.config), settled(now), run.changes);
   if (const std::string& version = run.checkpoint.meta("version"); version != kVersion)
     run.changes.push_back({"version", version, kVersion});
-  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
-  const bool slices = std::ranges::any_of(network.graph().nodes, couples);  // change batch statistics
   std::vector<std::string> refused;
   for (const Change& c : run.changes)
-    if (fixed(c.key) || (slices && c.key == "train.slices")) refused.push_back(c.text());
+    if (fixed(c.key)) refused.push_back(c.text());
   if (!refused.empty())
     throw CheckpointError(path + ": another experiment cannot go on from it: " + join(refused) +
                           "; resume with the configuration of that run, " + folder + "/config.yaml, or start anew " +

@@ -44,10 +44,18 @@ void fields(V& v, TrainOptions& s) {
   v("epochs", s.epochs, {.doc = "at most", .min = 1, .max = 1'000'000});
   v("steps_per_epoch", s.steps_per_epoch, {.doc = "auto: the training set once", .min = 1, .max = 1e9, .word = "auto"});
   v("slices", s.slices,
-    {.doc = "parts in which a step computes its batch, to save memory", .min = 1, .max = 65536, .word = "auto"});
+    {.doc = "parts in which a step computes its batch, to save memory; not with batch norm or Dice over the batch",
+     .min = 1,
+     .max = 65536,
+     .word = "auto"});
   v("early_stopping", s.early_stopping, {.doc = "stop when nothing improves, and go back to the best weights"});
   v("validate_every", s.validate_every, {.doc = "epochs", .min = 1, .max = 100000});
   v("drop_last", s.drop_last, {.doc = "leave out a last batch that is not full"});
+  v("checkpoint_minutes", s.checkpoint_minutes,
+    {.doc = "within an epoch, last.safetensors is written anew when it is this old",
+     .min = 1e-3,
+     .max = 1e6,
+     .word = "off"});
   v("panels", s.panels, {.doc = "pictures of image, truth and prediction at the end", .min = 0, .max = 1000});
 }
 template <class V>

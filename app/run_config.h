@@ -50,6 +50,7 @@ struct TrainOptions {
   std::optional<EarlyStoppingSpec> early_stopping;
   int validate_every = 1, panels = 8;
   bool drop_last = false;
+  double checkpoint_minutes = 10;  // 0: off
 };
 struct GraphOptions {
   bool fuse = true, plan = true, views = true;

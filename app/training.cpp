@@ -57,22 +57,21 @@ bool Training::run() {
   phases_.start("compile");
   trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
                                        experiment_.trainer_options());
-  schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs,
-                    config_.monitor());
+  schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs);
   std::fputs(warnings(experiment_, trainer_->steps_per_epoch()).c_str(), stdout);
+  if (options_.interrupts != nullptr) options_.interrupts->begun = true;
   open_folder(earlier);
   std::printf("device %s, precision %s, %lld parameters, arena %.0f MiB\nrun folder %s\n",
               network.device().name().c_str(), name_of(network.options().precision).data(),
               static_cast<long long>(network.graph().parameter_count()),
               static_cast<double>(network.arena_bytes()) / (1 << 20), folder_.c_str());
   phases_.start("training");
-  if (!train_epochs()) {
+  if (!train_epochs() || !finish()) {
     std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
                 static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
                 options_.command.c_str(), shell_word(folder_).c_str());
     return false;
   }
-  finish();
   return true;
 }
 
@@ -111,12 +110,12 @@ void Training::restore(const EarlierRun& earlier) {
   const json& state = earlier.state;
   const int64_t steps_per_epoch = trainer_->steps_per_epoch();
   const bool same_score = earlier.same_score(config_);
-  Schedule before(earlier.config.schedule, earlier.config.optimizer.lr(), steps_per_epoch * earlier.config.train.epochs,
-                  earlier.config.monitor());
+  Schedule before(earlier.config.schedule, earlier.config.optimizer.lr(),
+                  steps_per_epoch * earlier.config.train.epochs);
   try {
     epoch_ = state.at("epoch");
     loss_sum_ = state.at("loss_sum");
-    loss_steps_ = state.at("loss_steps");
+    loss_images_ = state.at("loss_images");
     if (state.at("steps_per_epoch") != steps_per_epoch)
       throw CheckpointError(
           earlier.checkpoint.origin + ": train.steps_per_epoch: " + state.at("steps_per_epoch").dump() + " -> " +
@@ -124,8 +123,8 @@ void Training::restore(const EarlierRun& earlier) {
           ": that is another experiment; resume with the configuration of that run, " + path("config.yaml"));
     json scheduled = state.at("schedule");
     before.restore(scheduled);
-    if (earlier.changed("loss")) loss_sum_ = 0, loss_steps_ = 0;
-    if (!same_score || earlier.changed("schedule.reduce_on_plateau.monitor"))
+    if (earlier.changed("loss")) loss_sum_ = 0, loss_images_ = 0;
+    if (earlier.changed("loss") || before.monitor() != schedule_->monitor())
       scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
     schedule_->restore(scheduled);
     for (const auto& l : listeners_)
@@ -151,7 +150,7 @@ void Training::restore(const EarlierRun& earlier) {
 void Training::save_last(int64_t epochs) {
   json run{{"epoch", epochs},
            {"loss_sum", loss_sum_},
-           {"loss_steps", loss_steps_},
+           {"loss_images", loss_images_},
            {"data", digests_},
            {"steps_per_epoch", trainer_->steps_per_epoch()},
            {"schedule", schedule_->state()}};
@@ -163,6 +162,7 @@ void Training::save_last(int64_t epochs) {
   c.metadata["version"] = kVersion;
   save_checkpoint(path("last.safetensors"), c);
   if (!std::exchange(config_written_, true)) write_config(folder_, chosen_, experiment_.device());
+  saved_ = Clock::now();
 }
 
 std::vector<int32_t> Training::order() {
@@ -175,51 +175,72 @@ std::vector<int32_t> Training::order() {
 
 // False where a signal ended it.
 bool Training::train_epochs() {
+  saved_ = Clock::now();
   for (; epoch_ < config_.train.epochs && !stopped_; ++epoch_) {
-    const int64_t first_step = epoch_ * trainer_->steps_per_epoch();
     const auto began = Clock::now();
-    const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - began).count(); };
-    int64_t steps = 0;
-    StepProgress now{.epoch = epoch_ + 1,
-                     .step = 0,
-                     .steps = trainer_->steps_per_epoch(),
-                     .loss = 0,
-                     .lr = 0,
-                     .images_per_second = 0};
-    const bool whole = trainer_->run_epoch(
-        order(), [&](int64_t step) { return schedule_->learning_rate(step); },
-        [&](const StepReport& r) {
-          if (std::isfinite(r.loss)) loss_sum_ += r.loss, ++loss_steps_;
-          ++steps;
-          now.step = r.state.step - first_step;
-          now.loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, loss_steps_));
-          now.lr = schedule_->learning_rate(r.state.step - 1);
-          const int64_t images = steps * config_.train.batch;  // the last batch may not be full
-          const int64_t most = config_.train.steps_per_epoch > 0 ? images : std::ssize(experiment_.data().epoch);
-          now.images_per_second = static_cast<double>(std::min(images, most)) / elapsed();
-          for (const auto& l : listeners_) l->step(*this, now);
-          return options_.interrupted == nullptr || !options_.interrupted->load();
-        });
-    if (now.step < now.steps) {
+    const StepProgress last = train_steps();
+    std::optional<EpochReport> report;
+    if (last.step == last.steps) report = end_epoch(last, std::chrono::duration<double>(Clock::now() - began).count());
+    if (!report) {
       save_last(epoch_);
       return false;
     }
-    EpochReport report = end_epoch(now, elapsed());
     loss_sum_ = 0;
-    loss_steps_ = 0;
+    loss_images_ = 0;
     for (const auto& l : listeners_) {
-      l->epoch(*this, report);
-      stopped_ = report.stop;
+      l->epoch(*this, *report);
+      stopped_ = report->stop;
     }
-    if (stopped_)
-      std::printf("stopping early: %s has not improved for %d epochs\n", config_.monitor().c_str(),
-                  config_.train.early_stopping->patience);
-    if (!whole && !stopped_ && epoch_ + 1 < config_.train.epochs) return false;
+    if (stopped_) {
+      const int patience = config_.train.early_stopping->patience, every = config_.train.validate_every;
+      std::printf("stopping early: %s has not improved for %d %s\n", config_.monitor().c_str(), patience,
+                  every == 1 ? "epochs" : ("validations, " + std::to_string(patience * every) + " epochs").c_str());
+    }
+    if (interrupted() && !stopped_ && epoch_ + 1 < config_.train.epochs) return false;
   }
   return true;
 }
 
-EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
+// The steps that the epoch has left, or those until a signal came. Writes last.safetensors now and then.
+StepProgress Training::train_steps() {
+  const auto began = Clock::now();
+  const StepState start = trainer_->state();
+  const int64_t first_step = epoch_ * trainer_->steps_per_epoch();
+  int64_t images = 0;
+  StepProgress now{.epoch = epoch_ + 1,
+                   .step = start.step - first_step,
+                   .steps = trainer_->steps_per_epoch(),
+                   .loss = loss_sum_ / static_cast<double>(loss_images_),
+                   .lr = schedule_->learning_rate(std::max<int64_t>(0, start.step - 1)),
+                   .images_per_second = 0,
+                   .skipped = 0};
+  if (now.step == now.steps)  // a resumed run that was interrupted as it validated
+    for (const auto& l : listeners_) l->step(*this, now);
+  const std::chrono::duration<double, std::ratio<60>> interval(config_.train.checkpoint_minutes);
+  while (now.step < now.steps && !interrupted()) {
+    trainer_->run_epoch(
+        order(), [&](int64_t step) { return schedule_->learning_rate(step); },
+        [&](const StepReport& r) {
+          if (std::isfinite(r.loss)) loss_sum_ += r.loss * r.images, loss_images_ += r.images;
+          images += r.images;
+          now.step = r.state.step - first_step;
+          now.loss = loss_sum_ / static_cast<double>(loss_images_);  // NaN before the first finite one
+          now.lr = schedule_->learning_rate(r.state.step - 1);
+          now.images_per_second =
+              static_cast<double>(images) / std::chrono::duration<double>(Clock::now() - began).count();
+          now.skipped = r.state.skipped - start.skipped;
+          for (const auto& l : listeners_) l->step(*this, now);
+          // What diverges is not kept: the statistics of its norms may be lost.
+          const bool save = interval.count() > 0 && Clock::now() - saved_ > interval && r.state.skipped_in_a_row == 0;
+          return !interrupted() && !save;
+        });
+    if (now.step < now.steps && !interrupted()) save_last(epoch_);
+  }
+  return now;
+}
+
+// Nothing where a signal ended the validation, which a resumed run then begins anew.
+std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double seconds) {
   const StepState state = trainer_->state();
   EpochReport report;
   report.record = {.epoch = epoch_ + 1,
@@ -234,17 +255,18 @@ EpochReport Training::end_epoch(const StepProgress& last, double seconds) {
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
-  const Evaluation e = trainer_->evaluate(experiment_.data().validation, false);
+  const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
+  if (!e.whole) return {};
   report.validated = true;
   report.record.validation = metrics(e.confusion, experiment_.classes(), e.loss);
   report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
   report.monitored = value_of(report.record.validation, config_.monitor().substr(4));  // without val_
-  schedule_->end_epoch(report.monitored);
+  schedule_->end_epoch(value_of(report.record.validation, schedule_->monitor().substr(4)));
   return report;
 }
 
-// The best weights on the test set.
-void Training::finish() {
+// The best weights on the test set. False where a signal ended it.
+bool Training::finish() {
   phases_.start("test");
   for (const auto& l : listeners_) l->before_evaluation(*this);
   const ExperimentData& data = experiment_.data();
@@ -252,7 +274,8 @@ void Training::finish() {
   const bool has_test = !data.test.empty();
   report.samples = has_test ? data.test : validates() ? data.validation : data.train;
   report.split = has_test ? "test" : validates() ? "validation" : "training";
-  report.evaluation = trainer_->evaluate(report.samples, true);
+  report.evaluation = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
+  if (!report.evaluation.whole) return false;
   report.scores = score(report.evaluation.confusion, experiment_.classes());
   report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
   report.written = {"config.yaml"};
@@ -261,6 +284,7 @@ void Training::finish() {
   std::printf("\nwritten\n");
   for (const std::string& file : report.written) std::printf("  %s\n", path(file).c_str());
   std::printf("\n%s\n%s\n", phases_.text().c_str(), memory_text().c_str());
+  return true;
 }
 
 // The memory that was planned, and the most that the process took.

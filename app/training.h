@@ -1,11 +1,11 @@
 // A training run from its first epoch to its last table. What it shows and keeps is its listeners' business.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <optional>
 #include <string>
 
+#include "app/command_line.h"
 #include "app/listeners.h"
 #include "app/resume.h"
 #include "engine/io/file_lock.h"
@@ -15,9 +15,9 @@
 namespace regolith {
 
 struct TrainingOptions {
-  std::string resume;   // a run folder to go on in; empty: a new one
-  std::string command;  // that started the run, without --resume: for the advice how to go on
-  const std::atomic<bool>* interrupted = nullptr;  // set by a signal: the step is finished, last.safetensors written
+  std::string resume;                // a run folder to go on in; empty: a new one
+  std::string command;               // that started the run, without --resume: for the advice how to go on
+  Interrupts* interrupts = nullptr;  // at a signal the step is finished, last.safetensors written
 };
 
 class Training {
@@ -40,9 +40,11 @@ class Training {
   EarlierRun read_earlier();
   void open_folder(const std::optional<EarlierRun>& earlier);
   void restore(const EarlierRun& earlier);
+  bool interrupted() const { return options_.interrupts != nullptr && options_.interrupts->signal != 0; }
   bool train_epochs();
-  EpochReport end_epoch(const StepProgress& last, double seconds);
-  void finish();
+  StepProgress train_steps();
+  std::optional<EpochReport> end_epoch(const StepProgress& last, double seconds);
+  bool finish();
   std::vector<int32_t> order();
   std::string memory_text();
 
@@ -59,10 +61,11 @@ class Training {
   FileLock lock_;  // of the folder
   nlohmann::json digests_;
   bool config_written_ = false;  // a run that goes on writes its own with its first checkpoint: they belong together
+  std::chrono::steady_clock::time_point saved_;  // when last.safetensors was last written
   // The loop's own state, which a checkpoint holds beside weights and moments.
-  int64_t epoch_ = 0, loss_steps_ = 0;
-  double loss_sum_ = 0;
-  bool stopped_ = false;  // early
+  int64_t epoch_ = 0, loss_images_ = 0;  // images of the epoch's steps with a finite loss
+  double loss_sum_ = 0;                  // over them
+  bool stopped_ = false;                 // early
 };
 
 }  // namespace regolith

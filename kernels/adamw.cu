@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads, 8) adamw_update(AdamW a, Copy* copy)
   const float scale = a.state->gradient_scale, rate = a.state->learning_rate;
   const float keep = 1 - rate * a.weight_decay, step = static_cast<float>(rate / a.state->bias_correction[0]);
   const float over_c2 = static_cast<float>(1 / a.state->bias_correction[1]);
+  const float epsilon = a.epsilon_hat ? a.epsilon * sqrtf(over_c2) : a.epsilon;
   const float beta1 = static_cast<float>(a.beta1), rest1 = static_cast<float>(1 - a.beta1);
   const float beta2 = static_cast<float>(a.beta2), rest2 = static_cast<float>(1 - a.beta2);
   for_vectors(a.count, [&](auto lanes, int64_t i) {
@@ -44,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 8) adamw_update(AdamW a, Copy* copy)
     const V v = fma(V(beta2), load<V>(a.v + i), V(rest2) * g * g);
     store(a.m + i, m);
     store(a.v + i, v);
-    const V down = V(step) * m / (sqrt(v * V(over_c2)) + V(a.epsilon));
+    const V down = V(step) * m / (sqrt(v * V(over_c2)) + V(epsilon));
     put(a.weights, copy, i, load<V>(a.weights + i) * V(keep) - down);
   });
 }

@@ -11,7 +11,9 @@ namespace regolith::kernels {
 // AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019). With g the gradient times the state's
 // gradient_scale, and its lr and bias corrections c1 and c2:
 //   w -= lr * weight_decay * w;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//   w -= lr * (m / c1) / (sqrt(v / c2) + epsilon)
+//   w -= lr * (m / c1) / (sqrt(v / c2) + epsilon)                        as PyTorch
+//   w -= lr * (m / c1) / (sqrt(v / c2) + epsilon / sqrt(c2))             epsilon_hat, as Keras: lr sqrt(c2) / c1 *
+//                                                                        m / (sqrt(v) + epsilon)
 struct AdamW {
   const StepState* state = nullptr;  // device memory, as all pointers here
   float* weights = nullptr;          // (count) each; 16-byte aligned
@@ -22,6 +24,7 @@ struct AdamW {
   int64_t count = 0;
   double beta1 = .9, beta2 = .999;  // double: 1 - beta2 has few digits of its own in a float
   float epsilon = 1e-7f, weight_decay = .004f;
+  bool epsilon_hat = true;  // epsilon is added before the bias correction of v, which then divides it too
 };
 REGOLITH_KERNEL(adamw, AdamW);
 

@@ -35,8 +35,10 @@ struct PixelGradient {
 // The value of a term in pixels (a vector V of them) whose true class has probability p and log-probability log_p;
 // mean_log_p: over the K classes; w: the class weight. Adds the term's gradient to g.
 //   cross-entropy  -w * sum_k q_k log p_k,  q = (1 - smoothing) * onehot(t) + smoothing / K
-//   focal          -w * (1 - p)^gamma * log p,  p = clip(p_t, 1e-7, 1 - 1e-7); no gradient where clipped
-//                  (Lin et al., "Focal loss for dense object detection", 2017; CategoricalFocalCrossentropy of Keras)
+//   focal          -w * (1 - p)^gamma * log p,  p = clip(p_t, 1e-7, 1 - 1e-7)
+//                  (Lin et al., "Focal loss for dense object detection", 2017; CategoricalFocalCrossentropy of Keras).
+//                  The gradient is that of the loss without the clip, from log_p: it is there however small p is, and
+//                  with gamma 0 it is cross-entropy's. Keras has none where it clips.
 template <class V>
 __device__ __forceinline__ V pixel_term(const LossTerms::Pixel& term, const V& w, int K, const V& p, const V& log_p,
                                         const V& mean_log_p, PixelGradient<V>& g) {
@@ -51,8 +53,7 @@ __device__ __forceinline__ V pixel_term(const LossTerms::Pixel& term, const V& w
   const V clipped = min(V(kHigh), max(V(kLow), p)), q = V(1) - clipped, log_c = log(clipped);
   V power = q;  // q^(gamma - 1)
   if (term.gamma != 2) power = exp(V(term.gamma - 1) * log(q));
-  const V c = w * power * (V(term.gamma) * clipped * log_c - q);
-  const V slope = select(p < V(kLow), V(0), select(p > V(kHigh), V(0), c));
+  const V slope = w * power * (V(term.gamma) * p * log_p - q);
   g.of_t += slope;
   g.of_p += V(0) - slope;
   return V(0) - w * q * power * log_c;

@@ -69,12 +69,23 @@ std::vector<LossTerm> LossSpec::terms() const {
       kind);
 }
 
-bool LossSpec::needs_frequencies() const {
-  const std::vector<LossTerm> all = terms();
-  return std::any_of(all.begin(), all.end(), [](const LossTerm& t) {
+namespace {
+
+template <class Is>
+bool any_dice(const std::vector<LossTerm>& terms, Is is) {
+  return std::any_of(terms.begin(), terms.end(), [&](const LossTerm& t) {
     const auto* dice = std::get_if<Dice>(&t.kind);
-    return dice != nullptr && dice->weights.inverse_frequency;
+    return dice != nullptr && is(*dice);
   });
+}
+
+}  // namespace
+
+bool LossSpec::needs_frequencies() const {
+  return any_dice(terms(), [](const Dice& dice) { return dice.weights.inverse_frequency; });
+}
+bool LossSpec::couples_images() const {
+  return any_dice(terms(), [](const Dice& dice) { return dice.sums == Dice::Sums::batch; });
 }
 
 template <class PixelLoss>

@@ -15,10 +15,13 @@
 namespace regolith {
 
 // The divisor of a sum over pixels: the images; the pixels; the pixels times the classes that are kept. Pixels are all
-// those of the batch, whether they count or not. Keras's CategoricalFocalCrossentropy divides by the pixels.
+// those of the batch, whether they count or not.
 enum class Reduction { sum_per_image, mean_pixels, mean_elements };
 constexpr std::array<const char*, 3> names_of(Reduction) { return {"sum_per_image", "mean_pixels", "mean_elements"}; }
-inline constexpr const char* kReductionDoc = "divisor: images; pixels; or pixels x classes that are not excluded";
+inline constexpr const char* kReductionDoc =
+    "divisor: images; pixels, as Keras's losses have it; or pixels x classes that are not excluded. All pixels are in "
+    "it, "
+    "those of excluded classes and of loss.ignore too";
 inline constexpr const char* kExcludeDoc = "class ids whose pixels contribute nothing";
 
 // A loss that is a sum over pixels is a struct with its options and their fields(); class_weights(), under kWeightsKey;
@@ -49,7 +52,7 @@ void fields(V& v, CrossEntropy& s) {
   v("reduction", s.reduction, {.doc = kReductionDoc});
 }
 
-// -alpha * (1 - p)^gamma * log p, with p of the true class clipped to [1e-7, 1 - 1e-7].
+// -alpha * (1 - p)^gamma * log p, with p of the true class clipped to [1e-7, 1 - 1e-7]; the gradient as if it were not.
 struct Focal {
   double gamma = 2;
   std::vector<double> alpha{.25};  // one for all classes, or one by true class
@@ -120,6 +123,7 @@ struct LossSpec {
 
   std::vector<LossTerm> terms() const;  // of any kind, as a weighted sum
   bool needs_frequencies() const;       // a Dice term weighs by inverse frequency
+  bool couples_images() const;          // a Dice term sums over the batch
 };
 template <class V>
 void fields(V& v, LossSpec& s) {

@@ -28,13 +28,15 @@ int main(int argc, char** argv) {
       throw UsageError("name a configuration, for example configs/quickstart.yaml");
     if (!resume.empty()) check_run_folder(resume);
     const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
-    Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training, {}, own));
+    Interrupts& interrupts = catch_interrupts();
+    Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training, {}, own), nullptr,
+                          explain_only);
     if (explain_only) {
       const int moments = experiment.config.optimizer.moments();
       std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
       return 0;
     }
-    Training training(experiment, {resume, p.command(), &catch_interrupts()}, all_listeners(experiment));
-    return training.run() ? 0 : 130;
+    Training training(experiment, {resume, p.command(), &interrupts}, all_listeners(experiment));
+    return training.run() ? 0 : 128 + interrupts.signal;
   });
 }

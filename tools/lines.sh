@@ -5,12 +5,12 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9700
-engine  11350
+engine  11560
 models    570
-losses    320
-data     1990
-app      1750
-tools     835"
+losses    325
+data     2000
+app      1840
+tools     840"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -75,6 +75,10 @@ Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
   if (inputs[0].C % groups_ != 0)
     throw GraphError(std::to_string(groups_) + " groups do not divide " + std::to_string(inputs[0].C) +
                      " channels; set `groups` to a divisor");
+  if (static_cast<int64_t>(inputs[0].H) * inputs[0].W * (inputs[0].C / groups_) == 1)
+    throw GraphError("has groups of a single value (" + std::to_string(groups_) + " groups, an input of 1x1x" +
+                     std::to_string(inputs[0].C) +
+                     "): its output would be beta, whatever comes in. Set fewer `groups`, or norm: none in a block");
   return NormOp::infer(inputs);
 }
 
@@ -87,6 +91,15 @@ Inference BatchNormOp::infer(const std::vector<Shape>& inputs) {
   r.params.push_back({"running_mean", {shape_.C}, Init::zeros, 0, 0, false});
   r.params.push_back({"running_variance", {shape_.C}, Init::ones, 0, 0, false});
   return r;
+}
+
+void BatchNormOp::compile(const CompileContext& context) {
+  training_ = context.batch_statistics;
+  if (training_ && static_cast<int64_t>(shape_.N) * shape_.H * shape_.W == 1)
+    throw GraphError(
+        "takes its statistics from a single value, a map of 1x1 in a batch of 1 image: its output would be "
+        "beta, whatever comes in. Set a larger train.batch, train.drop_last where only the last batch has 1 "
+        "image, or another norm");
 }
 
 namespace {

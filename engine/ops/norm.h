@@ -57,7 +57,7 @@ class BatchNormOp : public NormOp {
   std::unique_ptr<Op> clone() const override { return std::make_unique<BatchNormOp>(*this); }
   bool couples_batch() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
-  void compile(const CompileContext& context) override { training_ = context.batch_statistics; }
+  void compile(const CompileContext& context) override;  // throws GraphError for statistics of a single value
 };
 
 std::unique_ptr<Op> parse_group_norm(const Attributes& a);  // groups, epsilon

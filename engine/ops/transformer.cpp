@@ -25,6 +25,10 @@ int64_t pixels(const Shape& s) { return static_cast<int64_t>(s.N) * s.H * s.W; }
 
 Inference LayerNormOp::infer(const std::vector<Shape>& inputs) {
   shape_ = inputs[0];
+  if (shape_.C == 1)
+    throw GraphError(
+        "normalises pixels of a single channel: its output would be beta, whatever comes in. Give it more "
+        "channels");
   Inference r;
   r.shape = shape_;
   r.params.push_back({"gamma", {shape_.C}, Init::ones, 0, 0, true});

@@ -1,6 +1,8 @@
 #include "engine/report/explain.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "engine/base/text.h"
 #include "engine/report/table.h"
@@ -21,7 +23,7 @@ std::string where_it_lives(const Plan& plan, const Placement& p, const Shape& s)
 std::string explain(Network& network, int batch, int moments) {
   const int slice = network.micro_batch_size(batch);
   Program& program = network.program(slice, Mode::train);
-  network.program(batch, Mode::eval);
+  const Program& evaluation = network.program(batch, Mode::eval);
   const Graph& g = program.graph();
   const Plan& plan = program.plan();
 
@@ -52,8 +54,14 @@ std::string explain(Network& network, int batch, int moments) {
   text +=
       "batch        " + std::to_string(batch) + (slice < batch ? " in slices of " + std::to_string(slice) : "") + "\n";
   const Parameters& parameters = network.parameters();
+  std::map<std::pair<std::string, std::string>, size_t> copies;  // by node and layout: the two programs share them
+  for (const Program* p : {&std::as_const(program), &evaluation})
+    for (const Node& n : p->graph().nodes)
+      for (const Prepacked& copy : n.op->prepacked()) copies[{n.name, copy.layout}] = copy.bytes;
+  size_t prepacked = 0;
+  for (const auto& [key, bytes] : copies) prepacked += bytes;
   text += "arena        " + mebibytes(network.arena_bytes(), 1) + " (" + mebibytes(plan.no_reuse, 1) +
-          " without reuse); prepacked weights " + mebibytes(parameters.prepacked_bytes(), 1) +
+          " without reuse); prepacked weights " + mebibytes(static_cast<double>(prepacked), 1) +
           "; weights, gradients and moments " + mebibytes(parameters.bytes_with_moments(moments), 1) + "\n";
   text += "concat       " + std::to_string(plan.concat_copies) + " copies; " + std::to_string(plan.extra_adds) +
           " gradients added in a pass of their own\n";
@@ -64,7 +72,9 @@ std::string explain(Network& network, int batch, int moments) {
   std::vector<std::string> names;
   for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
     names.push_back(largest[i]->name + " " + mebibytes(largest[i]->bytes, 1));
-  return text + "largest      " + join(names) + "\n";
+  text += "largest      " + join(names) + "\n";
+  const std::string problem = network.shortage(program, network.arena_bytes(), prepacked);
+  return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }
 
 }  // namespace regolith

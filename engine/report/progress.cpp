@@ -12,7 +12,12 @@
 namespace regolith {
 namespace {
 
-constexpr double kRedraw = 0.1;  // seconds
+constexpr double kRedraw = 0.1, kPipedLine = 60;  // seconds
+
+// Without the sign that a NaN may have.
+std::string number_text(const char* pattern, double value) {
+  return std::isnan(value) ? "nan" : format(pattern, value);
+}
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -47,13 +52,14 @@ std::string Progress::line(const ProgressState& s) const {
   const std::string epochs = std::to_string(s.epochs), steps = std::to_string(s.steps);
   std::string text = format("epoch %*d/%s  step %*ld/%s", static_cast<int>(epochs.size()), s.epoch, epochs.c_str(),
                             static_cast<int>(steps.size()), s.step, steps.c_str());
-  text += format("  loss %.4g  lr %.2e  %.1f images/s", s.loss, s.lr, s.images_per_second);
+  text += "  loss " + number_text("%.4g", s.loss) + format("  lr %.2e  %.1f images/s", s.lr, s.images_per_second);
+  if (s.skipped > 0) text += format("  skipped %ld: gradients not finite", s.skipped);
   if (done > first_ && done < total)
     text += "  ETA " +
             duration_text((clock_() - start_) / static_cast<double>(done - first_) * static_cast<double>(total - done));
   if (done >= total) text += "  in " + duration_text(clock_() - start_);
   for (const Metric& metric : s.validation)
-    text += format(metric.higher_is_better ? "  val %s %.4f" : "  val %s %.4g", metric.name.c_str(), metric.value);
+    text += "  val " + metric.name + " " + number_text(metric.higher_is_better ? "%.4f" : "%.4g", metric.value);
   return text;
 }
 
@@ -72,15 +78,16 @@ void Progress::step(const ProgressState& state) {
   const double now = clock_();
   if (first_ < 0) {  // the ETA's clock starts after the first step, which also takes what happens once
     first_ = (state.epoch - 1) * state.steps + state.step;
-    start_ = now;
+    start_ = drawn_ = now;
   }
-  if (columns_ == 0 || (!current_.empty() && now - drawn_ < kRedraw)) return;
+  if (now - drawn_ < (columns_ == 0 ? kPipedLine : current_.empty() ? 0 : kRedraw)) return;
   drawn_ = now;
-  draw(line(state));
+  columns_ == 0 ? void(out_ << line(state) << std::endl) : draw(line(state));
 }
 
 void Progress::epoch(const ProgressState& state) {
   if (first_ < 0) first_ = (state.epoch - 1) * state.steps;
+  drawn_ = clock_();
   erase();
   out_ << line(state) << "\n" << std::flush;
 }

@@ -1,4 +1,5 @@
-// What a person sees while a network trains: one line per epoch, redrawn on a terminal, plain when piped.
+// What a person sees while a network trains: one line per epoch, redrawn on a terminal; plain when piped, and then one
+// a minute at least.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@ struct ProgressState {
   int epoch = 0, epochs = 0;    // from 1
   int64_t step = 0, steps = 0;  // of the epoch
   double loss = 0, lr = 0, images_per_second = 0;
+  int64_t skipped = 0;             // steps of the epoch whose gradients were not finite
   std::vector<Metric> validation;  // shown as "val NAME": a loss with four digits, a score with four decimals
 };
 
@@ -28,7 +30,7 @@ class Progress {
   ~Progress();                                 // leaves the line that is being drawn as it stands
   static int columns_of(int file_descriptor);  // 0: no terminal
 
-  void step(const ProgressState& state);   // redraws, ten times a second at most
+  void step(const ProgressState& state);   // redraws, ten times a second at most; piped, once a minute
   void epoch(const ProgressState& state);  // ends the epoch: its line stays
   void message(const std::string& text);   // a line of its own, above the one that is being drawn
 

@@ -43,10 +43,14 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
+bool Network::couples_images() const {
+  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
+  return options_.couples_images || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples);
+}
+
 int Network::micro_batch_size(int N) const {
   if (options_.micro_batches > 0) return (N + options_.micro_batches - 1) / options_.micro_batches;
-  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
-  if (device_.kind() != DeviceKind::cpu || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples)) return N;
+  if (device_.kind() != DeviceKind::cpu || couples_images()) return N;
   size_t widest = 1;
   for (const Node& n : graph_.nodes)
     widest = std::max(widest, n.shape().elements() * size_of(storage_type(options_.precision)));
@@ -74,12 +78,19 @@ Program& Network::program(int N, Mode mode) {
   o.seed = options_.seed;
   o.plan = {o.training, options_.views, options_.reuse};
   auto p = std::make_unique<Program>(graph_, device_, o);
+  const size_t bytes = p->plan().bytes;
+  if (!options_.reserve) {
+    arena_bytes_ = std::max(arena_bytes_, bytes);
+    return *(programs_[{N, mode}] = std::move(p));
+  }
   try {
-    const bool grows = p->plan().bytes > arena_.bytes();
-    if (grows) arena_ = {};
-    check_memory(*p, grows ? p->plan().bytes : 0);
+    const bool grows = bytes > arena_bytes_;
+    if (grows) arena_ = {}, arena_bytes_ = 0;
+    const std::string problem = shortage(*p, grows ? bytes : 0, p->missing_prepacked(parameters_));
+    if (!problem.empty()) throw DeviceError(problem);
     if (grows) {
-      arena_ = DeviceBuffer(device_, p->plan().bytes);
+      arena_ = DeviceBuffer(device_, bytes);
+      arena_bytes_ = bytes;
       for (auto& [key, other] : programs_) other->bind(arena_.as(), parameters_, step_);
     }
     p->bind(arena_.as(), parameters_, step_);
@@ -90,11 +101,10 @@ Program& Network::program(int N, Mode mode) {
   return *(programs_[{N, mode}] = std::move(p));
 }
 
-// Throws DeviceError where `arena` bytes, and what the program adds to the prepacked weights, do not fit.
-void Network::check_memory(const Program& program, size_t arena) const {
+std::string Network::shortage(const Program& program, size_t arena, size_t prepacked) const {
   const Plan& plan = program.plan();
-  const size_t free = device_.free_bytes(), prepacked = program.missing_prepacked(parameters_);
-  if (arena + prepacked <= free) return;
+  const size_t free = device_.free_bytes();
+  if (arena + prepacked <= free) return "";
   std::vector<const PlanBuffer*> largest;
   for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
   std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
@@ -103,11 +113,11 @@ void Network::check_memory(const Program& program, size_t arena) const {
     names.push_back(largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")");
   const int N = program.options().N;
   const size_t left = free - std::min(free, prepacked);
-  throw DeviceError("the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) +
-                    (prepacked > 0 ? ", its prepacked weights " + mebibytes(prepacked) : "") + ", and " +
-                    device_.name() + " has " + mebibytes(free) + " free. Largest tensors: " + join(names) +
-                    ". A batch of " + std::to_string(std::max<size_t>(1, N * left / plan.bytes)) +
-                    " would fit; or set train.slices");
+  return "the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) +
+         (prepacked > 0 ? ", its prepacked weights " + mebibytes(prepacked) : "") + ", and " + device_.name() +
+         " has " + mebibytes(free) + " free. Largest tensors: " + join(names) + ". A batch of " +
+         std::to_string(std::max<size_t>(1, N * left / plan.bytes)) + " would fit" +
+         (couples_images() ? "" : "; or set train.slices");
 }
 
 }  // namespace regolith

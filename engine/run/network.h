@@ -22,7 +22,9 @@ Precision best_precision(const Device& device);
 struct NetworkOptions : ComputeOptions {  // the precision says `type` and `tf32`
   Precision precision = Precision::fp32;
   uint64_t seed = 0;
-  int micro_batches = 0;  // of a training batch; 0: the planner chooses
+  int micro_batches = 0;        // of a training batch; 0: the planner chooses
+  bool couples_images = false;  // by the loss: micro-batches would change the training
+  bool reserve = true;          // false: programs are planned, but have no memory to run in
   FuseOptions fuse;
   bool views = true, reuse = true;
 };
@@ -49,14 +51,16 @@ class Network {
   // the arena moves the tensors of all programs; pointers that they gave out before are stale.
   Program& program(int N, Mode mode);
 
+  // Whether the result of an image depends on the others of its batch, by the loss or by a node: then it is run whole.
+  bool couples_images() const;
   // Images of one micro-batch of a training batch of N.
   int micro_batch_size(int N) const;
   const void* arena() const { return arena_.as(); }
-  size_t arena_bytes() const { return arena_.bytes(); }
+  size_t arena_bytes() const { return arena_bytes_; }
+  // What is wrong where the device cannot give `arena` bytes for a program and `prepacked` for its weights; else "".
+  std::string shortage(const Program& program, size_t arena, size_t prepacked) const;
 
  private:
-  void check_memory(const Program& program, size_t arena) const;
-
   Device& device_;
   NetworkOptions options_;
   Graph graph_;
@@ -64,6 +68,7 @@ class Network {
   Parameters parameters_;
   std::map<std::pair<int, Mode>, std::unique_ptr<Program>> programs_;
   DeviceBuffer arena_;
+  size_t arena_bytes_ = 0;
   const int64_t* step_ = nullptr;
 };
 

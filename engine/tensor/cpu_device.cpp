@@ -1,6 +1,5 @@
 // The CPU as a device: its memory is host memory, and a stream runs each piece of work when it is enqueued.
 #include <omp.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/tensor/device.h"
+#include "engine/tensor/host_memory.h"
 
 namespace regolith {
 namespace {
@@ -82,9 +82,7 @@ class CpuDevice : public Device {
   std::string name() const override {
     return processor_name() + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread" : " threads");
   }
-  size_t free_bytes() const override {
-    return static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  }
+  size_t free_bytes() const override { return available_memory(); }
   void* allocate(size_t bytes) override {
     void* p = ::operator new(bytes > 0 ? bytes : 1, std::align_val_t(256), std::nothrow);
     if (p == nullptr) throw DeviceError("CPU: no memory for " + std::to_string(bytes) + " bytes");

@@ -75,7 +75,8 @@ void Evaluator::enqueue_losses(const MicroBatch& part, int64_t images, const Los
   }
 }
 
-Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions) {
+Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions,
+                               const std::function<bool()>& go_on) {
   const auto samples = static_cast<int64_t>(rows.size());
   const int batch = static_cast<int>(std::min<int64_t>(options_.batch, samples));
   const int64_t pixels = static_cast<int64_t>(data.host().H) * data.host().W;
@@ -91,6 +92,10 @@ Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& row
   data.set(order, entries, stream_);
   device_.fill(confusion_.as(), 0, confusion_.bytes(), stream_);
   for (int64_t first = 0; first < samples; first += batch) {
+    if (go_on && !go_on()) {
+      e.whole = false;
+      break;
+    }
     const int count = static_cast<int>(std::min<int64_t>(batch, samples - first));
     const MicroBatch part = micro_batches(count, Mode::eval)[0];
     part.program->pack(stream_);

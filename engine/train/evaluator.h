@@ -2,6 +2,7 @@
 // can also take the gradients. It needs no optimizer; the trainer makes its steps of the same parts.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "engine/run/network.h"
@@ -17,6 +18,7 @@ struct BatchOptions {
 };
 
 struct Evaluation {
+  bool whole = true;  // false: it was stopped
   double loss = 0;
   std::vector<int64_t> confusion;    // (K, K) pixels, truth by row
   std::vector<uint8_t> predictions;  // (samples, H, W) class ids, if asked for
@@ -29,8 +31,10 @@ class Evaluator {
   Evaluator(Network& network, DeviceStream& stream, const LossFunction& loss, const BatchOptions& options,
             const StepState* state = nullptr);
 
-  // The samples at `rows` of the data, as they are. The loss is the mean over them.
-  Evaluation evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions);
+  // The samples at `rows` of the data, as they are. The loss is the mean over them. `go_on`, where there is one, is
+  // asked before every batch; what is returned where it says no is not whole.
+  Evaluation evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions,
+                      const std::function<bool()>& go_on = {});
 
   struct BatchResult {
     std::vector<float> logits;  // (N,H,W,K)

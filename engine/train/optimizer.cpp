@@ -49,7 +49,8 @@ void Optimizer::update(DeviceStream& stream, float* weights, const float* gradie
                             .beta1 = adamw->betas[0],
                             .beta2 = adamw->betas[1],
                             .epsilon = static_cast<float>(adamw->eps),
-                            .weight_decay = static_cast<float>(adamw->weight_decay)});
+                            .weight_decay = static_cast<float>(adamw->weight_decay),
+                            .epsilon_hat = adamw->preset == AdamW::Preset::keras});
   } else {
     const auto& sgd = std::get<Sgd>(spec_.kind);
     kernels::begin_update(stream, begin);

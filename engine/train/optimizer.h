@@ -14,7 +14,7 @@ namespace regolith {
 
 // AdamW (Loshchilov and Hutter, 2019): the decay is decoupled from the gradient.
 struct AdamW {
-  enum class Preset { keras, torch };  // defaults of eps and weight_decay
+  enum class Preset { keras, torch };  // defaults of eps and weight_decay, and where eps stands (kernels/adamw.h)
   Preset preset = Preset::keras;
   double lr = 1e-3;
   std::array<double, 2> betas{0.9, 0.999};
@@ -30,11 +30,13 @@ struct AdamW {
 constexpr std::array<const char*, 2> names_of(AdamW::Preset) { return {"keras", "torch"}; }
 template <class V>
 void fields(V& v, AdamW& s) {
-  v("preset", s.preset, {.doc = "defaults of eps and weight_decay; torch: 1e-8 and 0.01"});
+  v("preset", s.preset,
+    {.doc = "whose AdamW: keras adds eps before the bias correction of the second moment, torch (eps 1e-8, "
+            "weight_decay 0.01) after it"});
   v.after_reading([&] { s.use(s.preset); });
   v("lr", s.lr, {.doc = "learning rate", .min = 1e-12, .max = 10});
   v("betas", s.betas, {.doc = "decay of the two moments", .min = 0, .max = 0.999999});
-  v("eps", s.eps, {.doc = "added outside of the root", .min = 1e-12, .max = 1});
+  v("eps", s.eps, {.doc = "added to the root of the second moment", .min = 1e-12, .max = 1});
   v("weight_decay", s.weight_decay, {.doc = "decoupled: w -= lr * weight_decay * w", .min = 0, .max = 1});
 }
 

@@ -22,20 +22,27 @@ bool higher_is_better(const std::string& monitor) {
   throw TrainError("monitor: '" + monitor + "' is not watched; choose one of val_loss and the metrics, as val_miou");
 }
 
-Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor)
-    : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor)) {}
+bool ignores_background(const std::string& monitor) { return monitor.starts_with("val_miou_"); }
+
+Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps)
+    : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor())) {}
 
 double Schedule::reduced() const {
   const auto* plateau = std::get_if<ReduceOnPlateau>(&spec_.kind);
   return plateau ? std::max(base_ * reduction_, std::min(base_, plateau->min_lr)) : base_;
 }
 
+std::string Schedule::monitor() const {
+  const auto* plateau = std::get_if<ReduceOnPlateau>(&spec_.kind);
+  return plateau != nullptr ? plateau->monitor : "val_loss";
+}
+
 double Schedule::learning_rate(int64_t step) const {
   if (step < spec_.warmup_steps) {
     return reduced() * static_cast<double>(step + 1) / static_cast<double>(spec_.warmup_steps);
   }
-  // The part of the way from the end of the warm-up to the end of the run.
-  const double way = static_cast<double>(std::max<int64_t>(1, total_ - spec_.warmup_steps));
+  // The part of the way from the first step after the warm-up to the last of the run.
+  const double way = static_cast<double>(std::max<int64_t>(1, total_ - 1 - spec_.warmup_steps));
   const double t = std::min(1., static_cast<double>(step - spec_.warmup_steps) / way);
   const auto down = [&](double shape, double last) { return last + (base_ - last) * shape; };
   if (const auto* c = std::get_if<CosineSchedule>(&spec_.kind))

@@ -16,9 +16,17 @@ struct ConstantSchedule {};
 template <class V>
 void fields(V&, ConstantSchedule&) {}
 
-// ReduceLROnPlateau of Keras: after `patience` epochs in which the monitored value has not improved by more than
-// min_delta, the rate times `factor`, but no less than min_lr; then `cooldown` epochs without counting.
+// What a schedule, early stopping and the best weights can watch: the loss and the metrics of the validation set, as
+// val_loss, val_miou, ... (metrics.h).
+std::vector<std::string> monitor_names();
+bool higher_is_better(const std::string& monitor);  // throws TrainError for a name that is none of them
+// It leaves out the pixels whose truth is class 0: what is wrongly found there does not count.
+bool ignores_background(const std::string& monitor);
+
+// ReduceLROnPlateau of Keras: after `patience` validations in which the monitored value has not improved by more than
+// min_delta, the rate times `factor`, but no less than min_lr; then `cooldown` validations without counting.
 struct ReduceOnPlateau {
+  std::string monitor = "val_loss";
   double factor = 0.5;
   int patience = 6;
   double min_lr = 0, min_delta = 1e-4;
@@ -26,11 +34,13 @@ struct ReduceOnPlateau {
 };
 template <class V>
 void fields(V& v, ReduceOnPlateau& s) {
+  v("monitor", s.monitor, {.doc = "what must improve", .names = monitor_names()});
   v("factor", s.factor, {.doc = "lr *= factor when the monitored value has not improved", .min = 0.001, .max = 0.999});
-  v("patience", s.patience, {.doc = "epochs without improvement before that", .min = 1, .max = 100000});
+  v("patience", s.patience,
+    {.doc = "validations (see train.validate_every) without improvement before that", .min = 1, .max = 100000});
   v("min_lr", s.min_lr, {.doc = "never below", .min = 0, .max = 10});
   v("min_delta", s.min_delta, {.doc = "an improvement is more than this", .min = 0});
-  v("cooldown", s.cooldown, {.doc = "epochs after a reduction that do not count", .min = 0, .max = 100000});
+  v("cooldown", s.cooldown, {.doc = "validations after a reduction that do not count", .min = 0, .max = 100000});
 }
 
 struct CosineSchedule {  // half a cosine from the base rate to min_lr
@@ -65,18 +75,14 @@ void fields(V& v, ScheduleSpec& s) {
   v("warmup_steps", s.warmup_steps, {.doc = "steps in which the rate rises from 0 to lr", .min = 0, .max = 1e9});
 }
 
-// What a schedule, early stopping and the best weights can watch: the loss and the metrics of the validation set, as
-// val_loss, val_miou, ... (metrics.h).
-std::vector<std::string> monitor_names();
-bool higher_is_better(const std::string& monitor);  // throws TrainError for a name that is none of them
-
 class Schedule {
  public:
-  // total_steps: of the whole run; cosine and polynomial end there. `monitor` names what end_epoch is told.
-  Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps, const std::string& monitor = "val_loss");
+  // total_steps: of the whole run; cosine and polynomial end at the last.
+  Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps);
 
   double learning_rate(int64_t step) const;  // of a step, counted from 0
-  void end_epoch(double monitored);          // not finite: no better than before
+  std::string monitor() const;               // what end_epoch is to be told
+  void end_epoch(double monitored);          // after a validation; not finite: no better than before
 
   nlohmann::json state() const;
   void restore(const nlohmann::json& state);  // throws CheckpointError
@@ -96,14 +102,20 @@ class Schedule {
 
 struct EarlyStoppingSpec {
   std::string monitor = "val_loss";
-  int patience = 30;     // epochs without an improvement before the run stops; 0: never
+  int patience = 30;     // validations without an improvement before the run stops; 0: never
   double min_delta = 0;  // an improvement is more than this
 };
 template <class V>
 void fields(V& v, EarlyStoppingSpec& s) {
   v("monitor", s.monitor,
-    {.doc = "what must improve; it also says which weights are the best", .names = monitor_names()});
-  v("patience", s.patience, {.doc = "epochs without improvement before the run stops", .min = 1, .max = 100000});
+    {.doc =
+         "what must improve; it also says which weights are the best. val_miou_foreground and val_miou_keras_ignore0 "
+         "leave out the pixels whose truth is class 0: what is wrongly found there does not count",
+     .names = monitor_names()});
+  v("patience", s.patience,
+    {.doc = "validations (see train.validate_every) without improvement before the run stops",
+     .min = 1,
+     .max = 100000});
   v("min_delta", s.min_delta, {.doc = "an improvement is more than this", .min = 0});
 }
 

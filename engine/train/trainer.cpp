@@ -39,12 +39,20 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
       entries_(entries_per_epoch),
       pinned_(std::make_unique<Pinned>(device_)) {
   const int64_t whole = entries_ / options_.batch, rest = entries_ % options_.batch;
+  if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
                      : options_.drop_last         ? std::max<int64_t>(whole, 1)
                                                   : whole + (rest > 0);
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
-  evaluator_.micro_batches(options_.batch, Mode::train);  // compiles
+  compile_steps();
+}
+
+std::pair<Trainer::MicroBatches, Trainer::MicroBatches> Trainer::compile_steps() {
+  MicroBatches full, tail;  // a program's growth may move the arena: all are made before any step is captured
+  if (steps_per_epoch_ > 1 || rest_ == 0) full = evaluator_.micro_batches(options_.batch, Mode::train);
+  if (rest_ > 0) tail = evaluator_.micro_batches(rest_, Mode::train);
+  return {full, tail};
 }
 
 Trainer::~Trainer() {
@@ -103,12 +111,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   const int64_t begin = state().step, in_epoch = begin % steps_per_epoch_;
   double rate = -1;
 
-  const int64_t rest = entries_ % options_.batch;
-  const bool has_tail = options_.steps_per_epoch == 0 && rest > 0 && (!options_.drop_last || entries_ < options_.batch);
-  MicroBatches full, tail;  // a program's growth may move the arena: all are made before any step is captured
-  if (steps_per_epoch_ > 1 || !has_tail) full = evaluator_.micro_batches(options_.batch, Mode::train);
-  if (has_tail) tail = evaluator_.micro_batches(static_cast<int>(rest), Mode::train);
-
+  const auto [full, tail] = compile_steps();
   const std::pair<const void*, int> memory{network_.arena(), evaluator_.moves()};
   if (captured_memory_ != memory) full_graph_.reset(), tail_graph_.reset();
   captured_memory_ = memory;
@@ -132,16 +135,17 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   const auto on_step = [&](int slot) {
     pinned_->events[slot]->synchronize();
     const StepReport r = pinned_->slots[slot];
-    if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(full.empty() ? tail : full);
+    if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(std::to_string(kMostSkipped) + " steps in a row");
     return report(r);
   };
   for (int64_t i = in_epoch; i < steps_per_epoch_ && go_on; ++i) {
-    const bool last_is_tail = has_tail && i == steps_per_epoch_ - 1;
+    const bool is_tail = rest_ > 0 && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
     data_.prefetch(order_, i * options_.batch, options_.batch, *stream_);
-    run(last_is_tail ? tail : full, last_is_tail ? tail_graph_ : full_graph_);
+    run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_);
     const int slot = static_cast<int>(i % 2);
+    pinned_->slots[slot].images = is_tail ? rest_ : options_.batch;
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);
@@ -198,9 +202,15 @@ class FiniteSearch : public RunObserver {
 
 }  // namespace
 
-void Trainer::explain_divergence(const MicroBatches& parts) {
+void Trainer::require_finite_epoch() {
+  const StepState s = state();
+  if (s.skipped_in_a_row >= steps_per_epoch_ && s.loss_scale <= 1) explain_divergence("all steps of an epoch");
+}
+
+void Trainer::explain_divergence(const std::string& when) {
+  const auto [full, tail] = compile_steps();
   std::string culprit = "the gradient of a parameter";
-  for (const Evaluator::MicroBatch& part : parts) {
+  for (const Evaluator::MicroBatch& part : full.empty() ? tail : full) {
     FiniteSearch search(device_, *stream_, *part.program);
     part.program->observe(&search);
     enqueue_step({part});
@@ -211,9 +221,9 @@ void Trainer::explain_divergence(const MicroBatches& parts) {
       break;
     }
   }
-  throw TrainError("the gradients of " + std::to_string(kMostSkipped) +
-                   " steps in a row were not finite; first to be " + "infinite or NaN: " + culprit +
-                   ". Lower optimizer.lr, set optimizer.clip_norm, or use precision fp32");
+  throw TrainError("the gradients of " + when + " were not finite; first to be infinite or NaN: " + culprit +
+                   ". A norm's running statistics may be infinite by now: start anew with a lower optimizer.lr, with " +
+                   "optimizer.clip_norm, or with precision fp32");
 }
 
 }  // namespace regolith

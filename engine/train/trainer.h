@@ -25,7 +25,8 @@ struct TrainerOptions : BatchOptions {
 // What the host knows of a finished step; state.step counts it.
 struct StepReport {
   StepState state;
-  double loss = 0;
+  double loss = 0;  // the mean over its images
+  int images = 0;
 };
 
 class Trainer {
@@ -40,19 +41,21 @@ class Trainer {
 
   // An epoch in the given order of kernels::sample_index(), from the step at which the state stands. Each step has its
   // own learning rate. `report` is called once for every step, after the next one was enqueued, and says whether to go
-  // on. Returns false if it was stopped. Throws TrainError, naming a node, after a run of steps without finite
+  // on. Returns false if it was stopped. Throws TrainError, naming a node, after 20 steps in a row without finite
   // gradients.
   bool run_epoch(const std::vector<int32_t>& order, const std::function<double(int64_t step)>& learning_rate,
                  const std::function<bool(const StepReport&)>& report);
+  // The same error where not one step of the last epoch had finite gradients, and no loss scale can be the reason.
+  void require_finite_epoch();
   // (K, K) pixels of the epoch's training batches so far, truth by row. run_epoch() begins anew; evaluate() leaves it.
   std::vector<int64_t> training_confusion();
 
   // `observer` sees every op of the training steps to come, which are then not captured. Null: none.
   void observe(RunObserver* observer) { observer_ = observer; }
 
-  // The samples at `rows` of the data, as they are.
-  Evaluation evaluate(const std::vector<int64_t>& rows, bool predictions) {
-    return evaluator_.evaluate(data_, rows, predictions);
+  // The samples at `rows` of the data, as they are. `go_on` is asked before every batch (evaluator.h).
+  Evaluation evaluate(const std::vector<int64_t>& rows, bool predictions, const std::function<bool()>& go_on = {}) {
+    return evaluator_.evaluate(data_, rows, predictions, go_on);
   }
 
   void set_learning_rate(double lr) { optimizer_.set_learning_rate(*stream_, lr); }
@@ -71,7 +74,9 @@ class Trainer {
   using MicroBatches = std::vector<Evaluator::MicroBatch>;
   void mark_profile(int64_t step);
   void enqueue_step(const MicroBatches& parts);
-  [[noreturn]] void explain_divergence(const MicroBatches& parts);
+  // The programs of a whole batch and of the last one of an epoch, where that has fewer images; empty: not needed.
+  std::pair<MicroBatches, MicroBatches> compile_steps();
+  [[noreturn]] void explain_divergence(const std::string& when);
 
   Network& network_;
   Device& device_;
@@ -81,6 +86,7 @@ class Trainer {
   Optimizer optimizer_;
   Evaluator evaluator_;
   int64_t entries_, steps_per_epoch_;
+  int rest_ = 0;  // images of the last batch of an epoch; 0: as many as of the others
   Order order_;
   DeviceBuffer confusion_;
   struct Pinned;

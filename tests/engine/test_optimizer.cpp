@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -84,37 +85,76 @@ class OptimizerOn : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Devices, OptimizerOn, ::testing::Values("fast", "checked", "simulated"),
                          [](const auto& info) { return info.param; });
 
+// An epsilon that is large beside the gradients shows where it stands.
 TEST_P(OptimizerOn, AdamWMatchesItsFormulas) {
-  const AdamW spec{.lr = .01, .weight_decay = .1};
-  const double clip = 30;
-  Bench b(device(), {spec, clip}, DType::bf16);
-  const std::vector<float> start = normal(1, 1);
-  b.upload(b.weights, start);
-  std::vector<double> w(start.begin(), start.end()), m(kCount), v(kCount);
-  bool clipped = false, unclipped = false;
-  for (int t = 1; t <= 4; ++t) {
-    const double rate = .01 / t;
-    const std::vector<float> g = normal(static_cast<uint64_t>(t) + 1, t % 2 ? .1 : .5);
-    b.optimizer.set_learning_rate(*b.stream, rate);
-    b.step(g);
-    const double factor = norm(g) > clip ? clip / norm(g) : 1;
-    (factor < 1 ? clipped : unclipped) = true;
-    for (size_t i = 0; i < w.size(); ++i) {
-      const double x = g[i] * factor;
-      m[i] = .9 * m[i] + .1 * x;
-      v[i] = .999 * v[i] + .001 * x * x;
-      w[i] -= rate * spec.weight_decay * w[i];
-      w[i] -= rate * m[i] / (1 - std::pow(.9, t)) / (std::sqrt(v[i] / (1 - std::pow(.999, t))) + spec.eps);
+  for (const AdamW::Preset preset : {AdamW::Preset::keras, AdamW::Preset::torch}) {
+    const AdamW spec{.preset = preset, .lr = .01, .eps = 1e-2, .weight_decay = .1};
+    const bool hat = preset == AdamW::Preset::keras;
+    const double clip = 30;
+    Bench b(device(), {spec, clip}, DType::bf16);
+    const std::vector<float> start = normal(1, 1);
+    b.upload(b.weights, start);
+    std::vector<double> w(start.begin(), start.end()), m(kCount), v(kCount);
+    bool clipped = false, unclipped = false;
+    for (int t = 1; t <= 4; ++t) {
+      const double rate = .01 / t;
+      const std::vector<float> g = normal(static_cast<uint64_t>(t) + 1, t % 2 ? .1 : .5);
+      b.optimizer.set_learning_rate(*b.stream, rate);
+      b.step(g);
+      const double factor = norm(g) > clip ? clip / norm(g) : 1;
+      (factor < 1 ? clipped : unclipped) = true;
+      for (size_t i = 0; i < w.size(); ++i) {
+        const double x = g[i] * factor;
+        m[i] = .9 * m[i] + .1 * x;
+        v[i] = .999 * v[i] + .001 * x * x;
+        w[i] -= rate * spec.weight_decay * w[i];
+        const double c2 = 1 - std::pow(.999, t), eps = hat ? spec.eps / std::sqrt(c2) : spec.eps;
+        w[i] -= rate * m[i] / (1 - std::pow(.9, t)) / (std::sqrt(v[i] / c2) + eps);
+      }
+      const StepState s = b.optimizer.read_state(*b.stream);
+      EXPECT_NEAR(s.gradient_norm, norm(g), 1e-6 * norm(g));
+      EXPECT_EQ(s.updates, t);
     }
-    const StepState s = b.optimizer.read_state(*b.stream);
-    EXPECT_NEAR(s.gradient_norm, norm(g), 1e-6 * norm(g));
-    EXPECT_EQ(s.updates, t);
+    EXPECT_TRUE(clipped && unclipped);
+    const std::vector<float> result = b.values();
+    expect_near(result, w, 1e-6);
+    const std::vector<bf16> copy = b.download<bf16>(b.copy.as());
+    for (size_t i = 0; i < result.size(); ++i) ASSERT_EQ(copy[i].bits, bf16(result[i]).bits) << i;
   }
-  EXPECT_TRUE(clipped && unclipped);
-  const std::vector<float> result = b.values();
-  expect_near(result, w, 1e-6);
-  const std::vector<bf16> copy = b.download<bf16>(b.copy.as());
-  for (size_t i = 0; i < result.size(); ++i) ASSERT_EQ(copy[i].bits, bf16(result[i]).bits) << i;
+}
+
+// The weights of 0.5 after each of three steps with one gradient, as Keras 3.15.1 prints them
+// (tests/golden/keras_adamw.py); and PyTorch's formula.
+TEST(OptimizerPresets, AreKerassAndPyTorchs) {
+  struct Vector {
+    float gradient;
+    std::array<float, 3> weights;
+  };
+  const Vector keras[] = {{1e-7f, {0.499673456f, 0.499225497f, 0.498686492f}},
+                          {1e-6f, {0.497577488f, 0.494467974f, 0.490910441f}},
+                          {1e-4f, {0.490286589f, 0.480485857f, 0.470646054f}},
+                          {-0.5f, {0.509979844f, 0.519959331f, 0.529938459f}}};
+  AdamW spec;
+  spec.lr = 1e-2;
+  for (const Vector& v : keras) {
+    Bench b(make_cpu_device(1), {spec}, DType::f32);
+    b.upload(b.weights, std::vector<float>(kCount, 0.5f));
+    for (const float expected : v.weights) {
+      b.step(std::vector<float>(kCount, v.gradient));
+      EXPECT_NEAR(b.values()[0], expected, 4e-7) << v.gradient;  // Keras corrects the bias in float32
+    }
+  }
+  // The share of the learning rate that a first gradient of 1e-7 moves a weight by.
+  const auto first = [](AdamW adamw) {
+    adamw.eps = 1e-7;
+    adamw.weight_decay = 0;
+    Bench b(make_cpu_device(1), {adamw}, DType::f32);
+    b.upload(b.weights, std::vector<float>(kCount, 0));
+    b.step(std::vector<float>(kCount, 1e-7f));
+    return -b.values()[0] / adamw.lr;
+  };
+  EXPECT_NEAR(first(spec), 0.0307, 1e-4);
+  EXPECT_NEAR(first(spec.use(AdamW::Preset::torch)), 0.5, 1e-4);
 }
 
 TEST_P(OptimizerOn, SgdMatchesItsFormulas) {

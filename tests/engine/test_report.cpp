@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::Not;
 
-ProgressState state(int epoch, int64_t step) { return {epoch, 12, step, 24, 0.12345, 1e-3, 51.26, {}}; }
+ProgressState state(int epoch, int64_t step) { return {epoch, 12, step, 24, 0.12345, 1e-3, 51.26, 0, {}}; }
 
 TEST(Progress, PipedGivesOnePlainLinePerEpoch) {
   std::ostringstream out;
@@ -29,13 +29,40 @@ TEST(Progress, PipedGivesOnePlainLinePerEpoch) {
     Progress progress(out, 0, [&] { return now; });
     for (int step = 1; step <= 24; ++step, now += 0.5) progress.step(state(1, step));
     ProgressState done = state(1, 24);
-    done.validation = {{"loss", 0.5, false}, {"mIoU", 0.61}};
+    done.validation = {{"loss", 0.5, false}, {"miou", 0.61}};
     progress.epoch(done);
   }
   // The clock started after the first step: 23 steps took 12 s, 264 are left.
   EXPECT_EQ(
       out.str(),
-      "epoch  1/12  step 24/24  loss 0.1235  lr 1.00e-03  51.3 images/s  ETA 2:18  val loss 0.5  val mIoU 0.6100\n");
+      "epoch  1/12  step 24/24  loss 0.1235  lr 1.00e-03  51.3 images/s  ETA 2:18  val loss 0.5  val miou 0.6100\n");
+}
+
+TEST(Progress, PipedGivesALineAMinute) {
+  std::ostringstream out;
+  double now = 7;
+  Progress progress(out, 0, [&] { return now; });
+  for (int step = 1; step <= 24; ++step, now += 10) progress.step(state(1, step));
+  std::string text = out.str();
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3) << text;  // at 60, 120 and 180 s
+  EXPECT_THAT(text, testing::StartsWith("epoch  1/12  step  7/24  loss"));
+  progress.epoch(state(1, 24));
+  progress.step(state(2, 1));
+  text = out.str();
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4) << "the minute begins with the line of the epoch";
+}
+
+TEST(Progress, NamesNoNumberAndSkippedStepsWithoutASign) {
+  std::ostringstream out;
+  Progress progress(out, 0, [] { return 0; });
+  ProgressState bad = state(12, 24);
+  bad.loss = -std::numeric_limits<double>::quiet_NaN();
+  bad.skipped = 3;
+  bad.validation = {{"loss", bad.loss, false}, {"miou_foreground", bad.loss}};
+  progress.epoch(bad);
+  EXPECT_THAT(out.str(),
+              testing::EndsWith("loss nan  lr 1.00e-03  51.3 images/s  skipped 3: gradients not finite  in 0.0s  "
+                                "val loss nan  val miou_foreground nan\n"));
 }
 
 TEST(Progress, ATerminalIsRedrawnSeldomAndNeverWraps) {

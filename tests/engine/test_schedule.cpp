@@ -19,7 +19,7 @@ TEST(Schedule, WarmsUpThenStays) {
 }
 
 TEST(Schedule, Cosine) {
-  const Schedule s({CosineSchedule{.2}, 10}, 2, 110);
+  const Schedule s({CosineSchedule{.2}, 10}, 2, 111);  // the last step is 110
   EXPECT_DOUBLE_EQ(s.learning_rate(4), 1);
   EXPECT_DOUBLE_EQ(s.learning_rate(10), 2);
   EXPECT_NEAR(s.learning_rate(60), 1.1, 1e-12);  // half way
@@ -29,11 +29,28 @@ TEST(Schedule, Cosine) {
 }
 
 TEST(Schedule, Polynomial) {
-  const Schedule s({PolynomialSchedule{.power = 2}, 0}, 1, 100);
+  const Schedule s({PolynomialSchedule{.power = 2}, 0}, 1, 101);
   EXPECT_DOUBLE_EQ(s.learning_rate(0), 1);
   EXPECT_DOUBLE_EQ(s.learning_rate(50), .25);
   EXPECT_NEAR(s.learning_rate(90), .01, 1e-15);
   EXPECT_DOUBLE_EQ(s.learning_rate(100), 0);
+}
+
+// What the help says of min_lr and end_lr, for runs of any length: the whole rate at the first step after the warm-up.
+TEST(Schedule, EndsAtItsLastStep) {
+  for (const int64_t warmup : {0, 3}) {
+    for (const int64_t steps : {2, 4, 1000}) {
+      const int64_t last = warmup + steps - 1;
+      for (const ScheduleSpec& spec : {ScheduleSpec{CosineSchedule{.01}, warmup},
+                                       ScheduleSpec{PolynomialSchedule{.power = .9, .end_lr = .01}, warmup}}) {
+        const Schedule s(spec, 1, last + 1);
+        EXPECT_DOUBLE_EQ(s.learning_rate(warmup), 1);
+        EXPECT_DOUBLE_EQ(s.learning_rate(last), .01);
+        EXPECT_GT(s.learning_rate(last - 1), .01);
+      }
+    }
+  }
+  EXPECT_DOUBLE_EQ(Schedule({CosineSchedule{.01}, 0}, 1, 1).learning_rate(0), 1);  // first and last
 }
 
 // The rates after each epoch, as ReduceLROnPlateau of Keras gives them.
@@ -53,7 +70,7 @@ TEST(Schedule, ReducesOnAPlateau) {
 }
 
 TEST(Schedule, CoolsDownAfterAReduction) {
-  Schedule s({ReduceOnPlateau{.factor = .5, .patience = 2, .cooldown = 3}}, 1, 100, "val_miou");
+  Schedule s({ReduceOnPlateau{.monitor = "val_miou", .factor = .5, .patience = 2, .cooldown = 3}}, 1, 100);
   // Reduced at the third value; then two epochs do not count, the third of the cooldown does.
   EXPECT_EQ(rates(s, {.5, .5, .4, .5, .5, .5, .5, .6, .6, .6}),
             (std::vector<double>{1, 1, .5, .5, .5, .5, .25, .25, .25, .25}));

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/base/error.h"
+#include "engine/report/explain.h"
 #include "engine/train/trainer.h"
 #include "kernels/core/random.h"
 #include "losses/loss.h"
@@ -271,6 +272,75 @@ TEST(Trainer, NamesTheNodeThatWentBad) {
   }
 }
 
+// Where an epoch has few steps, 20 in a row would be days.
+TEST(Trainer, AnEpochWithoutAFiniteStepIsTold) {
+  auto cpu = make_cpu_device(1);
+  const Data data;
+  const Variant setup;
+  Network network(small_unet("batch"), *cpu, setup.network);
+  const Loss loss = focal();
+  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
+  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
+  network.parameters().initialise(5, trainer.stream());
+  const std::vector<int32_t> order(kCount);
+  std::vector<int> images;
+  const auto epoch = [&](double rate) {
+    trainer.run_epoch(
+        order, [&](int64_t) { return rate; },
+        [&](const StepReport& r) {
+          images.push_back(r.images);
+          return true;
+        });
+  };
+  epoch(1e-3);
+  EXPECT_EQ(images, (std::vector<int>{4, 4, 2}));
+  trainer.require_finite_epoch();
+  epoch(INFINITY);
+  trainer.require_finite_epoch();  // its first step was finite
+  epoch(1e-3);
+  try {
+    trainer.require_finite_epoch();
+    FAIL() << "expected a TrainError";
+  } catch (const TrainError& e) {
+    EXPECT_THAT(e.what(), testing::AllOf(testing::HasSubstr("all steps of an epoch"),
+                                         testing::HasSubstr("the output of "
+                                                            "node e/1/conv"),
+                                         testing::HasSubstr("start anew with a lower optimizer.lr")));
+  }
+}
+
+// By the whole batch, or by the last one of an epoch: before any training.
+TEST(Trainer, RefusesBatchStatisticsOfOneValue) {
+  auto cpu = make_cpu_device(1);
+  const Data data;
+  const auto refusal = [&](int batch, bool drop_last) -> std::string {
+    Network network(read_model(Yaml::load_string("input: {height: 8, width: 16}\n"
+                                                 "nodes:\n"
+                                                 "  e: {op: conv, in: input, filters: 4}\n"
+                                                 "  g: {op: global_avg_pool, in: e}\n"
+                                                 "  n: {op: batch_norm, in: g}\n"
+                                                 "  r: {op: resize, in: n, height: 8, width: 16}\n"
+                                                 "  logits: {op: conv, in: r, filters: 5, kernel: 1}\n",
+                                                 "pooled.yaml")),
+                    *cpu, {});
+    const Loss loss = focal();
+    DeviceData device_data(*cpu, data.view(), batch);
+    TrainerOptions options;
+    options.batch = batch;
+    options.drop_last = drop_last;
+    try {
+      Trainer(network, loss, device_data, kCount, options);
+    } catch (const GraphError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  for (const int batch : {1, 3, 9})  // of 10 images
+    EXPECT_THAT(refusal(batch, false), testing::AllOf(testing::HasSubstr("node n: "), testing::HasSubstr("drop_last")));
+  EXPECT_EQ(refusal(2, false), "");
+  EXPECT_EQ(refusal(9, true), "");
+}
+
 TEST(Trainer, RefusesAnOrderOfAnotherLength) {
   auto cpu = make_cpu_device(1);
   const Data data;
@@ -441,7 +511,26 @@ TEST(Memory, TooLargeABatchNamesTensorsAndOneThatFits) {
     FAIL() << "expected a DeviceError";
   } catch (const DeviceError& e) {
     EXPECT_THAT(e.what(),
-                testing::AllOf(testing::HasSubstr("c1"), testing::ContainsRegex("A batch of [0-9]+ would fit")));
+                testing::AllOf(testing::HasSubstr("c1"), testing::ContainsRegex("A batch of [0-9]+ would fit$")));
+  }
+}
+
+// The plan is told whole, and needs none of the memory; slices are advised only where they change nothing.
+TEST(Memory, ExplainsABatchThatDoesNotFit) {
+  auto cpu = make_cpu_device(1);
+  for (const bool couples : {false, true}) {
+    NetworkOptions options;
+    options.conv.provider = "reference";
+    options.reserve = false;
+    options.couples_images = couples;
+    Network network(small_unet("group"), *cpu, options);
+    const std::string small = explain(network, 4, 2), large = explain(network, 1 << 30, 2);
+    for (const std::string& text : {small, large})
+      EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("\narena  "), testing::HasSubstr("\nlargest  ")));
+    EXPECT_THAT(small, testing::Not(testing::HasSubstr("does not fit")));
+    EXPECT_THAT(large, testing::ContainsRegex(couples ? "\ndoes not fit .* would fit\n$"
+                                                      : "\ndoes not fit .*; or set train.slices\n$"));
+    EXPECT_EQ(network.arena(), nullptr);
   }
 }
 

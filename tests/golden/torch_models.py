@@ -392,13 +392,17 @@ def cross_entropy(logits, mask):
 
 
 def focal(logits, mask, gamma=2.0, alpha=0.25, exclude=(0,)):
-    """Softmax focal loss, mean over pixels x kept classes; in fp32 at least."""
+    """Softmax focal loss, mean over pixels x kept classes; in fp32 at least. Its value is Keras's, of a clipped p; its
+    gradient is that of the loss without the clip."""
     classes = logits.shape[1]
-    p = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).gather(1, mask[:, None])[:, 0].clamp(1e-7, 1 - 1e-7)
-    kept = torch.ones_like(p)
+    log_p = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).gather(1, mask[:, None])[:, 0]
+    kept = torch.ones_like(log_p)
     for k in exclude:
         kept = kept * (mask != k)
-    return (-alpha * (1 - p) ** gamma * p.log() * kept).sum() / (mask.numel() * (classes - len(exclude)))
+    loss = -alpha * (1 - log_p.exp()) ** gamma * log_p
+    clipped = log_p.detach().exp().clamp(1e-7, 1 - 1e-7)
+    loss = loss + (-alpha * (1 - clipped) ** gamma * clipped.log() - loss).detach()
+    return (loss * kept).sum() / (mask.numel() * (classes - len(exclude)))
 
 
 def heads_loss(loss, model, output, mask):

@@ -53,9 +53,9 @@ inline LossOracle loss_oracle(const Values& logits, const Values& mask, int N, i
         } else {
           const double c = std::clamp(q[t], low, high), gamma = term.gamma;
           o.loss -= w * std::pow(1 - c, gamma) * std::log(c);
-          if (q[t] < low || q[t] > high) continue;
-          const double slope = w * (gamma * std::pow(1 - c, gamma - 1) * std::log(c) - std::pow(1 - c, gamma) / c);
-          for (int k = 0; k < K; ++k) g[k] += slope * q[t] * ((k == t) - q[k]);
+          const double log_p = x[t] - x[best] - std::log(sum);  // the gradient knows no clip but that of 1 - p
+          const double slope = w * std::pow(1 - c, gamma - 1) * (gamma * q[t] * log_p - (1 - c));
+          for (int k = 0; k < K; ++k) g[k] += slope * ((k == t) - q[k]);
         }
       }
     }

@@ -149,6 +149,27 @@ TEST_F(LossTest, DiceIsZeroForAPerfectPredictionAndOneForAWrongOne) {
   EXPECT_NEAR(run(loss, {0, 90, 90, 0, 0, 90}, {0, 1, 0}, 1, 2).loss, 1, 1e-7);
 }
 
+// However small p is, and at p = 1: with gamma 0 the gradient of cross-entropy, finite with any. The value keeps the
+// clip.
+TEST_F(LossTest, FocalLearnsWhereItsProbabilityUnderflows) {
+  const Values mask = {0, 0, 0, 0, 0};
+  const Values x = {0, 17, 3, /**/ 0, 40, 0, /**/ 0, 1e4, -1e4, /**/ 30, 0, 0, /**/ 1e4, 0, -1e4};
+  const auto of = [&](double gamma) {
+    Focal f = focal({}, Reduction::sum_per_image, {1});
+    f.gamma = gamma;
+    return run(Loss(only(f), 3), x, mask, 1, 3);
+  };
+  CrossEntropy ce;
+  ce.reduction = Reduction::sum_per_image;
+  expect_close("gradient of gamma 0", of(0).gradient, run(Loss(only(ce), 3), x, mask, 1, 3).gradient, {1e-7, 1e-6});
+  for (const double gamma : {0., .3, .5, 1., 1.5, 2., 5., 20.}) {
+    const Result r = of(gamma);
+    EXPECT_NEAR(r.loss, -3 * std::log(1e-7), 1e-3) << gamma;  // of the first three pixels, whose p is below the clip
+    for (const double g : r.gradient) EXPECT_TRUE(std::isfinite(g)) << gamma;
+    for (size_t pixel = 0; pixel < 3; ++pixel) EXPECT_NEAR(r.gradient[3 * pixel], -1, 3e-5) << gamma;
+  }
+}
+
 TEST_F(LossTest, NotANumberShows) {
   Values x = random_logits(40);
   x[17] = std::nan("");

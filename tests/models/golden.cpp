@@ -115,7 +115,7 @@ Fixture::Fixture(const Setting& setting)
 
 RunConfig Fixture::configuration() const {
   std::vector<std::string> keys{"run.device=cpu",
-                                "optimizer={adamw: {lr: 4.0e-4}}",
+                                "optimizer={adamw: {preset: torch, eps: 1.0e-7, weight_decay: 0.004, lr: 4.0e-4}}",
                                 "train.batch=" + std::to_string(batch_),
                                 "model.input.height=" + std::to_string(height_),
                                 "model.input.width=" + std::to_string(width_),

@@ -180,6 +180,15 @@ TEST(BadInput, NumbersThatDoNotFitNameTheNode) {
   EXPECT_EQ(block("conv_norm, in: input, filters: 8, kernel: 2, dilation: 3"),
             "model.yaml:3:3: node e1/1/conv (conv): dilation 3 on the even kernel 2x2 has no centre; use an odd kernel "
             "or dilation 1");
+  // Of one value each, a norm gives beta alone: in the default norm of a block over a pooled map, too.
+  const std::string pooled = "  g: {op: global_avg_pool, in: input}\n  c: {op: conv, in: g, filters: 8}\n  n: ";
+  EXPECT_THAT(
+      message(pooled + "{block: conv_norm, in: g, filters: 8, kernel: 1}\n"),
+      StartsWith("model.yaml:5:3: node n/1/norm (group_norm): has groups of a single value (8 groups, an input of "
+                 "1x1x8)"));
+  EXPECT_THAT(message(pooled + "{op: group_norm, in: c, groups: 8}\n"), HasSubstr("Set fewer `groups`"));
+  EXPECT_THAT(message(pooled + "{op: group_norm, in: c, groups: 4}\n"), ::testing::Not(HasSubstr("single value")));
+  EXPECT_THAT(message("  n: {op: layer_norm, in: input}\n"), HasSubstr("pixels of a single channel"));
 }
 
 // Three levels of an encoder, and back.

@@ -65,7 +65,6 @@ Child::Child(const std::string& folder, const std::vector<std::string>& words, l
   if (pid_ == 0) {  // threads may have been running: nothing but system calls from here
     if (file_limit >= 0) {
       const rlimit limit{static_cast<rlim_t>(file_limit), static_cast<rlim_t>(file_limit)};
-      std::signal(SIGXFSZ, SIG_IGN);
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
     ::dup2(out[1], 1);
@@ -99,6 +98,21 @@ bool Child::wait_for(const std::string& text) {
   while (outcome_.out.find(text) == std::string::npos)
     if (!pump()) return false;
   return true;
+}
+
+void Child::stop_reading() {
+  ::close(out_);
+  out_ = -1;
+}
+
+bool Child::wait_until_caught(int number) {
+  while (now() < deadline_) {
+    std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+    for (std::string word; status >> word;)
+      if (word == "SigCgt:" && status >> word && (std::stoull(word, nullptr, 16) >> (number - 1) & 1) != 0) return true;
+    ::usleep(1000);
+  }
+  return false;
 }
 
 void Child::signal(int number) { ::kill(pid_, number); }

@@ -34,7 +34,7 @@ struct Outcome {
 class Child {
  public:
   // Starts bin/words[0] with the rest as arguments, stdout and stderr to pipes, in `folder`. file_limit: bytes that a
-  // file may have (RLIMIT_FSIZE, its signal ignored: a full disk), -1 for none.
+  // file may have (RLIMIT_FSIZE: a full disk), -1 for none.
   Child(const std::string& folder, const std::vector<std::string>& words, long file_limit = -1);
   ~Child();
   Child(const Child&) = delete;
@@ -42,6 +42,8 @@ class Child {
 
   // Until stdout holds `text`; false where it ended, or two minutes passed, without.
   bool wait_for(const std::string& text);
+  void stop_reading();                 // of stdout
+  bool wait_until_caught(int number);  // until a signal would be handled
   void signal(int number);
   Outcome wait();  // until it ends; killed after two minutes
 

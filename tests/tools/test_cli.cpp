@@ -44,7 +44,7 @@ TEST_F(Cli, TrainsToATable) {
   EXPECT_EQ(o.err, "");
   EXPECT_THAT(o.out, Not(HasSubstr("\r")));
   EXPECT_THAT(o.out, Not(HasSubstr("\x1b")));
-  EXPECT_EQ(lines_with(o.out, "^epoch [12]/2 .* loss .* lr .* images/s .* val loss .* val mIoU "), 2) << o.out;
+  EXPECT_EQ(lines_with(o.out, "^epoch [12]/2 .* loss .* lr .* images/s .* val loss .* val miou "), 2) << o.out;
   for (const char* name : {"miou", "miou_foreground", "miou_keras_ignore0"})
     EXPECT_EQ(lines_with(o.out, std::string("^") + name + " +(0|1)\\.[0-9]{4}$"), 1) << name << "\n" << o.out;
   for (const char* name : {"background", "soil", "bedrock", "sand", "big_rock"})
@@ -141,8 +141,8 @@ TEST_P(Interrupted, GoesOnAsIfNothingHadHappened) {
   ASSERT_TRUE(child.wait_for("\nepoch"));
   child.signal(GetParam());
   const Outcome o = child.wait();
-  ASSERT_EQ(o.code, 130) << o.out << o.err;
-  EXPECT_EQ(o.err, "");
+  ASSERT_EQ(o.code, 128 + GetParam()) << o.out << o.err;
+  EXPECT_EQ(o.err, "finishing the step; again to stop at once\n");
   EXPECT_THAT(o.out, HasSubstr("runs/tiny/last.safetensors is written. To go on:\n  "));
   EXPECT_THAT(o.out,
               HasSubstr("engine_run tiny.yaml train.steps_per_epoch=60 train.epochs=100000 --resume runs/tiny\n"));
@@ -163,8 +163,68 @@ TEST_P(Interrupted, GoesOnAsIfNothingHadHappened) {
   EXPECT_EQ(records, history(folder_, "runs/whole"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Signals, Interrupted, ::testing::Values(SIGINT, SIGTERM),
-                         [](const auto& info) { return info.param == SIGINT ? "SIGINT" : "SIGTERM"; });
+INSTANTIATE_TEST_SUITE_P(Signals, Interrupted, ::testing::Values(SIGINT, SIGTERM, SIGHUP),
+                         [](const auto& info) { return std::string("SIG") + sigabbrev_np(info.param); });
+
+// Nothing has begun while the data is made: nothing is to be finished.
+TEST_F(Cli, ASignalWhileTheDataIsMadeEndsItAtOnce) {
+  Child child(folder_.path(), {"engine_run", "tiny.yaml", "data.synthetic.count=200000"});
+  ASSERT_TRUE(child.wait_until_caught(SIGTERM));
+  child.signal(SIGTERM);
+  const Outcome o = child.wait();
+  EXPECT_EQ(o.code, 143) << o.out;
+  EXPECT_EQ(o.err, "interrupted before the first step; nothing is lost\n");
+  EXPECT_FALSE(folder_.has("runs"));
+}
+
+TEST_F(Cli, TrainsOnWhenNobodyReadsItsLog) {
+  Child child(folder_.path(), {"engine_run", "tiny.yaml", "train.epochs=20"});
+  ASSERT_TRUE(child.wait_for("run folder runs/tiny\n"));  // written before the first epoch ends
+  child.stop_reading();
+  EXPECT_EQ(child.wait().code, 0);
+  EXPECT_EQ(history(folder_, "runs/tiny").size(), 20U);
+}
+
+TEST_F(Cli, ADivergedRunEndsWithItsFirstEpochOfNan) {
+  const Outcome o = run({"tiny.yaml", "optimizer={sgd: {lr: 100, momentum: 0.9999}}", "loss={cross_entropy: {}}",
+                         "schedule={constant: {}}", "train.epochs=200", "train.batch=32", "model.nodes.e.repeat=2"});
+  EXPECT_EQ(o.code, 1) << o.out;
+  EXPECT_EQ(lines_with(o.out, "^epoch .* loss nan .* skipped [0-9]+: gradients not finite .* val loss nan "), 1)
+      << o.out;
+  EXPECT_THAT(o.out, Not(HasSubstr("-nan")));
+  EXPECT_THAT(o.err, HasSubstr("the gradients of all steps of an epoch were not finite"));
+  EXPECT_TRUE(history(folder_, "runs/tiny").back().at("loss").is_null());
+}
+
+// What is wrongly found in class 0 is in no score but miou.
+TEST_F(Cli, TwoClassesAndAMonitorThatLeavesOutTheBackground) {
+  const std::vector<uint8_t> image(24 * 16 * 32, 100);
+  std::vector<uint8_t> mask(image.size());
+  for (size_t i = 0; i < mask.size(); ++i) mask[i] = i % 5 == 0;
+  write_npz(folder_ / "two.npz",
+            std::vector{npz_entry("image", {24, 16, 32}, image.data()), npz_entry("mask", {24, 16, 32}, mask.data())});
+  const std::vector<std::string> words{"tiny.yaml", "data={npz: two.npz}", "loss={cross_entropy: {}}",
+                                       "model.nodes.logits.filters=2", "train.epochs=1"};
+  const Outcome plain = run(words);
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_THAT(plain.out, Not(HasSubstr("everywhere")));
+  EXPECT_EQ(lines_with(plain.out, "^epoch .* val loss [^ ]+  val miou [^ ]+$"), 1) << plain.out;
+  std::vector<std::string> monitored = words;
+  monitored.push_back("train.early_stopping={monitor: val_miou_foreground}");
+  const Outcome o = run(monitored);
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(lines_with(o.out, "^warning: train.early_stopping.monitor val_miou_foreground is 1 for "), 1) << o.out;
+  EXPECT_EQ(lines_with(o.out, "^epoch .* val miou [^ ]+  val miou_foreground [^ ]+$"), 1) << o.out;
+}
+
+// The rate watches its own value, and patience counts validations.
+TEST_F(Cli, PatienceCountsValidations) {
+  const Outcome o = run({"tiny.yaml", "train.epochs=50", "train.validate_every=2", "optimizer.adamw.lr=1e-12",
+                         "train.early_stopping={patience: 2, min_delta: 0.5}"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_THAT(o.out, HasSubstr("stopping early: val_loss has not improved for 2 validations, 4 epochs\n"));
+  EXPECT_EQ(history(folder_, "runs/tiny").size(), 6U);
+}
 
 TEST_F(Cli, QuotesTheCommandToGoOn) {
   folder_.write("it's tiny.yaml", kTiny);

@@ -73,6 +73,11 @@ TEST_F(CliBadInput, Configuration) {
   refuses({"tiny.yaml"}, {"tiny.yaml:", "data"});
   edit("filters: 5", "filters: 3");
   refuses({"tiny.yaml"}, {"tiny.yaml:4:", "data.classes.names: has 5 entries", "3 classes"});
+  edit("batch: 4", "slices: 2, batch: 4");
+  refuses({"tiny.yaml"}, {"tiny.yaml:9:", "train.slices: ", "batch norm", "norm: group"});
+  refuses({"--explain", "tiny.yaml"}, {"train.slices: ", "batch norm"});
+  refuses({"tiny.yaml", "model.nodes.e.norm=group", "loss={combined: [{focal: {}}, {dice: {sums: batch}}]}"},
+          {"train.slices: ", "Dice", "per_image"});
   EXPECT_FALSE(folder_.has("runs"));
 }
 

@@ -62,7 +62,6 @@ TEST_F(CliResume, RefusesAnotherExperimentByItsKey) {
            {"data.oversample={class: 1}", "data.oversample: off -> {"},
            {"data.clean.drop_duplicates=true", "data.clean.drop_duplicates: false -> true"},
            {"train.batch=8", "train.batch: 4 -> 8"},
-           {"train.slices=2", "train.slices: auto -> 2"},
            {"train.steps_per_epoch=3", "train.steps_per_epoch: 5 -> 3"},
            {"optimizer.sgd={}", "optimizer: adamw -> sgd"},
            {"model.nodes.e.momentum=0.5", "model.nodes.e: nothing -> momentum"},

@@ -1,0 +1,88 @@
+// A run that a signal meets at any of its steps, in a validation or in the test, and that then goes on.
+#include "app/training.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+namespace regolith {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfig =
+    "run: {name: r, seed: 7, device: cpu, precision: fp32, threads: 1}\n"
+    "data: {synthetic: {count: 24, height: 16, width: 32}, augment: {flip: horizontal}}\n"
+    "schedule: {reduce_on_plateau: {patience: 1, min_delta: 0.01}}\n"
+    "train: {batch: 8, epochs: 3, panels: 0, validate_every: 2}\n"
+    "model:\n"
+    "  input: {height: 16, width: 32, channels: 1}\n"
+    "  nodes:\n"
+    "    e: {block: conv_norm, in: input, filters: 4, norm: batch}\n"
+    "    d: {op: dropout, in: e, rate: 0.2}\n"
+    "    logits: {op: conv, in: d, filters: 5, kernel: 1}\n";
+
+// Sends a "signal" as the n-th thing happens: the beginning, every step, the beginning of the test.
+class Interrupter : public Listener {
+ public:
+  Interrupter(Interrupts& interrupts, int at, int& count) : interrupts_(interrupts), at_(at), count_(count) {}
+  void begin(Training&, bool) override { happens(); }
+  void step(Training&, const StepProgress&) override { happens(); }
+  void before_evaluation(Training&) override { happens(); }
+
+ private:
+  void happens() {
+    if (count_++ == at_) interrupts_.signal = SIGINT;
+  }
+  Interrupts& interrupts_;
+  int at_, &count_;
+};
+
+class TrainingTest : public testing::Test {
+ protected:
+  TrainingTest() { fs::create_directories(folder_); }
+  ~TrainingTest() override { fs::remove_all(folder_); }
+  // Whether it came to its end; `at`: what is interrupted, -1 for nothing. things: that happened.
+  bool run(const std::string& name, bool resume, int at, int* things = nullptr) {
+    const std::string output = "run.output=" + folder_.string();
+    Experiment experiment(read_run_config(
+        Yaml::load_string(kConfig, "r.yaml").with_overrides({output, "run.name=" + name}), ConfigUse::training));
+    Interrupts interrupts;
+    int count = 0;
+    Listeners listeners = all_listeners(experiment);
+    listeners.push_back(std::make_unique<Interrupter>(interrupts, at, count));
+    TrainingOptions options{resume ? (folder_ / name).string() : "", "engine_run", &interrupts};
+    const bool whole = Training(experiment, options, std::move(listeners)).run();
+    if (things != nullptr) *things = count;
+    return whole;
+  }
+  std::string read(const std::string& file) const {
+    std::ifstream in(folder_ / file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  fs::path folder_ = fs::path(testing::TempDir()) / "regolith_training";
+};
+
+TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) {
+  int things = 0;
+  ASSERT_TRUE(run("whole", false, -1, &things));
+  EXPECT_EQ(things, 1 + 3 * 3 + 1);
+  for (int at = 0; at < things; ++at) {
+    const std::string name = "r" + std::to_string(at);
+    ASSERT_FALSE(run(name, false, at)) << at;
+    ASSERT_TRUE(run(name, true, -1)) << at;
+    for (const char* file : {"/last.safetensors", "/best.safetensors", "/scores.json"})
+      EXPECT_TRUE(read(name + file) == read(std::string("whole") + file)) << at << file;
+    std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
+    for (std::string line, other; std::getline(expected, other);) {
+      ASSERT_TRUE(std::getline(lines, line)) << at;
+      for (const char* key : {"\"loss\"", "\"val_loss\"", "\"lr\""})
+        EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace regolith
