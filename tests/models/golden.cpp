@@ -180,13 +180,13 @@ void Fixture::expect_batch(const Bounds& bounds) {
 
 void Fixture::expect_steps(double bound, double bound_of_statistics) {
   const Values expected = read_of_loss("losses").as_f64();
-  Dataset data{.count = static_cast<int64_t>(expected.size()) * batch_,
-               .height = height_,
-               .width = width_,
-               .images = read("images").bytes,
-               .masks = read("masks").bytes,
-               .source = {},
-               .origin = "golden"};
+  Dataset data;
+  data.count = static_cast<int64_t>(expected.size()) * batch_;
+  data.height = height_;
+  data.width = width_;
+  data.images = read("images").bytes;
+  data.masks = read("masks").bytes;
+  data.origin = "golden";
   std::vector<int32_t> order;
   for (int64_t i = 0; i < data.count; ++i) order.push_back(kernels::sample_index(i, false));
   DeviceData device_data(experiment_.device(), data.view(), batch_);
