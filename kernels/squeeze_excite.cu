@@ -51,9 +51,7 @@ __device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, Factors& fact
                                               int c) {
   const int64_t first = spatial ? c : pixel * C + c;
   Pack<L, K> r;
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
+  REGOLITH_UNROLL
   for (int k = 0; k < K; ++k) r.v[k] = x.v[k] * factors.template at<L>(first + k * L);
   return r;
 }

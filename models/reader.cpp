@@ -169,32 +169,25 @@ class Reader {
     const Yaml kind = spec.at(way);
     const std::string kind_name = kind.as<std::string>();
     const Builder b(graph_, path, position.text());
-    const auto check = [&](const auto& entry) {
+    // What the registry has of that kind, once the keys and the number of inputs are found to be right.
+    const auto entry_of = [&](const auto& registry) -> const auto& {
+      const auto* entry = find_entry(registry, kind_name);
+      if (entry == nullptr)
+        kind.fail("there is no " + way + " '" + kind_name + "'" + did_you_mean(kind_name, kinds(registry)));
       std::vector<std::string> keys;
-      for (const AttributeKey& k : entry.keys) keys.push_back(k.name);
+      for (const AttributeKey& k : entry->keys) keys.push_back(k.name);
       taken_.insert(keys.begin(), keys.end());
       keys.insert(keys.end(), {way, "in"});
       spec.expect_keys(keys);
       const int n = static_cast<int>(inputs.size());
-      if (n < entry.min_inputs || n > entry.max_inputs)
-        spec.find("in").fail(entry.kind + " takes " + std::to_string(entry.min_inputs) +
-                             (entry.max_inputs == entry.min_inputs ? "" : " or more") + " inputs, not " +
+      if (n < entry->min_inputs || n > entry->max_inputs)
+        spec.find("in").fail(entry->kind + " takes " + std::to_string(entry->min_inputs) +
+                             (entry->max_inputs == entry->min_inputs ? "" : " or more") + " inputs, not " +
                              std::to_string(n));
+      return *entry;
     };
-    if (way == "op") {
-      const OpEntry* entry = find_entry(op_registry(), kind_name);
-      if (entry == nullptr)
-        kind.fail("there is no op '" + kind_name + "'" + did_you_mean(kind_name, kinds(op_registry())));
-      check(*entry);
-      return b.add("", entry->parse(a), inputs);
-    }
-    if (way == "block") {
-      const BlockEntry* entry = find_entry(block_registry(), kind_name);
-      if (entry == nullptr)
-        kind.fail("there is no block '" + kind_name + "'" + did_you_mean(kind_name, kinds(block_registry())));
-      check(*entry);
-      return entry->build(b, a, inputs);
-    }
+    if (way == "op") return b.add("", entry_of(op_registry()).parse(a), inputs);
+    if (way == "block") return entry_of(block_registry()).build(b, a, inputs);
     return read_net(name, path, a, kind, inputs, scope, defaults, depth);
   }
 

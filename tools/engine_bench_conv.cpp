@@ -1,15 +1,15 @@
 // engine_bench_conv [--batch N] [--precision fp32|bf16] [--threads T] [--provider NAME ...]: GFLOP/s of the
 // convolutions of the base U-Net, each direction, by each provider. Results are first compared between the providers.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <vector>
 
 #include "app/command_line.h"
 #include "engine/base/error.h"
 #include "engine/conv/provider.h"
-#include "kernels/core/random.h"
+#include "tools/timing.h"
 
 namespace regolith {
 namespace {
@@ -17,21 +17,9 @@ namespace {
 struct Layer {
   int H, W, C, K;
 };
-constexpr Layer kLayers[] = {{64, 128, 32, 32},  {32, 64, 32, 64},  {32, 64, 64, 64}, {16, 32, 64, 128},
-                             {16, 32, 128, 128}, {8, 16, 256, 256}, {4, 8, 256, 256}, {16, 32, 384, 128},
-                             {32, 64, 192, 64},  {64, 128, 96, 32}};
-
-DeviceBuffer filled(Device& device, size_t n, DType type, uint32_t key) {  // in [-1, 1)
-  DeviceBuffer buffer(device, n * size_of(type));
-  for (size_t i = 0; i < n; ++i) {
-    const float v = 2 * uniform(philox(key, static_cast<uint32_t>(i), 0, 0, 0).v[0]) - 1;
-    if (type == DType::f32)
-      buffer.as<float>()[i] = v;
-    else
-      buffer.as<bf16>()[i] = bf16(v);
-  }
-  return buffer;
-}
+constexpr Layer kLayers[] = {{64, 128, 32, 32},  {32, 64, 32, 64},  {32, 64, 64, 64},  {16, 32, 64, 128},
+                             {16, 32, 128, 128}, {8, 16, 768, 256}, {8, 16, 256, 256}, {4, 8, 256, 256},
+                             {16, 32, 384, 128}, {32, 64, 192, 64}, {64, 128, 96, 32}};
 
 double norm_of_difference(const DeviceBuffer& a, const DeviceBuffer& b, DType type, size_t n) {  // relative
   double difference = 0, norm = 0;
@@ -45,18 +33,6 @@ double norm_of_difference(const DeviceBuffer& a, const DeviceBuffer& b, DType ty
   return std::sqrt(difference / norm);
 }
 
-template <class F>
-double median_seconds(F&& run) {
-  std::vector<double> times;
-  for (double total = 0; times.size() < 5 || (total < 0.3 && times.size() < 100); total += times.back()) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
-}
-
 void bench(Device& device, int N, DType type, const std::vector<std::string>& wanted) {
   const auto stream = device.make_stream();
   std::printf("%s, %s, batch %d: GFLOP/s, two to a multiplication of the direct sum\n", device.name().c_str(),
@@ -64,9 +40,12 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
   for (const auto [H, W, C, K] : kLayers) {
     const ConvRequest request{.shape = {N, H, W, C, K, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, .type = type};
     const size_t x_size = static_cast<size_t>(N) * H * W * C, y_size = x_size / C * K, w_size = request.shape.weights();
-    const DeviceBuffer x = filled(device, x_size, type, 1), dy = filled(device, y_size, type, 2);
-    const DeviceBuffer w = filled(device, w_size, type, 3);
-    std::vector<DeviceBuffer> first;  // y, dx, dw of the first provider
+    const DeviceBuffer x = random_numbers(device, *stream, x_size, type, 1),
+                       dy = random_numbers(device, *stream, y_size, type, 2),
+                       w = random_numbers(device, *stream, w_size, type, 3);
+    const DType types[] = {type, type, DType::f32};  // of y, dx and dw
+    const size_t sizes[] = {y_size, x_size, w_size};
+    std::vector<DeviceBuffer> first;  // those of the first provider
     for (ConvProvider* provider : conv_providers()) {
       const std::string name(provider->name());
       if (std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
@@ -77,44 +56,37 @@ void bench(Device& device, int N, DType type, const std::vector<std::string>& wa
       }
       Convolution& conv = *std::get<0>(made);
       std::vector<DeviceBuffer> out;
-      out.emplace_back(device, y_size * size_of(type));
-      out.emplace_back(device, x_size * size_of(type));
-      out.emplace_back(device, w_size * sizeof(float));
+      for (int i = 0; i < 3; ++i) out.emplace_back(device, sizes[i] * size_of(types[i]));
       const DeviceBuffer packed(device, conv.prepacked(WeightUse::forward).bytes),
           packed_dgrad(device, conv.prepacked(WeightUse::dgrad).bytes);
       const DeviceBuffer ws(device,
                             std::max({conv.forward_workspace(), conv.dgrad_workspace(), conv.wgrad_workspace()}));
       const auto map_x = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, C, C, type}; };
       const auto map_y = [&](const DeviceBuffer& b) { return TensorView{b.as(), N, H, W, K, K, type}; };
-      const auto pack = [&] {
-        conv.prepack_weights(*stream, WeightUse::forward, w.as(), packed.as());
-        conv.prepack_weights(*stream, WeightUse::dgrad, w.as(), packed_dgrad.as());
+      const double pack = median_seconds(
+          *stream,
+          [&] {
+            conv.prepack_weights(*stream, WeightUse::forward, w.as(), packed.as());
+            conv.prepack_weights(*stream, WeightUse::dgrad, w.as(), packed_dgrad.as());
+          },
+          0.3);
+      const auto rate = [&](const std::function<void()>& launch) {
+        return 2e-9 * static_cast<double>(request.shape.macs()) / median_seconds(*stream, launch, 0.3);
       };
-      pack();
-      const auto forward = [&] {
-        conv.forward(*stream, map_x(x), w.as(), packed.as(), nullptr, map_y(out[0]), ws.as());
-      };
-      const auto dgrad = [&] { conv.dgrad(*stream, map_y(dy), w.as(), packed_dgrad.as(), map_x(out[1]), ws.as()); };
-      const auto wgrad = [&] { conv.wgrad(*stream, map_x(x), map_y(dy), out[2].as<float>(), nullptr, false, ws.as()); };
-      forward(), dgrad(), wgrad();
-      if (first.empty()) {
-        first = std::move(out);
-        out.emplace_back(device, y_size * size_of(type));
-        out.emplace_back(device, x_size * size_of(type));
-        out.emplace_back(device, w_size * sizeof(float));
-      } else {
-        const DType types[] = {type, type, DType::f32};
-        const size_t sizes[] = {y_size, x_size, w_size};
-        for (int i = 0; i < 3; ++i) {
-          const double error = norm_of_difference(first[i], out[i], types[i], sizes[i]);
-          if (!(error < (types[i] == DType::f32 ? 1e-4 : 1e-2)))
-            throw Error(name + " differs from the first provider by " + std::to_string(error));
-        }
+      const double forward =
+          rate([&] { conv.forward(*stream, map_x(x), w.as(), packed.as(), nullptr, map_y(out[0]), ws.as()); });
+      const double dgrad =
+          rate([&] { conv.dgrad(*stream, map_y(dy), w.as(), packed_dgrad.as(), map_x(out[1]), ws.as()); });
+      const double wgrad =
+          rate([&] { conv.wgrad(*stream, map_x(x), map_y(dy), out[2].as<float>(), nullptr, false, ws.as()); });
+      for (size_t i = 0; i < first.size(); ++i) {
+        const double error = norm_of_difference(first[i], out[i], types[i], sizes[i]);
+        if (!(error < (types[i] == DType::f32 ? 1e-4 : 1e-2)))
+          throw Error(name + " differs from the first provider by " + std::to_string(error));
       }
-      const double gigaflops = 2e-9 * static_cast<double>(request.shape.macs());
+      if (first.empty()) first = std::move(out);
       std::printf("%3dx%-3d %3d -> %3d  %-9s forward %5.0f  dgrad %5.0f  wgrad %5.0f  pack %.2f ms  %s\n", H, W, C, K,
-                  name.c_str(), gigaflops / median_seconds(forward), gigaflops / median_seconds(dgrad),
-                  gigaflops / median_seconds(wgrad), 1e3 * median_seconds(pack), conv.implementation().c_str());
+                  name.c_str(), forward, dgrad, wgrad, 1e3 * pack, conv.implementation().c_str());
       std::fflush(stdout);
     }
   }

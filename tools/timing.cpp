@@ -14,7 +14,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Numbers in [-1, 1): a GPU multiplies zeros faster.
 template <class T>
 DeviceBuffer random_numbers_as(Device& device, DeviceStream& stream, int64_t n, uint32_t key) {
   std::vector<T> host(n);
@@ -24,11 +23,6 @@ DeviceBuffer random_numbers_as(Device& device, DeviceStream& stream, int64_t n, 
   device.upload(buffer.as(), host.data(), n * sizeof(T), stream);
   stream.synchronize();
   return buffer;
-}
-DeviceBuffer random_numbers(Device& device, DeviceStream& stream, int64_t n, DType type, uint32_t key) {
-  if (type == DType::bf16) return random_numbers_as<bf16>(device, stream, n, key);
-  if (type == DType::f16) return random_numbers_as<fp16>(device, stream, n, key);
-  return random_numbers_as<float>(device, stream, n, key);
 }
 
 double copy_rate(Device& device, DeviceStream& stream) {
@@ -77,6 +71,12 @@ void matrix_rate(Device& device, DeviceStream& stream, DType type, bool tf32, Ma
 }
 
 }  // namespace
+
+DeviceBuffer random_numbers(Device& device, DeviceStream& stream, int64_t n, DType type, uint32_t key) {
+  if (type == DType::bf16) return random_numbers_as<bf16>(device, stream, n, key);
+  if (type == DType::f16) return random_numbers_as<fp16>(device, stream, n, key);
+  return random_numbers_as<float>(device, stream, n, key);
+}
 
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());

@@ -10,6 +10,9 @@
 
 namespace regolith {
 
+// In [-1, 1): a GPU multiplies zeros faster.
+DeviceBuffer random_numbers(Device& device, DeviceStream& stream, int64_t n, DType type, uint32_t key);
+
 double median(std::vector<double> values);  // of one or more
 
 // Seconds of one call of `launch`, which enqueues on the stream: the median over rounds of so many calls that waiting

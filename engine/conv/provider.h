@@ -73,9 +73,9 @@ class Convolution {
   // where the user names no provider.
   virtual bool is_profitable() const { return true; }
 
-  virtual size_t forward_workspace() const = 0;
-  virtual size_t dgrad_workspace() const = 0;
-  virtual size_t wgrad_workspace() const = 0;
+  virtual size_t forward_workspace() const { return 0; }
+  virtual size_t dgrad_workspace() const { return 0; }
+  virtual size_t wgrad_workspace() const { return 0; }
 
   // The provider's own copy of the weights, in the layout that it reads in this direction. Copies of one layout are
   // equal byte for byte, whatever the batch they were compiled for.

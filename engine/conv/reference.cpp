@@ -16,8 +16,6 @@ class ReferenceConvolution : public Convolution {
   }
   std::string_view provider() const override { return "reference"; }
   std::string implementation() const override { return "plain loops"; }
-  size_t forward_workspace() const override { return 0; }
-  size_t dgrad_workspace() const override { return 0; }
   size_t wgrad_workspace() const override { return wgrad_workspace_; }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,

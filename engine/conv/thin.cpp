@@ -19,8 +19,6 @@ class ThinInConvolution : public Convolution {
   }
   std::string_view provider() const override { return "thin"; }
   std::string implementation() const override { return "thin input"; }
-  size_t forward_workspace() const override { return 0; }
-  size_t dgrad_workspace() const override { return 0; }
   size_t wgrad_workspace() const override {
     return kernels::thin_gather_workspace({.N = shape_.N, .H = shape_.P(), .W = shape_.Q(), .C = shape_.K},
                                           shape_.R * shape_.S * shape_.C);
@@ -53,8 +51,6 @@ class ThinOutConvolution : public Convolution {
   explicit ThinOutConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {}
   std::string_view provider() const override { return "thin"; }
   std::string implementation() const override { return "thin output"; }
-  size_t forward_workspace() const override { return 0; }
-  size_t dgrad_workspace() const override { return 0; }
   size_t wgrad_workspace() const override {
     TensorView x{.N = shape_.N, .H = shape_.H, .W = shape_.W, .C = shape_.C, .pitch = shape_.C}, dy = x;
     dy.C = dy.pitch = shape_.K;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/base/text.h"
+
 namespace regolith {
 namespace {
 
@@ -255,6 +257,15 @@ size_t assign_offsets(std::vector<PlanBuffer>& buffers, bool reuse) {
     placed.push_back(i);
   }
   return total;
+}
+
+std::string largest_buffers(const Plan& plan) {
+  std::vector<PlanBuffer> b = plan.buffers;
+  std::stable_sort(b.begin(), b.end(), [](const auto& x, const auto& y) { return x.bytes > y.bytes; });
+  std::vector<std::string> names;
+  for (size_t i = 0; i < std::min<size_t>(3, b.size()); ++i)
+    names.push_back(b[i].name + " " + mebibytes(static_cast<double>(b[i].bytes), 1));
+  return join(names);
 }
 
 Plan make_plan(const Graph& graph, const PlanOptions& options, DType type) {

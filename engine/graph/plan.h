@@ -52,6 +52,9 @@ struct Plan {
 // The graph's ops have been inferred and, for their workspaces, compiled.
 Plan make_plan(const Graph& graph, const PlanOptions& options, DType type);
 
+// The three largest buffers with their sizes, for people: "e1/conv 12.0 MiB, ...".
+std::string largest_buffers(const Plan& plan);
+
 // Which nodes take part in backward, and of which inputs they give a gradient.
 std::vector<std::vector<bool>> wanted_gradients(const Graph& graph);
 

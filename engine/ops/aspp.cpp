@@ -54,11 +54,11 @@ std::string AsppOp::describe() const {
 }
 
 std::vector<AsppOp::Group> AsppOp::groups(int H, int W) const {
-  std::vector<Group> list{{{}, {{0, {0}}}}};
+  std::vector<Group> list{{{}, {{0, {0}, 1}}}};
   for (size_t i = 0; i < a_.rates.size(); ++i) {
     const int rate = a_.rates[i];
     const kernels::AsppTaps taps{!a_.prune || rate < H ? 3 : 1, !a_.prune || rate < W ? 3 : 1, rate};
-    Group::Member member{static_cast<int>(i) + 1, {}};
+    Group::Member member{static_cast<int>(i) + 1, {}, 9};
     for (int t = 0; t < 9; ++t)
       if ((taps.rows == 3 || t / 3 == 1) && (taps.columns == 3 || t % 3 == 1)) member.live.push_back(t);
     if (taps.count() == 1) {
@@ -67,6 +67,7 @@ std::vector<AsppOp::Group> AsppOp::groups(int H, int W) const {
       list.push_back({taps, {member}});
     }
   }
+  list.push_back({{}, {{pool_branch(), {0}, 1}}});
   return list;
 }
 
@@ -122,8 +123,8 @@ Inference AsppOp::infer(const std::vector<Shape>& inputs) {
   r.saves_input = {true};
   int64_t taps = 0;
   for (const Group& g : groups_) taps += static_cast<int64_t>(g.members.size()) * g.taps.count();
-  r.macs =
-      x_.pixels() * F * (taps * C + static_cast<int64_t>(pool_branch()) * F) + static_cast<int64_t>(x_.N) * F * (C + F);
+  r.macs = x_.pixels() * F * ((taps - 1) * C + static_cast<int64_t>(pool_branch()) * F) +
+           static_cast<int64_t>(x_.N) * F * (C + F);
   r.note = note(x_.H, x_.W);
   return r;
 }
@@ -131,9 +132,9 @@ Inference AsppOp::infer(const std::vector<Shape>& inputs) {
 void AsppOp::compile(const CompileContext& context) {
   type_ = context.type;
   const int N = x_.N, C = x_.C, F = a_.filters;
-  const size_t element = size_of(type_), pixels = static_cast<size_t>(x_.pixels());
+  const size_t element = size_of(type_);
   BranchSumShape shape{N, x_.H, x_.W, C, F, {}, a_.bias, false, context.needs_dx[0]};
-  for (const Group& g : groups_) shape.branches.push_back({width(g), g.taps});
+  for (size_t i = 0; i + 1 < groups_.size(); ++i) shape.branches.push_back({width(groups_[i]), groups_[i].taps});
   pixels_ = make_branch_sum(context, shape);
   pooled_ = make_branch_sum(context, {N, 1, 1, C, F, {{F, {}}}, a_.bias, a_.bias, context.needs_dx[0]});
 
@@ -146,7 +147,8 @@ void AsppOp::compile(const CompileContext& context) {
   };
   for (size_t i = 0; i < groups_.size(); ++i) {
     const Group& g = groups_[i];
-    const size_t K = shape.branches[i].K, weights = K * g.taps.count() * C;
+    const size_t K = width(g), weights = K * g.taps.count() * C;
+    const size_t pixels = i + 1 < groups_.size() ? x_.pixels() : N;
     Places p;
     p.project = gather("projection " + std::to_string(i), F * K * element);
     p.dproject = backward.take(F * K * sizeof(float));
@@ -160,16 +162,10 @@ void AsppOp::compile(const CompileContext& context) {
     }
     places_.push_back(p);
   }
-  const size_t pixel_of_filters = static_cast<size_t>(N) * F * element, projection = static_cast<size_t>(F) * F;
-  pool_ = {};
-  pool_.project = gather("pooled projection", projection * element);
-  pool_.dproject = backward.take(projection * sizeof(float));
-  pool_.z = saved.take(pixel_of_filters);
-  pool_.dz = backward.take(pixel_of_filters);
   saved_.mean = saved.take(static_cast<size_t>(N) * C * element);
   backward_.mean = backward.take(static_cast<size_t>(N) * C * element);
-  forward_.sum = forward.take(pixel_of_filters);
-  backward_.sum = backward.take(pixel_of_filters);
+  forward_.sum = forward.take(static_cast<size_t>(N) * F * element);
+  backward_.sum = backward.take(static_cast<size_t>(N) * F * element);
   pixels_packed_ = packed_.size();
   for (const Prepacked& p : pixels_->prepacked()) gather("pixels " + p.layout, p.bytes);
   pooled_packed_ = packed_.size();
@@ -186,47 +182,30 @@ void AsppOp::compile(const CompileContext& context) {
   backward_.bytes = backward.bytes();
 }
 
-std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward) const {
-  std::vector<BranchSum::Branch> list;
-  for (size_t i = 0; i < groups_.size(); ++i) {
-    const Group& g = groups_[i];
-    const Places& p = places_[i];
-    const ParamView& kernel = run.params[kernel_of(g.members[0].branch)];
-    const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
-    const int K = width(g);
-    BranchSum::Branch b;
-    b.w = g.whole() ? kernel.compute : run.packed[p.w];
-    if (bias != nullptr) b.bias = g.whole() ? bias->master : static_cast<const float*>(run.packed[p.bias]);
-    b.project = run.packed[p.project];
-    b.z = whole_map(piece(run.saved, p.z), x_.N, x_.H, x_.W, K, type_);
-    if (backward) {
-      b.dz = whole_map(piece(run.workspace, p.dz), x_.N, x_.H, x_.W, K, type_);
-      b.dw = g.whole() ? kernel.grad : piece<float>(run.workspace, p.dw);
-      if (bias != nullptr) b.db = g.whole() ? bias->grad : piece<float>(run.workspace, p.db);
-      b.dproject = piece<float>(run.workspace, p.dproject);
-      b.accumulate = g.whole() && run.accumulate_grads;
-    }
-    list.push_back(b);
-  }
-  return list;
-}
-
-BranchSum::Branch AsppOp::pooled(const OpRun& run, bool backward) const {
-  const ParamView& kernel = run.params[kernel_of(pool_branch())];
-  const ParamView* bias = a_.bias ? &run.params[kernel_of(pool_branch()) + 1] : nullptr;
+BranchSum::Branch AsppOp::branch(const OpRun& run, size_t group, int H, int W, bool backward) const {
+  const Group& g = groups_[group];
+  const Places& p = places_[group];
+  const ParamView& kernel = run.params[kernel_of(g.members[0].branch)];
+  const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
   BranchSum::Branch b;
-  b.w = kernel.compute;
-  if (bias != nullptr) b.bias = bias->master;
-  b.project = run.packed[pool_.project];
-  b.z = image_map(piece(run.saved, pool_.z), a_.filters);
+  b.w = g.whole() ? kernel.compute : run.packed[p.w];
+  if (bias != nullptr) b.bias = g.whole() ? bias->master : static_cast<const float*>(run.packed[p.bias]);
+  b.project = run.packed[p.project];
+  b.z = whole_map(piece(run.saved, p.z), x_.N, H, W, width(g), type_);
   if (backward) {
-    b.dz = image_map(piece(run.workspace, pool_.dz), a_.filters);
-    b.dw = kernel.grad;
-    if (bias != nullptr) b.db = bias->grad;
-    b.dproject = piece<float>(run.workspace, pool_.dproject);
-    b.accumulate = run.accumulate_grads;
+    b.dz = whole_map(piece(run.workspace, p.dz), x_.N, H, W, width(g), type_);
+    b.dw = g.whole() ? kernel.grad : piece<float>(run.workspace, p.dw);
+    if (bias != nullptr) b.db = g.whole() ? bias->grad : piece<float>(run.workspace, p.db);
+    b.dproject = piece<float>(run.workspace, p.dproject);
+    b.accumulate = g.whole() && run.accumulate_grads;
   }
   return b;
+}
+
+std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward) const {
+  std::vector<BranchSum::Branch> list;
+  for (size_t i = 0; i + 1 < groups_.size(); ++i) list.push_back(branch(run, i, x_.H, x_.W, backward));
+  return list;
 }
 
 // Branches of several taps lie in the packed weights as (K, taps, C), the members of a group one after the other; the
@@ -243,16 +222,15 @@ void AsppOp::prepack_weights(const OpRun& run) {
     if (g.whole()) return;
     const int taps = g.taps.count();
     for (int t = 0; t < taps; ++t)
-      weights.add(F, C, run.params[kernel_of(m.branch)].compute, int64_t{C} * m.live[t], m.stored() * C,
-                  run.packed[p.w], (int64_t{F} * j * taps + t) * C, taps * C);
+      weights.add(F, C, run.params[kernel_of(m.branch)].compute, int64_t{C} * m.live[t], m.stored * C, run.packed[p.w],
+                  (int64_t{F} * j * taps + t) * C, taps * C);
     if (a_.bias)
       biases.add(1, F, run.params[kernel_of(m.branch) + 1].master, 0, F, run.packed[p.bias], int64_t{F} * j, F);
   });
-  weights.add(F, F, projection, int64_t{F} * pool_branch(), columns() * F, run.packed[pool_.project], 0, F);
   weights.run(stream);
   biases.run(stream);
   pixels_->prepack_weights(stream, branches(run, false), run.packed.data() + pixels_packed_);
-  pooled_->prepack_weights(stream, {pooled(run, false)}, run.packed.data() + pooled_packed_);
+  pooled_->prepack_weights(stream, pooled(run, false), run.packed.data() + pooled_packed_);
 }
 
 void AsppOp::forward(const OpRun& run) {
@@ -263,7 +241,7 @@ void AsppOp::forward(const OpRun& run) {
   const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
   kernels::image_sum(
       stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W), .workspace = scratch});
-  pooled_->forward(stream, mean, {pooled(run, false)}, bias, {}, sum, run.packed.data() + pooled_packed_, scratch);
+  pooled_->forward(stream, mean, pooled(run, false), bias, {}, sum, run.packed.data() + pooled_packed_, scratch);
   pixels_->forward(stream, run.x[0], branches(run, false), nullptr, sum, run.y, run.packed.data() + pixels_packed_,
                    scratch);
 }
@@ -275,7 +253,7 @@ void AsppOp::backward(const OpRun& run) {
   const TensorView dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : TensorView{};
   void* scratch = piece(run.workspace, backward_.pixels);
   kernels::image_sum(stream, {.x = run.dy, .sum = dsum, .workspace = scratch});
-  pooled_->backward(stream, mean, dsum, {pooled(run, true)}, {}, 1, dmean, false, run.packed.data() + pooled_packed_,
+  pooled_->backward(stream, mean, dsum, pooled(run, true), {}, 1, dmean, false, run.packed.data() + pooled_packed_,
                     scratch);
   pixels_->backward(stream, run.x[0], run.dy, branches(run, true), dmean, 1.0f / static_cast<float>(x_.H * x_.W),
                     run.dx[0], run.accumulate[0], run.packed.data() + pixels_packed_, scratch);
@@ -301,14 +279,13 @@ void AsppOp::scatter_gradients(const OpRun& run) const {
     const int taps = g.taps.count();
     for (int t = 0; t < taps; ++t)
       copies.add(F, C, piece(run.workspace, p.dw), (int64_t{F} * j * taps + t) * C, taps * C, kernel,
-                 int64_t{C} * m.live[t], m.stored() * C);
-    for (int t = 0; t < m.stored() && !run.accumulate_grads; ++t)
+                 int64_t{C} * m.live[t], m.stored * C);
+    for (int t = 0; t < m.stored && !run.accumulate_grads; ++t)
       if (std::find(m.live.begin(), m.live.end(), t) == m.live.end())
-        copies.add(F, C, nullptr, 0, 0, kernel, int64_t{C} * t, m.stored() * C);
+        copies.add(F, C, nullptr, 0, 0, kernel, int64_t{C} * t, m.stored * C);
     if (a_.bias)
       copies.add(1, F, piece(run.workspace, p.db), int64_t{F} * j, F, run.params[kernel_of(m.branch) + 1].grad, 0, F);
   });
-  copies.add(F, F, piece(run.workspace, pool_.dproject), 0, F, projection, int64_t{F} * pool_branch(), columns() * F);
   copies.run(*run.stream);
 }
 

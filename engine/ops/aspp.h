@@ -47,14 +47,14 @@ class AsppOp : public OpBase<AsppOp> {
   // Branches that are one convolution.
   struct Group {
     struct Member {
-      int branch;             // 0: the 1x1 convolution; i: rate i - 1 of the list
+      int branch;             // 0: the 1x1 convolution; i: rate i - 1 of the list; behind those, that of the mean
       std::vector<int> live;  // taps, among the 1 or 9 of the parameter
-      int stored() const { return branch == 0 ? 1 : 9; }
+      int stored;             // taps of the parameter
     };
     kernels::AsppTaps taps;
     std::vector<Member> members;
     // Whether its weights are a parameter as it is; else they are gathered, and their gradient is scattered.
-    bool whole() const { return members.size() == 1 && taps.count() == members[0].stored(); }
+    bool whole() const { return members.size() == 1 && taps.count() == members[0].stored; }
   };
   // Where a group's tensors lie, in bytes from the start of the memory that holds them.
   struct Places {
@@ -74,8 +74,13 @@ class AsppOp : public OpBase<AsppOp> {
   int project_branch() const { return pool_branch() + 1; }
   int columns() const { return pool_branch() + 1; }  // of F input channels, that the projection has
   TensorView image_map(void* data, int C) const { return whole_map(data, x_.N, 1, 1, C, type_); }
+  // Of a group over maps of H x W. backward: with its gradients.
+  BranchSum::Branch branch(const OpRun& run, size_t group, int H, int W, bool backward) const;
+  // Those over the pixels of the map: all but the last. That is over the means of the images.
   std::vector<BranchSum::Branch> branches(const OpRun& run, bool backward) const;
-  BranchSum::Branch pooled(const OpRun& run, bool backward) const;
+  std::vector<BranchSum::Branch> pooled(const OpRun& run, bool backward) const {
+    return {branch(run, groups_.size() - 1, 1, 1, backward)};
+  }
   // f(group, its number, member, its number) for all members of all groups.
   template <class F>
   void each_member(F&& f) const {
@@ -88,12 +93,11 @@ class AsppOp : public OpBase<AsppOp> {
 
   AsppAttributes a_;
   Shape x_;
-  std::vector<Group> groups_;
+  std::vector<Group> groups_;  // the last is that of the images' means
   // Compiled.
   DType type_ = DType::f32;
   std::shared_ptr<BranchSum> pixels_, pooled_;
   std::vector<Places> places_;
-  Places pool_;
   Memory saved_, forward_, backward_;
   std::vector<Prepacked> packed_;  // the gathered weights, then those of pixels_, then those of pooled_
   size_t pixels_packed_ = 0, pooled_packed_ = 0;

@@ -65,14 +65,7 @@ std::string explain(Network& network, int batch, int moments) {
           "; weights, gradients and moments " + mebibytes(parameters.bytes_with_moments(moments), 1) + "\n";
   text += "concat       " + std::to_string(plan.concat_copies) + " copies; " + std::to_string(plan.extra_adds) +
           " gradients added in a pass of their own\n";
-
-  std::vector<const PlanBuffer*> largest;
-  for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
-  std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
-  std::vector<std::string> names;
-  for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
-    names.push_back(largest[i]->name + " " + mebibytes(largest[i]->bytes, 1));
-  text += "largest      " + join(names) + "\n";
+  text += "largest      " + largest_buffers(plan) + "\n";
   const std::string problem = network.shortage(program, network.arena_bytes(), prepacked);
   return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }

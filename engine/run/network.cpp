@@ -105,17 +105,11 @@ std::string Network::shortage(const Program& program, size_t arena, size_t prepa
   const Plan& plan = program.plan();
   const size_t free = device_.free_bytes();
   if (arena + prepacked <= free) return "";
-  std::vector<const PlanBuffer*> largest;
-  for (const PlanBuffer& b : plan.buffers) largest.push_back(&b);
-  std::sort(largest.begin(), largest.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
-  std::vector<std::string> names;
-  for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i)
-    names.push_back(largest[i]->name + " (" + mebibytes(largest[i]->bytes) + ")");
   const int N = program.options().N;
   const size_t left = free - std::min(free, prepacked);
   return "the arena of a batch of " + std::to_string(N) + " takes " + mebibytes(plan.bytes) +
          (prepacked > 0 ? ", its prepacked weights " + mebibytes(prepacked) : "") + ", and " + device_.name() +
-         " has " + mebibytes(free) + " free. Largest tensors: " + join(names) + ". A batch of " +
+         " has " + mebibytes(free) + " free. Largest tensors: " + largest_buffers(plan) + ". A batch of " +
          std::to_string(std::max<size_t>(1, N * left / plan.bytes)) + " would fit" +
          (couples_images() ? "" : "; or set train.slices");
 }

@@ -18,18 +18,24 @@
 #include "kernels/core/dtype.h"
 #include "kernels/core/execution.h"
 
+#if defined(__CUDACC__) || defined(REGOLITH_CHECKED)
+#define REGOLITH_VECTOR_EXTENSION 0
+#else
+#define REGOLITH_VECTOR_EXTENSION 1
+#endif
+
 namespace regolith::kernels::REGOLITH_EXECUTION {
 
 // Tells the fast host what will soon be read or written: strides of a slice of channels hide that from a processor. The
 // address may be past the end of a map. Elsewhere nothing.
 template <class T>
 __device__ __forceinline__ void prefetch([[maybe_unused]] const T* base, [[maybe_unused]] int64_t elements) {
-#if !defined(__CUDACC__) && !defined(REGOLITH_CHECKED)
+#if REGOLITH_VECTOR_EXTENSION
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) + elements * sizeof(T)));
 #endif
 }
 
-#if defined(__CUDACC__) || defined(REGOLITH_CHECKED)
+#if !REGOLITH_VECTOR_EXTENSION
 template <class T>
 inline constexpr int kLanes = 16 / sizeof(T);
 #elif defined(__AVX512F__)
@@ -41,7 +47,7 @@ inline constexpr int kLanes = 8;
 #endif
 
 namespace detail {
-#if defined(__CUDACC__) || defined(REGOLITH_CHECKED)
+#if !REGOLITH_VECTOR_EXTENSION
 template <class E, int N>
 struct Lanes {
   E e[N];
@@ -65,12 +71,6 @@ template <class E, int N>
 using Lanes = typename LanesOf<E, N>::type;
 #endif
 }  // namespace detail
-
-#if !defined(__CUDACC__) && !defined(REGOLITH_CHECKED)
-#define REGOLITH_VECTOR_EXTENSION 1
-#else
-#define REGOLITH_VECTOR_EXTENSION 0
-#endif
 
 // N floats. All operations are lane by lane unless their name says otherwise.
 template <int N>
@@ -195,13 +195,6 @@ __device__ __forceinline__ float sum_lanes(const Vec<N>& a) {
     for (int i = 0; i < step; ++i) s[i] += s[i + step];
   return s[0];
 }
-template <int N>
-__device__ __forceinline__ float max_lanes(const Vec<N>& a) {
-  float m = a[0];
-  for (int i = 1; i < N; ++i) m = a[i] > m ? a[i] : m;
-  return m;
-}
-
 #if REGOLITH_VECTOR_EXTENSION && defined(__F16C__) && defined(__AVX2__)
 #define REGOLITH_X86_HALVES 1  // g++ does not find these instructions by itself
 #else
