@@ -111,28 +111,33 @@ Tolerance within(const Norm& k, DType stored, double magnitude = 4) {
 }
 int64_t map_bytes(const Norm& k, DType t) { return static_cast<int64_t>(k.size() * size_of(t)); }
 
+// What both directions have in common.
+kernels::Norm arguments(const Norm& k, Fixture& fixture, const Inputs& in, const Buffer& x, const Buffer& mean,
+                        const Buffer& rstd) {
+  const Layout per_channel{1, 1, 1, k.C};
+  return {.x = x.map(),
+          .groups = k.groups,
+          .gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32).as<float>(),
+          .beta = fixture.input("beta", per_channel, in.beta, DType::f32).as<float>(),
+          .mean = mean.as<float>(),
+          .rstd = rstd.as<float>(),
+          .relu = k.relu,
+          .training = k.training,
+          .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))};
+}
+
 CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   const Inputs in = draw(k, fixture);
-  const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()}, per_group{1, 1, 1, k.parts()};
+  const Layout per_part{1, 1, k.samples(), k.parts()}, per_group{1, 1, 1, k.parts()};
   Buffer& x = k.in_place ? fixture.inout("x", k.layout(16, 8), in.x) : fixture.input("x", k.layout(16, 8), in.x);
   Buffer* residual = k.residual ? &fixture.input("residual", k.layout(0, 32), in.residual) : nullptr;
   Buffer& y = k.in_place ? x : fixture.output("y", k.layout(8, 0));
-  Buffer &gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32),
-         &beta = fixture.input("beta", per_channel, in.beta, DType::f32);
   Buffer &mean = fixture.output("mean", per_part, DType::f32), &rstd = fixture.output("rstd", per_part, DType::f32);
   Buffer& sums = fixture.output("sums", {1, 1, k.N, k.C}, DType::f32);
   Buffer &running_mean = fixture.inout("running_mean", per_group, in.running_mean, DType::f32),
          &running_variance = fixture.inout("running_variance", per_group, in.running_variance, DType::f32);
   CaseRun instance;
-  const kernels::NormForward args{.norm = {.x = x.map(),
-                                           .groups = k.groups,
-                                           .gamma = gamma.as<float>(),
-                                           .beta = beta.as<float>(),
-                                           .mean = mean.as<float>(),
-                                           .rstd = rstd.as<float>(),
-                                           .relu = k.relu,
-                                           .training = k.training,
-                                           .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))},
+  const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd),
                                   .residual = residual ? residual->map() : TensorView{},
                                   .y = y.map(),
                                   .epsilon = kEpsilon,
@@ -185,21 +190,11 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   Buffer& dx = k.in_place && !k.residual ? dy : result("dx", k.layout(0, 8), {});
   Buffer* dresidual = !k.residual ? nullptr : k.in_place ? &dy : &result("dresidual", k.layout(24, 8), {});
   Buffer &dgamma = result("dgamma", per_channel, DType::f32), &dbeta = result("dbeta", per_channel, DType::f32);
-  Buffer &gamma = fixture.input("gamma", per_channel, in.gamma, DType::f32),
-         &beta = fixture.input("beta", per_channel, in.beta, DType::f32);
   Buffer &mean = fixture.input("mean", per_part, in.used.mean, DType::f32),
          &rstd = fixture.input("rstd", per_part, in.used.rstd, DType::f32);
   const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
   CaseRun instance;
-  const kernels::NormBackward args{.norm = {.x = x.map(),
-                                            .groups = k.groups,
-                                            .gamma = gamma.as<float>(),
-                                            .beta = beta.as<float>(),
-                                            .mean = mean.as<float>(),
-                                            .rstd = rstd.as<float>(),
-                                            .relu = k.relu,
-                                            .training = k.training,
-                                            .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))},
+  const kernels::NormBackward args{.norm = arguments(k, fixture, in, x, mean, rstd),
                                    .y = map(y),
                                    .dy = dy.map(),
                                    .dx = dx.map(),
