@@ -220,7 +220,9 @@ __global__ void __launch_bounds__(kDotThreads, 8)
     for (int c = 0; c < C; c += L) {
       V x[P];
       for (int i = 0; i < P; ++i) x[i] = load<V>(in + (p + i) * wide.pitch + c);
-      REGOLITH_UNROLL
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
       for (int l = 0; l < L; ++l) {
         const O a = load<O>(weights + (c + l) * M);
         for (int i = 0; i < P; ++i) sum[i] = fma(a, O(x[i][l]), sum[i]);

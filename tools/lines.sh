@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  9700
-engine  11560
-models    570
+kernels  9690
+engine  11550
+models    565
 losses    325
-data     2000
-app      1840
-tools     840"
+data     2010
+app      1870
+tools     775"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -137,7 +137,9 @@ class DropoutFactors {
     const int skip = static_cast<int>(first % 8) / 2;  // words
     Vec<L> r;
     if constexpr (L == 8) {
-      REGOLITH_UNROLL
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
       for (int i = 0; i < 8; ++i) r.set(i, factor(p.v[i / 2] >> i % 2 * 16));
     } else if constexpr (L == 1) {
       const uint32_t word = skip < 2 ? (skip == 0 ? p.v[0] : p.v[1]) : (skip == 2 ? p.v[2] : p.v[3]);
