@@ -39,6 +39,8 @@ void CommandLine::option(const char* name, T& value, const char* doc, const Limi
       option->check(CLI::Range(static_cast<T>(std::max<double>(limits.min, std::numeric_limits<T>::lowest())),
                                static_cast<T>(std::min<double>(limits.max, std::numeric_limits<T>::max()))));
   }
+  if constexpr (std::is_same_v<T, std::string>)  // as of a shell's variable that is not set
+    option->check([](const std::string& word) { return word.empty() ? "expected text, found none" : ""; });
   if (!limits.names.empty()) option->check(CLI::IsMember(limits.names));
 }
 template void CommandLine::option(const char*, int&, const char*, const Limits&);

@@ -45,6 +45,7 @@ TEST_F(CliBadInput, CommandLine) {
   refuses({}, {"name a configuration"});
   refuses({"--no-such-flag", "tiny.yaml"}, {"--no-such-flag", "--help"});
   refuses({"nowhere.yaml"}, {"nowhere.yaml"});
+  refuses({"tiny.yaml", "--resume", ""}, {"--resume: expected text, found none"});
   refuses({"tiny.yaml", "train.epoch=3"}, {"command line", "train.epoch", "did you mean 'epochs'?"});
   refuses({"tiny.yaml", "trian.epochs=3"}, {"command line", "trian", "did you mean 'train'?"});
   refuses({"tiny.yaml", "train.epochs=many"}, {"command line", "train.epochs", "many"});
