@@ -196,6 +196,8 @@ void check(const RunConfig& c, ConfigUse use) {
                             "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   check_data(c.data, data);
+  if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / c.train.batch)
+    train.fail_key("steps_per_epoch", "times train.batch is more than 2147483647 images");
   if (!c.may_validate()) {
     const std::string none = std::string("needs validation images, but ") +
                              (c.has_given_parts() ? "none are given" : "data.split.validation is 0");

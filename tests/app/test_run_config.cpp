@@ -115,6 +115,8 @@ TEST(RunConfig, BadInputGetsPlacePathAndExpectation) {
   EXPECT_THAT(
       error("run: {precision: fp166}"),
       HasSubstr("run.precision: expected one of auto, fp32, tf32, fp16, bf16; found 'fp166'; did you mean 'fp16'"));
+  EXPECT_THAT(error("train: {steps_per_epoch: 1000000000}"),
+              StartsWith("t.yaml:1:9: train.steps_per_epoch: times train.batch is more than 2147483647 images"));
   EXPECT_THAT(error("run: {name: a/b}"), HasSubstr("run.name: expected a name that can be a folder's"));
   EXPECT_THAT(error("run: {seed: -3}"), HasSubstr("run.seed: expected a whole number of at least 0"));
   EXPECT_THAT(error("optimizer: {adamw: {betas: [0.9]}}"), HasSubstr("optimizer.adamw.betas: expected a list of two"));
