@@ -98,8 +98,9 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
   for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
   if (!earlier) return;
   if (stopped_ || epoch_ >= config_.train.epochs)
-    std::printf("%s is finished%s after epoch %lld: nothing is left to train\n", folder_.c_str(),
-                stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_));
+    std::printf("%s is finished%s after epoch %lld: nothing is left to train; a larger train.%s goes on\n",
+                folder_.c_str(), stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_),
+                stopped_ ? "early_stopping.patience" : "epochs");
   else
     std::printf("resuming %s at epoch %lld, step %lld\n", folder_.c_str(), static_cast<long long>(epoch_ + 1),
                 static_cast<long long>(trainer_->state().step));

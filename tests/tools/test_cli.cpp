@@ -243,7 +243,9 @@ TEST_F(Cli, ResumesAFinishedRun) {
                     records = folder_.read("runs/tiny/history.jsonl");
   const Outcome again = run({"tiny.yaml", "--resume", "runs/tiny"});
   ASSERT_EQ(again.code, 0) << again.err;
-  EXPECT_THAT(again.out, HasSubstr("runs/tiny is finished after epoch 2: nothing is left to train\n"));
+  EXPECT_THAT(
+      again.out,
+      HasSubstr("runs/tiny is finished after epoch 2: nothing is left to train; a larger train.epochs goes on\n"));
   const auto table = [](const std::string& out) {
     const size_t at = out.find("\n\ntest (");
     return out.substr(at, out.find("\nwritten\n") - at);
@@ -267,7 +269,8 @@ TEST_F(Cli, ARunThatStoppedEarlyIsFinished) {
   resumed.insert(resumed.end(), {"--resume", "runs/tiny"});
   const Outcome again = run(resumed);
   ASSERT_EQ(again.code, 0) << again.err;
-  EXPECT_THAT(again.out, HasSubstr("runs/tiny is finished, stopped early after epoch 3: nothing is left to train\n"));
+  EXPECT_THAT(again.out, HasSubstr("runs/tiny is finished, stopped early after epoch 3: nothing is left to train; a "
+                                   "larger train.early_stopping.patience goes on\n"));
   EXPECT_EQ(history(folder_, "runs/tiny").size(), 3U);
 }
 
