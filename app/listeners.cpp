@@ -72,7 +72,12 @@ class DivergenceListener : public Listener {
 
 class HistoryListener : public Listener {
  public:
-  void begin(Training& t, bool) override { history_.emplace(t.path("history.jsonl"), t.epochs_done()); }
+  void begin(Training& t, bool) override {
+    history_.emplace(t.path("history.jsonl"), t.epochs_done());
+    if (const int64_t lost = t.epochs_done() - std::ssize(history_->records()); lost > 0)
+      std::printf("warning: %s lacks %lld of the %lld epochs before\n", t.path("history.jsonl").c_str(),
+                  static_cast<long long>(lost), static_cast<long long>(t.epochs_done()));
+  }
   void epoch(Training&, EpochReport& report) override { history_->append(report.record); }
   void end(Training& t, FinalReport& report) override {
     write_file_atomically(t.path("history.svg"), history_svg(t.experiment().config.run.name, history_->records()));
@@ -96,7 +101,7 @@ class BestListener : public Listener {
     if (std::filesystem::exists(t.path(kFile)))
       load_weights(t.experiment().network(), load_checkpoint(t.path(kFile), Loading::when_used), t.trainer().stream());
     else
-      std::printf("%s was never a number; the scores are those of the last weights\n",
+      std::printf("no weights are the best by %s; the scores are those of the last ones\n",
                   t.experiment().config.monitor().c_str());
   }
   void end(Training& t, FinalReport& report) override {

@@ -135,7 +135,7 @@ bool EarlierRun::changed(const char* section) const {
 }
 
 bool EarlierRun::same_score(const RunConfig& now) const {
-  return config.monitor() == now.monitor() && !changed("loss");
+  return !best_is_missing && config.monitor() == now.monitor() && !changed("loss");
 }
 
 std::string EarlierRun::report(const RunConfig& now) const {
@@ -143,7 +143,8 @@ std::string EarlierRun::report(const RunConfig& now) const {
   for (const Change& c : changes)
     text += "changed: " + c.text() + (inside_any(c.key, kRounding) ? "; results differ by rounding" : "") + "\n";
   if (!same_score(now) || changed("schedule.reduce_on_plateau.monitor"))
-    text += "another loss or monitor: the best value and the waiting for a better one start anew\n";
+    text += std::string(best_is_missing ? "best.safetensors is missing" : "another loss or monitor") +
+            ": the best value and the waiting for a better one start anew\n";
   return text;
 }
 
@@ -177,6 +178,11 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   if (!run.state.is_object() || !run.state["data"].is_object())
     throw CheckpointError(path + ": its training state cannot be read; was it written by engine_run?");
   check_parameters(network, run.checkpoint);
+  const std::string best = folder + "/best.safetensors";
+  if (fs::exists(best))
+    check_parameters(network, load_checkpoint(best, Loading::when_used));
+  else
+    run.best_is_missing = run.state.value(json::json_pointer("/stopping/best_epoch"), -1) >= 0;
   try {
     run.config = read_run_config(Yaml::load_string(run.checkpoint.meta("config"), path), ConfigUse::network);
   } catch (const ConfigError& e) {

@@ -35,9 +35,10 @@ struct EarlierRun {
   nlohmann::json state;  // of the loop and its listeners
   RunConfig config;      // as it ran
   std::vector<Change> changes;
+  bool best_is_missing = false;  // the weights that the best value is of
 
   bool changed(const char* section) const;
-  // Whether what was measured before compares with what will be: the same loss, the same monitor.
+  // Whether the best value counts on: its weights are there, the loss and the monitor the same.
   bool same_score(const RunConfig& now) const;
   std::string report(const RunConfig& now) const;  // a line for each change, "" without
   // Throws CheckpointError where images, masks or split are others.
@@ -46,7 +47,7 @@ struct EarlierRun {
 // Throws IoError where there is no such folder.
 void check_run_folder(const std::string& folder);
 // Throws CheckpointError, naming what differs, where the network is another one or the changes make it another
-// experiment; IoError where the file cannot be read.
+// experiment; IoError where a file cannot be read: best.safetensors too, which the end of the run needs.
 EarlierRun load_earlier_run(const std::string& folder, Network& network, const RunConfig& now);
 
 }  // namespace regolith

@@ -105,6 +105,21 @@ TEST_F(CliResume, MorePatienceGoesOn) {
   EXPECT_EQ(history("epoch").size(), 5U);
 }
 
+TEST_F(CliResume, WhatTheFolderLacksIsSaidBeforeTheWork) {
+  first();
+  const std::string best = "runs/tiny/best.safetensors", good = folder_.read(best);
+  folder_.write(best, good.substr(0, 100));
+  refuses({"--resume", "runs/tiny", "train.epochs=2"}, {best + ": ", "truncated"});
+  EXPECT_EQ(history("epoch").size(), 1U);
+  std::filesystem::remove(folder_ / best);
+  const std::string anew = "best.safetensors is missing: the best value and the waiting for a better one start anew\n";
+  EXPECT_THAT(resumed({}), ::testing::AllOf(HasSubstr(anew), HasSubstr("no weights are the best by val_loss")));
+  std::filesystem::remove(folder_ / "runs/tiny/history.jsonl");
+  EXPECT_THAT(resumed({"train.epochs=2", "optimizer.adamw.lr=5"}),  // worse than the epoch that is lost
+              ::testing::AllOf(HasSubstr(anew), HasSubstr("history.jsonl lacks 1 of the 1 epochs before\n")));
+  EXPECT_TRUE(folder_.has(best));
+}
+
 TEST_F(CliResume, OneProcessAtATime) {
   Child child(folder_.path(), {"engine_run", "tiny.yaml", "train.epochs=100000"});
   ASSERT_TRUE(child.wait_for(" 2/100000 "));
@@ -130,7 +145,8 @@ TEST_F(CliResume, WeightsThatWereNeverTheBestAreNotListedAndDataMayMove) {
   const Outcome o = run({"tiny.yaml", "data.npz=empty.npz", "loss.cross_entropy={}", "train.panels=0",
                          "train.early_stopping.monitor=val_miou_foreground"});
   ASSERT_EQ(o.code, 0) << o.err;
-  EXPECT_THAT(o.out, HasSubstr("val_miou_foreground was never a number; the scores are those of the last weights\n"));
+  EXPECT_THAT(o.out,
+              HasSubstr("no weights are the best by val_miou_foreground; the scores are those of the last ones\n"));
   EXPECT_THAT(o.out, HasSubstr("warning: class 1 (soil) has no pixels in the training images\n"));
   EXPECT_THAT(o.out, Not(HasSubstr("best.safetensors")));
 
