@@ -166,6 +166,10 @@ class Reader {
     const std::vector<std::string> ways{"op", "block", "net"};
     const std::string way = spec.one_of(ways);
     if (way.empty()) spec.fail("expected one of op, block or net");
+    for (const std::string& other : ways)
+      if (const Yaml replaced = spec.find(other); other != way && replaced.exists())
+        spec.fail_key(way, "excludes '" + other + "', which is set at " + replaced.position().text() +
+                               "; a node of another kind needs another name, and `" + name + ": null` takes this away");
     const Yaml kind = spec.at(way);
     const std::string kind_name = kind.as<std::string>();
     const Builder b(graph_, path, position.text());

@@ -119,6 +119,10 @@ TEST(Reader, NodesAreReadInTheOrderOfTheirInputsAndNullTakesThemAway) {
   EXPECT_THAT(message("  a: {op: relu, in: b}\n  b: {op: relu, in: a}\n"),
               HasSubstr("model.yaml:4:21: nodes.b.in: 'a' reads this node: nodes cannot stand in a circle"));
   EXPECT_THAT(message("  a: {op: relu, in: b}\n  b: null\n"), HasSubstr("nodes.a.in: there is no node 'b' here"));
+  const Yaml base =
+      Yaml::load_string("input: {height: 8, width: 8}\nnodes: {p: {op: max_pool, in: input}}", "base.yaml");
+  EXPECT_THAT(message([&] { read_model(base.with_overrides({"nodes.p.block=conv_norm"})); }),
+              HasSubstr("nodes.p.block: excludes 'op', which is set at base.yaml:2:17; a node of another kind"));
 }
 
 TEST(Reader, ADefaultThatNothingTakesIsAMistake) {
