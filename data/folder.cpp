@@ -261,9 +261,10 @@ void read_groups(Dataset& d, const std::string& expression) {
   std::map<std::string, int64_t> groups;
   for (const std::string& name : d.names) {
     std::smatch match;
-    if (!std::regex_search(name, match, pattern))
+    const std::string group = std::regex_search(name, match, pattern) ? match.str(match.size() > 1 ? 1 : 0) : "";
+    if (group.empty())
       throw DataError(d.origin + "/" + name + ": data.split.group, '" + expression + "', finds nothing in its name");
-    d.group.push_back(groups.emplace(match[match.size() > 1 ? 1 : 0], std::ssize(groups)).first->second);
+    d.group.push_back(groups.emplace(group, std::ssize(groups)).first->second);
   }
 }
 

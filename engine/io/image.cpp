@@ -26,8 +26,10 @@ using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
 constexpr int kLargestSide = 1 << 15;
 
-// The orientation in EXIF data (a TIFF header and a table of tags), 1 where there is none.
+// The orientation in EXIF data (a TIFF header and a table of tags), 1 where there is none. Some writers put JPEG's
+// prefix before a PNG's, and some give the orientation four bytes.
 int exif_orientation(std::span<const uint8_t> tiff) {
+  if (tiff.size() > 6 && std::memcmp(tiff.data(), "Exif\0", 6) == 0) tiff = tiff.subspan(6);
   const bool little = !tiff.empty() && tiff[0] == 'I';
   const auto number = [&](size_t at, int bytes) {
     uint32_t n = 0;
@@ -39,8 +41,8 @@ int exif_orientation(std::span<const uint8_t> tiff) {
   for (size_t i = 0; i < number(table, 2); ++i) {
     const size_t tag = table + 2 + 12 * i;
     if (tag + 12 > tiff.size()) break;
-    if (number(tag, 2) == 0x112 && number(tag + 8, 2) >= 1 && number(tag + 8, 2) <= 8)
-      return static_cast<int>(number(tag + 8, 2));
+    const uint32_t value = number(tag + 8, number(tag + 2, 2) == 4 ? 4 : 2);
+    if (number(tag, 2) == 0x112 && value >= 1 && value <= 8) return static_cast<int>(value);
   }
   return 1;
 }
@@ -215,7 +217,7 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
   image.channels = r.jpeg.num_components == 1 ? 1 : 3;
   for (auto* m = r.jpeg.marker_list; m != nullptr; m = m->next)
     if (m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
-      image.orientation = exif_orientation({m->data + 6, m->data_length - 6});
+      image.orientation = exif_orientation({m->data, m->data_length});
   turn_size(image);
   if (header_only) return std::move(r.image);
   check_sides(image, path);

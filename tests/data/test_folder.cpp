@@ -164,6 +164,17 @@ TEST_F(Folders, PixelsStandAsTheOrientationShowsThem) {
   }
 }
 
+// JPEG's prefix in a PNG, and an orientation of four bytes in big endian.
+TEST_F(Folders, OrientationsAsOddWritersLeaveThem) {
+  PngFile file{.width = 3, .height = 1, .values = {1, 2, 3}};
+  const std::string wide("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x04\0\0\0\x01\0\0\0\x03\0\0\0\0", 26);
+  for (const std::string& exif : {std::string("Exif\0\0", 6) + exif_of(3), wide}) {
+    file.exif = exif;
+    file.write(path("images/a.png"));
+    EXPECT_THAT(read_image(path("images/a.png")).values, ElementsAre(3, 2, 1));
+  }
+}
+
 TEST_F(Folders, OrientationsAreToldAndCountInSizes) {
   PngFile image{.width = 1, .height = 3, .values = {30, 20, 10}};
   image.exif = exif_of(6);
@@ -288,6 +299,8 @@ TEST_F(Folders, GroupsByName) {
   EXPECT_THAT(load().group, ElementsAre(0, 0, 1));
   context_.group = "b";
   EXPECT_THAT(refusal(), HasSubstr("sol1_a.png: data.split.group, 'b', finds nothing"));
+  context_.group = "^(sol1_)?";
+  EXPECT_THAT(refusal(), HasSubstr("sol2_a.png: data.split.group, '^(sol1_)?', finds nothing"));
 }
 
 TEST_F(Folders, JpegThatOthersReadIsRead) {
