@@ -20,9 +20,9 @@ std::string text(double x) { return format("%.8g", x); }
 ByteScale::ByteScale(const Normalise& stated, char kind, int item, const std::string& where)
     : stated_(stated.states_range()), floats_(kind == 'f') {
   const bool bytes = kind == 'b' || (kind == 'u' && item == 1);
-  if (bytes && stated.bits != 0 && stated.bits != 8)
+  if (bytes && stated.bits != 0 && stated.bits != 8 && !(kind == 'b' && stated.bits == 1))
     throw DataError(where + ": holds 8 bits, but data.normalise.bits is " + std::to_string(stated.bits) +
-                    "; leave it out, or state low and high");
+                    "; leave it out, state low and high, or bring all files to one depth");
   keeps_bytes_ = kind == 'u' && item == 1 && (!stated_ || stated.bits == 8);
   if (stated.bits != 0) {
     high_ = kind == 'b' ? 1 : std::ldexp(1.0, stated.bits) - 1;

@@ -122,6 +122,7 @@ TEST_F(Numbers, AStatedRangeIsThatOfEveryType) {
     EXPECT_THAT(refusal<int32_t>({0, 4096}, 1, stated), HasSubstr("data.normalise states 0 to 4095, but"));
   }
   EXPECT_THAT(refusal<uint8_t>({0, 4}, 1, {.bits = 12}), HasSubstr("holds 8 bits, but data.normalise.bits is 12"));
+  EXPECT_EQ(ByteScale({.bits = 1}, 'b', 1, "").byte(1, 0, 0), 255);
   EXPECT_THAT(load<uint8_t>({50, 100, 150}, 1, {.low = 50, .high = 150}).images, ElementsAre(0, 128, 255));
 }
 
@@ -192,6 +193,22 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   EXPECT_THAT(message_of([&] { load_npz(path("none.npz"), of(5)); }), HasSubstr("none.npz: cannot be opened"));
   std::ofstream(path("text.npz")) << "not a zip archive";
   EXPECT_THAT(message_of([&] { load_npz(path("text.npz"), of(5)); }), HasSubstr("text.npz: not an .npz file"));
+}
+
+TEST_F(Sources, GroupsOfAnArray) {
+  const std::vector<uint8_t> pixels(3, 0);
+  const auto groups_of = [&](const auto& groups) {
+    SourceContext c = of(2);
+    c.group = "scene";
+    return load_npz(npz({npz_entry("image", {3, 1, 1}, pixels.data()), npz_entry("mask", {3, 1, 1}, pixels.data()),
+                         npz_entry("scene", {3}, groups.data())}),
+                    c)
+        .group;
+  };
+  const int64_t time = 1'732'830'000'000'000'000;  // nanoseconds: a double does not tell it from the next
+  EXPECT_THAT(groups_of(std::vector{time, time + 1, time}), ElementsAre(0, 1, 0));
+  EXPECT_THAT(groups_of(std::vector{0.5, 0.5, 2.0}), ElementsAre(0, 0, 1));
+  EXPECT_THAT(message_of([&] { groups_of(std::vector{0.5, std::nan(""), 2.0}); }), HasSubstr("'scene': holds nan"));
 }
 
 TEST_F(Sources, NpyPair) {
