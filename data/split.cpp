@@ -228,6 +228,9 @@ void assign_parts(Dataset& data, const SplitFiles& files) {
     int64_t number = 0, found = 0;
     for (std::string line; std::getline(in, line);) {
       const std::string at = file->path + ":" + std::to_string(++number);
+      if (number == 1 && (line.starts_with("\xff\xfe") || line.starts_with("\xfe\xff")))
+        throw DataError(file->path + ": is text in UTF-16; save it in UTF-8");
+      if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);  // a byte order mark
       line.erase(line.find_last_not_of(" \t\r") + 1);
       line.erase(0, std::min(line.find_first_not_of(" \t"), line.size()));
       if (line.empty()) continue;

@@ -152,7 +152,9 @@ TEST(Split, PartsAsListed) {
     }
     return std::string("no DataError");
   };
-  list(files.validation, "v.txt", "c.d.png\r\n\n  b  \n");
+  list(files.validation, "v.txt",
+       "\xef\xbb\xbf"
+       "c.d.png\r\n\n  b  \n");
   list(files.test, "t.txt", "images/g.png");
   assign_parts(d, files);
   const Split s = given_split(d, {0, 1, 2, 4, 5});
@@ -170,6 +172,11 @@ TEST(Split, PartsAsListed) {
   EXPECT_THAT(refusal(), HasSubstr("n.txt:1: 'q.png' is no image of made: expected a name such as a.png"));
   list(files.train, "n.txt", "\n");
   EXPECT_THAT(refusal(), HasSubstr("n.txt: lists no images"));
+  list(files.train, "n.txt",
+       std::string("\xff\xfe"
+                   "a\0\n\0",
+                   6));
+  EXPECT_THAT(refusal(), HasSubstr("n.txt: is text in UTF-16; save it in UTF-8"));
   d.names.clear();
   list(files.train, "n.txt", "6");
   std::iota(d.source.begin(), d.source.end(), 0);
