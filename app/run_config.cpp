@@ -144,11 +144,14 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
     yaml.find("normalise").fail("low and high go together; one is missing");
   if (n.low < Normalise::kAuto && n.low >= n.high) yaml.find("normalise").fail_key("low", "expected less than high");
   if (n.bits != 0 && n.low < Normalise::kAuto) yaml.find("normalise").fail_key("bits", "excludes low and high");
-  const NpzNames& arrays = data.arrays;
-  if (arrays.training != kAutoName && arrays.names_pair())
-    yaml.find("arrays").fail_key("training", "excludes images and masks: the array holds both");
   const bool folder = std::holds_alternative<ImageFolders>(data.source),
              npz = std::holds_alternative<FilePath>(data.source);
+  const NpzNames& arrays = data.arrays;
+  if (!npz && !std::holds_alternative<std::monostate>(data.source) &&
+      (arrays.any() || arrays.names_pair() || arrays.training != kAutoName))
+    yaml.find("arrays").fail("names arrays of data.npz, but the data is another source; leave it out");
+  if (arrays.training != kAutoName && arrays.names_pair())
+    yaml.find("arrays").fail_key("training", "excludes images and masks: the array holds both");
   if (data.classes.from == MaskCoding::colours && !folder)
     yaml.find("classes").fail_key("from", "colours are of mask files; masks of arrays hold ids");
   if (data.classes.from == MaskCoding::colours && data.classes.colours.empty())

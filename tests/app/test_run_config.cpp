@@ -175,6 +175,9 @@ TEST(RunConfig, KeysOfDataThatContradictOrDoNothing) {
   EXPECT_THAT(error("data: {split: {files: {}}}"), HasSubstr("data.split.files: names no list"));
   EXPECT_THAT(error("data: {folder: {images: a, masks: a}}"), HasSubstr("data: images and masks are the same"));
   EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"), HasSubstr("data.split.group: needs"));
+  for (const char* arrays : {"masks: m", "training: t", "test: {images: u, masks: v}"})
+    EXPECT_THAT(error("data: {synthetic: {}, arrays: {" + std::string(arrays) + "}}"),
+                HasSubstr("data.arrays: names arrays of data.npz, but the data is another source"));
   EXPECT_THAT(error("data: {arrays: {training: t, masks: m}}"), HasSubstr("data.arrays.training: excludes images"));
   EXPECT_THAT(error("data: {npz: a.npz, classes: {from: colours, colours: [[1, 2, 3]]}}"),
               HasSubstr("data.classes.from: colours are of mask files"));
