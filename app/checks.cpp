@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -12,6 +13,8 @@ namespace regolith {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kFewGreys = 16;  // of 256: images of less contrast are of another range than was read
 
 // The folder itself is made when there is something to write into it.
 void check_output(const std::string& output, const std::string& name) {
@@ -63,6 +66,9 @@ std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
                                        " is not below the optimizer's lr, " + number(c.optimizer.lr()));
   };
 
+  const auto [least, most] = std::minmax_element(data.images.images.begin(), data.images.images.end());
+  warn(*most - *least < kFewGreys, "the images' bytes only go from " + std::to_string(*least) + " to " +
+                                       std::to_string(*most) + ": data.normalise states the range of numbers in files");
   warn(data.validation.empty(), "there are no validation images: the weights that are kept are the last ones");
   warn(!data.validation.empty() && c.train.validate_every > c.train.epochs,
        "train.validate_every: the run ends before, and is validated only then");

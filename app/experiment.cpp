@@ -47,7 +47,15 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
+  if (d.augment || d.oversample) p->augment = d.augment ? *d.augment : d.oversample->augment;
   try {
+    if (kernels::Augment& a = p->augment; a.mask_fill == kernels::Fill::constant) {
+      a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
+      if (a.mask_fill_value < 0)
+        throw OptionError("data", std::string(d.augment ? "" : "oversample.") + "augment.mask_fill_value",
+                          "is no class, 0 to " + std::to_string(classes() - 1) +
+                              ", and no id without truth, which loss.ignore or data.classes.map names");
+    }
     p->images = load(d.source, source_context());
   } catch (const OptionError& e) {
     config.fail("data", e);
@@ -70,17 +78,19 @@ const ExperimentData& Experiment::data() {
   p->validation = std::move(parts.validation);
   p->test = std::move(parts.test);
   p->frequencies = class_frequencies(all, p->train, classes());
-  if (std::all_of(p->frequencies.begin(), p->frequencies.end(), [](double f) { return f == 0; }))
-    throw DataError(all.origin + ": no pixel of the training set has a truth: all are ignored");
+  const auto check_truth = [&](const std::vector<double>& shares, const std::string& part) {
+    if (std::all_of(shares.begin(), shares.end(), [](double f) { return f == 0; }))
+      throw DataError(all.origin + ": no pixel of the " + part + " set has a truth: all are ignored");
+  };
+  check_truth(p->frequencies, "training");
+  if (!p->validation.empty()) check_truth(class_frequencies(all, p->validation, classes()), "validation");
   if (d.oversample) {
-    p->augment = d.augment.value_or(d.oversample->augment);
     p->epoch = oversample(all, p->train, *d.oversample, d.augment.has_value());
     p->report += "oversampling: images with at least " + std::to_string(d.oversample->min_pixels) +
                  " pixels of class " + std::to_string(d.oversample->class_id) + " are seen " +
                  std::to_string(d.oversample->factor) + " times, " + std::to_string(p->epoch.size()) +
                  " images an epoch\n";
   } else {
-    if (d.augment) p->augment = *d.augment;
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
   data_ = std::move(p);

@@ -21,7 +21,7 @@ void fields(V& v, Augment& s) {
   v("mask_fill", s.mask_fill, {.doc = "what lies outside of a mask; constant: mask_fill_value"});
   v("fill_value", s.fill_value, {.doc = "grey value outside of an image with fill: constant", .min = 0, .max = 255});
   v("mask_fill_value", s.mask_fill_value,
-    {.doc = "class id outside of a mask with mask_fill: constant", .min = 0, .max = 255});
+    {.doc = "id outside of a mask with mask_fill: constant: a class, or one without truth", .min = 0, .max = 255});
 }
 
 }  // namespace regolith::kernels

@@ -28,6 +28,7 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
     context.arrays.images = "image", context.arrays.masks = "mask";
     context.group.clear();
     batch = load_npz(input, context);
+    std::fputs(batch.notes.c_str(), stdout);
     frequencies = class_frequencies(batch, batch.labelled_samples(), K);
     const TrainerOptions o = experiment.trainer_options();
     for (const uint8_t byte : batch.images) images.push_back((static_cast<float>(byte) - o.offset) / o.divisor);

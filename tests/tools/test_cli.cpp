@@ -113,6 +113,28 @@ TEST_F(Cli, PixelsWithoutTruthAreCountedNowhere) {
   EXPECT_EQ(counted, pixels - 64);
 }
 
+TEST_F(Cli, DataThatTellsNothingIsRefusedOrWarnedOf) {
+  std::vector<uint8_t> images(4 * 16 * 32), masks(images.size(), 1);
+  for (size_t i = 0; i < images.size(); ++i) images[i] = i * 37 % 251, masks[i] = i / 5 % 4;
+  const std::vector<uint8_t> none(images.size(), 255);
+  write_npz(folder_ / "a.npz",
+            std::vector{npz_entry("image", {4, 16, 32}, images.data()), npz_entry("mask", {4, 16, 32}, masks.data()),
+                        npz_entry("none", {4, 16, 32}, none.data())});
+  const std::string given = "data.arrays.validation={images: none, masks: none}";
+  const Outcome o = run({"tiny.yaml", "data.npz=a.npz", given, "loss.ignore=255"});
+  EXPECT_EQ(o.code, 1);
+  EXPECT_THAT(o.err, HasSubstr("a.npz: no pixel of the validation set has a truth"));
+  const std::string fill = "data.augment={rotation: 0.1, mask_fill: constant, mask_fill_value: 200}";
+  const Outcome unknown = run({"tiny.yaml", "data.npz=a.npz", "schedule.constant={}", fill});
+  EXPECT_EQ(unknown.code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("data.augment.mask_fill_value: is no class, 0 to 4, and no id without truth"));
+  EXPECT_EQ(run({"tiny.yaml", "data.npz=a.npz", "schedule.constant={}", fill, "loss.ignore=200"}).code, 0);
+  const Outcome dark = run({"tiny.yaml", "data.npz=a.npz", "train.epochs=1", "schedule.constant={}",
+                            "data.normalise={low: 0, high: 25500}"});
+  EXPECT_EQ(dark.code, 0) << dark.err;
+  EXPECT_THAT(dark.out, HasSubstr("warning: the images' bytes only go from 0 to 3: data.normalise"));
+}
+
 // 20 images in batches of 16: the second batch holds four.
 TEST_F(Cli, TheRateCountsTheImagesThatThereAre) {
   ASSERT_EQ(run({"tiny.yaml", "train.batch=16", "train.epochs=1"}).code, 0);

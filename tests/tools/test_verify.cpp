@@ -110,6 +110,9 @@ TEST_F(Verify, ReadsNumbersAsTrainingDoes) {
   batch(bytes_, {kN, kH, kW});
   refuses(words(), {"class id 7: expected 0 to 4"});
   same({"data.classes.map={7: 3}"});
+  floats_[7] = 1.05F;
+  batch(floats_, {kN, kH, kW, 1});
+  EXPECT_THAT(run(words({"data.classes.map={7: 3}"})).out, ::testing::HasSubstr("1 image values beyond 0 to 1"));
   for (float& x : floats_) x *= 2;
   batch(floats_, {kN, kH, kW, 1});
   refuses(words(), {"floats of 0 to 1 or of 0 to 255"});
