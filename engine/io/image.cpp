@@ -216,7 +216,7 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
   const bool cmyk = r.jpeg.num_components == 4;
   image.channels = r.jpeg.num_components == 1 ? 1 : 3;
   for (auto* m = r.jpeg.marker_list; m != nullptr; m = m->next)
-    if (m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
+    if (image.orientation == 1 && m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
       image.orientation = exif_orientation({m->data, m->data_length});
   turn_size(image);
   if (header_only) return std::move(r.image);
