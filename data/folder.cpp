@@ -29,7 +29,7 @@ Listing list_folder(const std::string& folder) {
   if (error) throw DataError(folder + ": cannot be listed: " + error.message());
   Listing list;
   std::map<std::string, int64_t> left_out;  // by extension
-  int64_t folders = 0, hidden = 0;
+  int64_t folders = 0, hidden = 0, special = 0;
   for (const fs::directory_entry& e : it) {
     const std::string name = e.path().filename().string(), stem = e.path().stem().string();
     std::string extension = e.path().extension().string();
@@ -39,6 +39,8 @@ Listing list_folder(const std::string& folder) {
       ++hidden;
     } else if (e.is_directory(error)) {
       ++folders;
+    } else if (!e.is_regular_file(error)) {  // a pipe would be waited for
+      ++special;
     } else if (extension != ".png" && extension != ".jpg" && extension != ".jpeg") {
       ++left_out[extension.empty() ? "without an extension" : extension];
       list.others.emplace(stem, e.path().string());
@@ -50,6 +52,7 @@ Listing list_folder(const std::string& folder) {
   for (const auto& [extension, n] : left_out) kinds.push_back(std::to_string(n) + " " + extension);
   if (folders > 0) kinds.push_back(counted(folders, "folder"));
   if (hidden > 0) kinds.push_back(counted(hidden, "hidden file"));
+  if (special > 0) kinds.push_back(std::to_string(special) + " that are no files");
   if (!kinds.empty()) list.note = folder + ": left out: " + join(kinds) + "\n";
   if (list.files.empty())
     throw DataError(folder + ": has no PNG or JPEG files" + (kinds.empty() ? "" : "; left out: " + join(kinds)));

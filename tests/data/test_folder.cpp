@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
 #include <filesystem>
+
 #include <fstream>
 
 #include "data/sources.h"
@@ -107,7 +109,8 @@ TEST_F(Folders, Folder) {
   picture("images/b.png", 6, 4, 20);
   std::ofstream(path("images/._a.png")) << "text";
   fs::create_directories(path("images/site"));
-  EXPECT_THAT(load(3).notes, HasSubstr("images: left out: 1 .bmp, 1 folder, 1 hidden file\n"));
+  ASSERT_EQ(mkfifo(path("images/pipe.png").c_str(), 0600), 0);
+  EXPECT_THAT(load(3).notes, HasSubstr("images: left out: 1 .bmp, 1 folder, 1 hidden file, 1 that are no files\n"));
   picture("images/c.png", 6, 4, 20);
   EXPECT_THAT(refusal(3), HasSubstr("c.png: has no mask"));
   fs::rename(path("images/c.png"), path("images/b.png"));
