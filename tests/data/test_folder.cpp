@@ -1,10 +1,9 @@
 // Folders of pictures: every kind of file as other programs write it, and what is refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <sys/stat.h>
-#include <filesystem>
 
+#include <filesystem>
 #include <fstream>
 
 #include "data/sources.h"
