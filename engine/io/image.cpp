@@ -7,6 +7,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <utility>
@@ -219,6 +220,13 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
     if (image.orientation == 1 && m->data_length > 6 && std::memcmp(m->data, "Exif\0", 6) == 0)
       image.orientation = exif_orientation({m->data, m->data_length});
   turn_size(image);
+  // A block of 8x8 takes a bit or more, but for arithmetic coding. Else a few bytes could ask for all memory.
+  std::error_code error;
+  const uintmax_t bytes = std::filesystem::file_size(path, error), most = bytes * (r.jpeg.arith_code ? 65536 : 1024);
+  if (!error && static_cast<uintmax_t>(image.width) * image.height > most)
+    throw DataError(path + ": says that it is " + size_text({image.width, image.height}) +
+                    " (width x height), more pixels than its " + std::to_string(bytes) +
+                    " bytes can hold: damaged or truncated");
   if (header_only) return std::move(r.image);
   check_sides(image, path);
   r.jpeg.out_color_space = cmyk ? JCS_CMYK : image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;

@@ -1,9 +1,12 @@
 // Every reader on sound files, and on the same files damaged: each is read, or refused with one of our errors.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <iterator>
 
+#include "engine/base/error.h"
+#include "engine/io/image.h"
 #include "places.h"
 #include "tests/fuzz/readers.h"
 #include "tests/support/fixture.h"
@@ -54,6 +57,12 @@ TEST_P(Readers, RefuseDamagedFilesWithAnErrorOfOurs) {
     }
   }
   EXPECT_GT(refused, 0);
+}
+
+TEST(JpegReader, RefusesMorePixelsThanTheFileCanHold) {
+  const fs::path file = fs::path(REGOLITH_SOURCE_DIR) / "tests/fuzz/found/jpeg/more_pixels_than_bytes.jpg";
+  EXPECT_THAT([&] { read_image(file.string()); },
+              ::testing::ThrowsMessage<DataError>(::testing::HasSubstr("more pixels than its 205 bytes can hold")));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Readers, ::testing::ValuesIn(readers().begin(), readers().end()),
