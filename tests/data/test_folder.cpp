@@ -11,6 +11,7 @@
 #include "engine/io/image.h"
 #include "kernels/sample.h"
 #include "places.h"
+#include "tests/support/message.h"
 #include "tests/support/png.h"
 
 namespace regolith {
@@ -27,15 +28,6 @@ namespace fs = std::filesystem;
 std::string read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const DataError& e) {
-    return e.what();
-  }
-  return "no DataError";
 }
 
 ImageFolders pair(const std::string& images, const std::string& masks) {
@@ -67,7 +59,7 @@ class Folders : public ::testing::Test {
   }
   Dataset load() const { return load_folder(pair(path("images"), path("masks")), context_); }
   std::string refusal() const {
-    return message_of([&] { load(); });
+    return testing::message<DataError>([&] { load(); });
   }
   static PngFile ids(std::vector<uint16_t> values, int bits = 8) {
     return {.width = 3, .height = 1, .bits = bits, .values = std::move(values)};
@@ -88,7 +80,7 @@ TEST_F(Folders, Folder) {
   const auto load = [&](int classes, int channels = 1) {
     return load_folder(pair(path("images"), masks), {.classes = classes, .channels = channels});
   };
-  const auto refusal = [&](int classes) { return message_of([&] { load(classes); }); };
+  const auto refusal = [&](int classes) { return testing::message<DataError>([&] { load(classes); }); };
   const Dataset d = load(3);
   EXPECT_EQ(d.count, 2);
   EXPECT_EQ(d.images[0], 10);
@@ -115,10 +107,10 @@ TEST_F(Folders, Folder) {
   fs::rename(path("images/c.png"), path("images/b.png"));
   std::ofstream(path("images/a.png")) << "text";
   EXPECT_THAT(refusal(3), HasSubstr("a.png: expected a PNG or JPEG"));
-  EXPECT_THAT(message_of([&] { load_folder(pair(path("nowhere"), masks), {.classes = 3}); }),
+  EXPECT_THAT(testing::message<DataError>([&] { load_folder(pair(path("nowhere"), masks), {.classes = 3}); }),
               HasSubstr("nowhere: cannot be listed"));
   fs::create_directories(path("empty"));
-  EXPECT_THAT(message_of([&] { load_folder(pair(path("empty"), masks), {.classes = 3}); }),
+  EXPECT_THAT(testing::message<DataError>([&] { load_folder(pair(path("empty"), masks), {.classes = 3}); }),
               HasSubstr("empty: has no PNG or JPEG files"));
 }
 
@@ -136,7 +128,7 @@ TEST_F(Folders, DamagedImagesAreRefused) {
     ASSERT_GT(whole.size(), 60u);
     for (size_t n = 0; n + 20 < whole.size(); n += 3) {
       std::ofstream(file, std::ios::binary | std::ios::trunc) << whole.substr(0, n);
-      EXPECT_THAT(message_of([&] { read_image(file); }), HasSubstr(file)) << "cut at " << n;
+      EXPECT_THAT(testing::message<DataError>([&] { read_image(file); }), HasSubstr(file)) << "cut at " << n;
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "data/sources.h"
 #include "engine/base/error.h"
 #include "engine/io/npy.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
@@ -33,15 +34,6 @@ class Sources : public ::testing::Test {
   }
   std::string folder_;
 };
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const DataError& e) {
-    return e.what();
-  }
-  return "no DataError";
-}
 
 SourceContext of(int classes, const NpzNames& names = {}) { return {.classes = classes, .arrays = names}; }
 TEST_F(Sources, StudyLayout) {
@@ -85,7 +77,7 @@ class Numbers : public Sources {
   }
   template <class T>
   std::string refusal(const std::vector<T>& images, int64_t count = 1, const Normalise& stated = {}) const {
-    return message_of([&] { load(images, count, stated); });
+    return testing::message<DataError>([&] { load(images, count, stated); });
   }
 };
 
@@ -161,7 +153,7 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   std::vector<double> doubles(24, 1);
   const auto study = [&](std::vector<int64_t> shape) {
     const std::string file = npz({npz_entry("training_set", std::move(shape), bytes.data())});
-    return message_of([&] { load_npz(file, of(5)); });
+    return testing::message<DataError>([&] { load_npz(file, of(5)); });
   };
   EXPECT_THAT(study({2, 3, 4}),
               HasSubstr("data.npz: array 'training_set': expected shape (N, 2, H, W), found (2, 3, 4)"));
@@ -173,14 +165,14 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   const auto plain = [&](std::vector<int64_t> images, std::vector<int64_t> masks) {
     const std::string file = npz(
         {npz_entry("image", std::move(images), doubles.data()), npz_entry("mask", std::move(masks), doubles.data())});
-    return message_of([&] { load_npz(file, of(5)); });
+    return testing::message<DataError>([&] { load_npz(file, of(5)); });
   };
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 5}),
               HasSubstr("array 'mask': expected shape (1, 4, 6) to match the images, found (1, 4, 5)"));
   doubles[3] = 1 - 1e-9;
   const std::string fraction =
       npz({npz_entry("image", {1, 4, 6}, bytes.data()), npz_entry("mask", {1, 4, 6}, doubles.data())});
-  EXPECT_THAT(message_of([&] { load_npz(fraction, of(5)); }),
+  EXPECT_THAT(testing::message<DataError>([&] { load_npz(fraction, of(5)); }),
               HasSubstr("array 'mask': sample 0, row 0, column 3: class id 0.999999999 is no whole number"));
   doubles[3] = -1;
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}),
@@ -188,11 +180,13 @@ TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {
   doubles[3] = std::nan("");
   EXPECT_THAT(plain({1, 4, 6}, {1, 4, 6}), HasSubstr("image value nan"));
   const std::string other = npz({npz_entry("foo", {24}, doubles.data()), npz_entry("bar", {24}, doubles.data())});
-  EXPECT_THAT(message_of([&] { load_npz(other, of(5)); }),
+  EXPECT_THAT(testing::message<DataError>([&] { load_npz(other, of(5)); }),
               HasSubstr("neither 'training_set' (the study's layout) nor 'image'; found: foo, bar"));
-  EXPECT_THAT(message_of([&] { load_npz(path("none.npz"), of(5)); }), HasSubstr("none.npz: cannot be opened"));
+  EXPECT_THAT(testing::message<DataError>([&] { load_npz(path("none.npz"), of(5)); }),
+              HasSubstr("none.npz: cannot be opened"));
   std::ofstream(path("text.npz")) << "not a zip archive";
-  EXPECT_THAT(message_of([&] { load_npz(path("text.npz"), of(5)); }), HasSubstr("text.npz: not an .npz file"));
+  EXPECT_THAT(testing::message<DataError>([&] { load_npz(path("text.npz"), of(5)); }),
+              HasSubstr("text.npz: not an .npz file"));
 }
 
 TEST_F(Sources, GroupsOfAnArray) {
@@ -208,7 +202,10 @@ TEST_F(Sources, GroupsOfAnArray) {
   const int64_t time = 1'732'830'000'000'000'000;  // nanoseconds: a double does not tell it from the next
   EXPECT_THAT(groups_of(std::vector{time, time + 1, time}), ElementsAre(0, 1, 0));
   EXPECT_THAT(groups_of(std::vector{0.5, 0.5, 2.0}), ElementsAre(0, 0, 1));
-  EXPECT_THAT(message_of([&] { groups_of(std::vector{0.5, std::nan(""), 2.0}); }), HasSubstr("'scene': holds nan"));
+  EXPECT_THAT(testing::message<DataError>([&] {
+                groups_of(std::vector{0.5, std::nan(""), 2.0});
+              }),
+              HasSubstr("'scene': holds nan"));
 }
 
 TEST_F(Sources, NpyPair) {
@@ -234,7 +231,8 @@ TEST_F(Sources, NpyPair) {
   EXPECT_THAT(both.part, ElementsAre(Part::train, Part::test));
   EXPECT_THAT(both.source, ElementsAre(0, 0));
   files.masks = files.images;
-  EXPECT_THAT(message_of([&] { load_npy(files, of(2)); }), HasSubstr("x.npy: sample 0, row 0, column 1: class id 2"));
+  EXPECT_THAT(testing::message<DataError>([&] { load_npy(files, of(2)); }),
+              HasSubstr("x.npy: sample 0, row 0, column 1: class id 2"));
 }
 
 }  // namespace

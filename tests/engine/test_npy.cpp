@@ -10,6 +10,7 @@
 #include "engine/base/error.h"
 #include "engine/io/npy.h"
 #include "places.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
@@ -18,15 +19,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string temporary(const std::string& name) { return ::testing::TempDir() + "regolith_npy_" + name; }
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const DataError& e) {
-    return e.what();
-  }
-  return "no DataError";
-}
 
 // A file as NumPy writes it.
 std::vector<uint8_t> npy(const std::string& descr, bool fortran, const std::string& shape, const std::string& data,
@@ -142,12 +134,15 @@ TEST(Npy, HeadersOfOtherWriters) {
   EXPECT_THAT(with("{\"descr\": \"|u1\", \"fortran_order\": False, \"shape\": (2,)}").as_f64(), ElementsAre(1, 2));
   EXPECT_THAT(with("{'descr':\t'uint8','fortran_order' :\tFalse,\t'shape':\t(\t2,)}").as_f64(), ElementsAre(1, 2));
   EXPECT_THAT(with("{'descr': '?', 'fortran_order': False, 'shape': (2,)}").type_name(), "bool");
-  EXPECT_THAT(message_of([&] { with("{'descr': [('id', '|u1')], 'fortran_order': False, 'shape': (2,)}"); }),
-              HasSubstr("has fields, [('id', '|u1')]: expected a plain element type"));
+  EXPECT_THAT(
+      testing::message<DataError>([&] { with("{'descr': [('id', '|u1')], 'fortran_order': False, 'shape': (2,)}"); }),
+      HasSubstr("has fields, [('id', '|u1')]: expected a plain element type"));
 }
 
 TEST(Npy, RefusesWhatIsNotAnArrayOfNumbers) {
-  const auto refusal = [](const std::vector<uint8_t>& file) { return message_of([&] { parse(file); }); };
+  const auto refusal = [](const std::vector<uint8_t>& file) {
+    return testing::message<DataError>([&] { parse(file); });
+  };
   EXPECT_THAT(refusal({'h', 'e', 'l', 'l', 'o', ' ', 'w', 'o', 'r', 'l', 'd'}), HasSubstr("f.npy: not a .npy array"));
   EXPECT_THAT(refusal(npy("<c8", false, "(1,)", "12345678")), HasSubstr("element type '<c8'"));
   EXPECT_THAT(refusal(npy("|O", false, "(1,)", "12345678")), HasSubstr("element type '|O'"));
@@ -177,7 +172,7 @@ TEST(Npz, WritesWhatItReads) {
   EXPECT_EQ(npz.read("loss").as_f64(), d);
   EXPECT_EQ(npz.read("u").bytes, u);
   EXPECT_EQ(npz.read("i").as_f64()[1], 0x1p40);
-  EXPECT_THAT(message_of([&] { npz.read("nothing"); }),
+  EXPECT_THAT(testing::message<DataError>([&] { npz.read("nothing"); }),
               HasSubstr("no array 'nothing'; found: grad/a.weight, loss, u, i"));
   const auto size = std::filesystem::file_size(path);
   write_npz(path, entries);  // replaces, with the same bytes
@@ -212,7 +207,8 @@ TEST(Npz, DamagedFilesAreRefused) {
   };
   attempt(whole);
   for (size_t n = 0; n < whole.size(); ++n) {
-    EXPECT_THAT(message_of([&] { attempt(whole.substr(0, n)); }), HasSubstr("damaged.npz")) << "cut at " << n;
+    EXPECT_THAT(testing::message<DataError>([&] { attempt(whole.substr(0, n)); }), HasSubstr("damaged.npz"))
+        << "cut at " << n;
   }
   int refused = 0;
   for (size_t n = 0; n < whole.size(); ++n) {

@@ -116,6 +116,17 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   return o;
 }
 
+// A trainer of the usual network on the CPU, before its weights are made.
+struct Setting {
+  std::unique_ptr<Device> cpu = make_cpu_device(1);
+  const Data data;
+  const Variant setup;
+  Network network{small_unet("batch"), *cpu, setup.network};
+  const Loss loss = focal();
+  DeviceData device_data{*cpu, data.view(), setup.trainer.batch};
+  Trainer trainer{network, loss, device_data, kCount, setup.trainer};
+};
+
 void expect_same(const Outcome& a, const Outcome& b) {
   EXPECT_EQ(a.losses, b.losses);
   EXPECT_EQ(a.weights, b.weights);
@@ -274,18 +285,12 @@ TEST(Trainer, NamesTheNodeThatWentBad) {
 
 // Where an epoch has few steps, 20 in a row would be days.
 TEST(Trainer, AnEpochWithoutAFiniteStepIsTold) {
-  auto cpu = make_cpu_device(1);
-  const Data data;
-  const Variant setup;
-  Network network(small_unet("batch"), *cpu, setup.network);
-  const Loss loss = focal();
-  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
-  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
-  network.parameters().initialise(5, trainer.stream());
+  Setting s;
+  s.network.parameters().initialise(5, s.trainer.stream());
   const std::vector<int32_t> order(kCount);
   std::vector<int> images;
   const auto epoch = [&](double rate) {
-    trainer.run_epoch(
+    s.trainer.run_epoch(
         order, [&](int64_t) { return rate; },
         [&](const StepReport& r) {
           images.push_back(r.images);
@@ -294,12 +299,12 @@ TEST(Trainer, AnEpochWithoutAFiniteStepIsTold) {
   };
   epoch(1e-3);
   EXPECT_EQ(images, (std::vector<int>{4, 4, 2}));
-  trainer.require_finite_epoch();
+  s.trainer.require_finite_epoch();
   epoch(INFINITY);
-  trainer.require_finite_epoch();  // its first step was finite
+  s.trainer.require_finite_epoch();  // its first step was finite
   epoch(1e-3);
   try {
-    trainer.require_finite_epoch();
+    s.trainer.require_finite_epoch();
     FAIL() << "expected a TrainError";
   } catch (const TrainError& e) {
     EXPECT_THAT(e.what(), testing::AllOf(testing::HasSubstr("all steps of an epoch"),
@@ -342,35 +347,23 @@ TEST(Trainer, RefusesBatchStatisticsOfOneValue) {
 }
 
 TEST(Trainer, RefusesAnOrderOfAnotherLength) {
-  auto cpu = make_cpu_device(1);
-  const Data data;
-  const Variant setup;
-  Network network(small_unet("batch"), *cpu, setup.network);
-  const Loss loss = focal();
-  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
-  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
+  Setting s;
   const std::vector<int32_t> order(kCount + 1);
-  EXPECT_THROW(trainer.run_epoch(
+  EXPECT_THROW(s.trainer.run_epoch(
                    order, [](int64_t) { return 1e-3; }, [](const StepReport&) { return true; }),
                TrainError);
 }
 
 TEST(Trainer, StopsWhenItIsTold) {
-  auto cpu = make_cpu_device(1);
-  const Data data;
-  const Variant setup;
-  Network network(small_unet("batch"), *cpu, setup.network);
-  const Loss loss = focal();
-  DeviceData device_data(*cpu, data.view(), setup.trainer.batch);
-  Trainer trainer(network, loss, device_data, kCount, setup.trainer);
-  network.parameters().initialise(5, trainer.stream());
+  Setting s;
+  s.network.parameters().initialise(5, s.trainer.stream());
   std::vector<int32_t> order(kCount);
   for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
   const auto rate = [](int64_t) { return 1e-3; };
-  EXPECT_FALSE(trainer.run_epoch(order, rate, [](const StepReport&) { return false; }));
-  EXPECT_LT(trainer.state().step, 3);
-  EXPECT_TRUE(trainer.run_epoch(order, rate, [](const StepReport&) { return true; }));  // the rest of the epoch
-  EXPECT_EQ(trainer.state().step, 3);
+  EXPECT_FALSE(s.trainer.run_epoch(order, rate, [](const StepReport&) { return false; }));
+  EXPECT_LT(s.trainer.state().step, 3);
+  EXPECT_TRUE(s.trainer.run_epoch(order, rate, [](const StepReport&) { return true; }));  // the rest of the epoch
+  EXPECT_EQ(s.trainer.state().step, 3);
 }
 
 // Two parts of one size, one after the other, between epochs: each has its own scores, those of an evaluator that knows

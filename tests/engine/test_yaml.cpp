@@ -10,27 +10,19 @@
 #include "engine/base/error.h"
 #include "engine/config/yaml.h"
 #include "places.h"
+#include "tests/support/message.h"
 
 namespace regolith {
 namespace {
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 const std::string kFolder = std::string(REGOLITH_SOURCE_DIR) + "/tests/data/config/";
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 Yaml parse(const std::string& text) { return Yaml::load_string(text, "t.yaml"); }
 
 std::string load_error(const std::string& name) {
-  std::string text = message_of([&] { Yaml::load(kFolder + name); });
+  std::string text = testing::message<ConfigError>([&] { Yaml::load(kFolder + name); });
   for (size_t at = text.find(kFolder); at != std::string::npos; at = text.find(kFolder)) text.erase(at, kFolder.size());
   return text;
 }
@@ -65,65 +57,79 @@ TEST(Yaml, ReadsTypedValuesWithTheirPlaces) {
 TEST(Yaml, NamesPlaceKeyAndExpectation) {
   const Yaml root = parse("a: {n: 3.5, s: [], big: 99, q: \"4\", null_one: }\nm: fast\n");
   const Yaml a = root.at("a");
-  EXPECT_EQ(message_of([&] { a.at("n").as_int(); }), "t.yaml:1:8: a.n: expected a whole number, found '3.5'");
-  EXPECT_EQ(message_of([&] { a.at("s").as<std::string>(); }), "t.yaml:1:16: a.s: expected text, found a list");
-  EXPECT_EQ(message_of([&] { a.at("big").as_int(1, 64); }),
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("n").as_int(); }),
+            "t.yaml:1:8: a.n: expected a whole number, found '3.5'");
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("s").as<std::string>(); }),
+            "t.yaml:1:16: a.s: expected text, found a list");
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("big").as_int(1, 64); }),
             "t.yaml:1:25: a.big: expected a whole number from 1 to 64, found '99'");
-  EXPECT_EQ(message_of([&] { a.at("big").as_double(-1, 1); }),
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("big").as_double(-1, 1); }),
             "t.yaml:1:25: a.big: expected a number from -1 to 1, found '99'");
-  EXPECT_EQ(message_of([&] { a.at("q").as_int(); }).substr(0, 22), "t.yaml:1:32: a.q: expe");
-  EXPECT_EQ(message_of([&] { a.at("null_one"); }), "t.yaml:1:37: a.null_one: this key has no value");
-  EXPECT_EQ(message_of([&] { a.at("gone"); }), "t.yaml:1:4: a.gone: this key is missing and has no default");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("q").as_int(); }).substr(0, 22), "t.yaml:1:32: a.q: expe");
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("null_one"); }), "t.yaml:1:37: a.null_one: this key has no value");
+  EXPECT_EQ(testing::message<ConfigError>([&] { a.at("gone"); }),
+            "t.yaml:1:4: a.gone: this key is missing and has no default");
+  EXPECT_EQ(testing::message<ConfigError>([&] {
               root.at("m").as_enum({"fused", "last"});
             }),
             "t.yaml:2:4: m: expected one of fused, last; found 'fast'; did you mean 'last'?");
-  EXPECT_EQ(message_of([&] { root.at("m").find("x"); }), "t.yaml:2:4: m: expected a map, found 'fast'");
-  EXPECT_EQ(message_of([&] { root.at("a").elements(); }), "t.yaml:1:4: a: expected a list, found a map");
+  EXPECT_EQ(testing::message<ConfigError>([&] { root.at("m").find("x"); }),
+            "t.yaml:2:4: m: expected a map, found 'fast'");
+  EXPECT_EQ(testing::message<ConfigError>([&] { root.at("a").elements(); }),
+            "t.yaml:1:4: a: expected a list, found a map");
   for (const char* text : {"x: nan", "x: .inf", "x: 1e999", "x: 0x10", "x: 1 2", "x: true"})
-    EXPECT_THAT(message_of([&] { parse(text).at("x").as_double(); }), HasSubstr("t.yaml:1:4: x: expected a number"));
-  EXPECT_THAT(message_of([&] { parse("x: 99999999999").at("x").as_int(0, 1 << 30); }),
+    EXPECT_THAT(testing::message<ConfigError>([&] { parse(text).at("x").as_double(); }),
+                HasSubstr("t.yaml:1:4: x: expected a number"));
+  EXPECT_THAT(testing::message<ConfigError>([&] { parse("x: 99999999999").at("x").as_int(0, 1 << 30); }),
               HasSubstr("expected a whole number from"));
-  EXPECT_THAT(message_of([&] { parse("x: -1").at("x").as<uint64_t>(); }), HasSubstr("of at least 0, found '-1'"));
+  EXPECT_THAT(testing::message<ConfigError>([&] { parse("x: -1").at("x").as<uint64_t>(); }),
+              HasSubstr("of at least 0, found '-1'"));
 }
 
 TEST(Yaml, UnknownKeysGetThePlaceOfTheKeyAndTheNearestName) {
   const Yaml root = parse("train:\n  batch: 3\n  epocs: 4\n");
   root.expect_keys({"train", "data"});
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(testing::message<ConfigError>([&] {
               root.at("train").expect_keys({"batch", "epochs"});
             }),
             "t.yaml:3:3: train.epocs: unknown key; did you mean 'epochs'?");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(testing::message<ConfigError>([&] {
               root.expect_keys({"model", "loss"});
             }),
             "t.yaml:1:1: train: unknown key; known here: model, loss");
 }
 
 TEST(Yaml, SyntaxErrorsHaveAPlace) {
-  EXPECT_THAT(message_of([] { parse("a:\n  b: [1, 2\n"); }), testing::MatchesRegex("t.yaml:[0-9]+:[0-9]+: .*YAML.*"));
-  EXPECT_EQ(message_of([] { parse("a: 1\nb: 2\na: 3\n"); }), "t.yaml:3:1: a: duplicate key; it is first at t.yaml:1:1");
-  EXPECT_EQ(message_of([] { parse("x: {k: 1, k: 2}"); }), "t.yaml:1:11: x.k: duplicate key; it is first at t.yaml:1:5");
-  EXPECT_THAT(message_of([] { parse("a: 1\n---\nb: 2\n"); }), HasSubstr("t.yaml:3:1: a second document"));
-  EXPECT_THAT(message_of([] { parse("- 1\n- 2\n"); }), HasSubstr("t.yaml:1:1: a map of keys is expected"));
-  EXPECT_THAT(message_of([] { parse("? [1]\n: 2\n"); }), HasSubstr("a key must be plain text"));
-  EXPECT_THAT(message_of([] { parse("a: &x [*x]"); }), HasSubstr("cannot stand inside"));
-  EXPECT_THAT(message_of([] { parse("a: *nobody"); }), HasSubstr("t.yaml:1:4: a: YAML syntax"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("a:\n  b: [1, 2\n"); }),
+              ::testing::MatchesRegex("t.yaml:[0-9]+:[0-9]+: .*YAML.*"));
+  EXPECT_EQ(testing::message<ConfigError>([] { parse("a: 1\nb: 2\na: 3\n"); }),
+            "t.yaml:3:1: a: duplicate key; it is first at t.yaml:1:1");
+  EXPECT_EQ(testing::message<ConfigError>([] { parse("x: {k: 1, k: 2}"); }),
+            "t.yaml:1:11: x.k: duplicate key; it is first at t.yaml:1:5");
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("a: 1\n---\nb: 2\n"); }),
+              HasSubstr("t.yaml:3:1: a second document"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("- 1\n- 2\n"); }),
+              HasSubstr("t.yaml:1:1: a map of keys is expected"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("? [1]\n: 2\n"); }), HasSubstr("a key must be plain text"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("a: &x [*x]"); }), HasSubstr("cannot stand inside"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("a: *nobody"); }), HasSubstr("t.yaml:1:4: a: YAML syntax"));
   std::string bomb = "a: &a [1, 1]\n";  // each list twice the one before
   for (char c = 'b'; c <= 'z'; ++c) {
     const char last = static_cast<char>(c - 1);
     bomb += {c, ':', ' ', '&', c, ' ', '[', '*', last, ',', '*', last, ']', '\n'};
   }
-  EXPECT_THAT(message_of([&] { parse(bomb); }), HasSubstr("too many values"));
-  EXPECT_NE(message_of([&] { parse(std::string(100000, '[')); }), "no error");
+  EXPECT_THAT(testing::message<ConfigError>([&] { parse(bomb); }), HasSubstr("too many values"));
+  EXPECT_NE(testing::message<ConfigError>([&] { parse(std::string(100000, '[')); }), "no error");
   EXPECT_EQ(parse("# only a comment\n").size(), 0u);
 }
 
 TEST(Yaml, TextIsUtf8) {
-  EXPECT_EQ(message_of([] { parse("a: 1\nb: \"\xc3\xa9 d\xe9\"\n"); }),
+  EXPECT_EQ(testing::message<ConfigError>([] { parse("a: 1\nb: \"\xc3\xa9 d\xe9\"\n"); }),
             "t.yaml:2:8: the byte 0xE9 is not UTF-8; save this text as UTF-8");
   for (const char* bad : {"\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5", "\x80", "\xe2\x82"})
-    EXPECT_THAT(message_of([&] { parse(std::string("# ") + bad); }), HasSubstr("t.yaml:1:3: the byte 0x")) << bad;
+    EXPECT_THAT(testing::message<ConfigError>([&] { parse(std::string("# ") + bad); }),
+                HasSubstr("t.yaml:1:3: the byte 0x"))
+        << bad;
   EXPECT_EQ(parse("a: \xf0\x9f\x8c\x91\xe2\x82\xac").at("a").as<std::string>(), "\xf0\x9f\x8c\x91\xe2\x82\xac");
   EXPECT_EQ(parse(std::string("\xff\xfe"
                               "a\0:\0 \0\xe9\0",
@@ -131,7 +137,8 @@ TEST(Yaml, TextIsUtf8) {
                 .at("a")
                 .as<std::string>(),
             "\xc3\xa9");
-  EXPECT_THAT(message_of([] { parse("a: 1").with_overrides({"a=\xe9"}); }), HasSubstr("command line: the byte 0xE9"));
+  EXPECT_THAT(testing::message<ConfigError>([] { parse("a: 1").with_overrides({"a=\xe9"}); }),
+              HasSubstr("command line: the byte 0xE9"));
 }
 
 TEST(Yaml, OffIsNullOffNoneOrFalseAndCanBeSwitchedOn) {
@@ -162,7 +169,7 @@ TEST(Yaml, ExtendsReportsCirclesAndMissingFiles) {
             "circle_a.yaml");
   EXPECT_EQ(load_error("orphan.yaml"), "orphan.yaml:2:10: extends: no such file: nowhere.yaml");
   EXPECT_THAT(load_error("absent.yaml"), HasSubstr("absent.yaml: cannot read this file"));
-  EXPECT_THAT(message_of([] { Yaml::load(kFolder); }), HasSubstr("this is a folder"));
+  EXPECT_THAT(testing::message<ConfigError>([] { Yaml::load(kFolder); }), HasSubstr("this is a folder"));
 }
 
 TEST(Yaml, OverridesReplaceCreateAndIndex) {
@@ -172,13 +179,16 @@ TEST(Yaml, OverridesReplaceCreateAndIndex) {
   EXPECT_THAT(root.at("a").at("list").elements()[0].as<std::vector<std::string>>(), ElementsAre("7"));
   EXPECT_THAT(keys(root.at("a").at("b")), ElementsAre("z"));
   EXPECT_EQ(root.at("new").at("deep").at("key").as<std::string>(), "text");
-  EXPECT_EQ(message_of([&] { root.at("new").at("deep").at("key").as_int(); }).substr(0, 27),
+  EXPECT_EQ(testing::message<ConfigError>([&] { root.at("new").at("deep").at("key").as_int(); }).substr(0, 27),
             "command line: new.deep.key:");
-  EXPECT_EQ(message_of([&] { root.expect_keys({"a", "e"}); }), "command line: new: unknown key; known here: a, e");
+  EXPECT_EQ(testing::message<ConfigError>([&] {
+              root.expect_keys({"a", "e"});
+            }),
+            "command line: new: unknown key; known here: a, e");
   EXPECT_TRUE(root.find("e").exists());
   EXPECT_FALSE(root.find("e"));
   const auto error = [](const std::string& text) {
-    return message_of([&] { parse("a: {list: [1]}\nb: x\n").with_overrides({text}); });
+    return testing::message<ConfigError>([&] { parse("a: {list: [1]}\nb: x\n").with_overrides({text}); });
   };
   EXPECT_EQ(error("a.list.1=0"), "command line: a.list.1: a.list has no such index; it has 1 elements, from 0");
   EXPECT_THAT(error("a.list.one=0"), HasSubstr("no such index"));
@@ -194,7 +204,7 @@ TEST(Yaml, OfAlternativesTheLaterLayerWinsAndTwoInOneFileAreAnError) {
   EXPECT_EQ(base.at("data").one_of(names), "npz");
   EXPECT_EQ(base.with_overrides({"data.synthetic.count=3"}).at("data").one_of(names), "synthetic");
   EXPECT_EQ(base.with_overrides({"data.npz=null"}).at("data").one_of(names), "");
-  EXPECT_EQ(message_of([&] { parse("data:\n  npz: a\n  npy: {}\n").at("data").one_of(names); }),
+  EXPECT_EQ(testing::message<ConfigError>([&] { parse("data:\n  npz: a\n  npy: {}\n").at("data").one_of(names); }),
             "t.yaml:3:3: data.npy: excludes 'npz', which is set at t.yaml:2:3; keep one of them");
   EXPECT_EQ(Yaml::load(kFolder + "child.yaml").at("loss").one_of(std::vector<std::string>{"focal", "dice"}), "dice");
 }
@@ -212,7 +222,7 @@ TEST(Yaml, DumpReadsBackTheSame) {
   EXPECT_EQ(again.at("a").at("t").as<std::string>(), "null");
   EXPECT_EQ(again.at("d").at("z").as<std::string>(), "it's");
   EXPECT_EQ(again.at("b").elements()[1].elements()[1].as<std::string>(), "a: b");
-  EXPECT_NE(message_of([&] { again.at("a").at("s").as_int(); }), "no error");
+  EXPECT_NE(testing::message<ConfigError>([&] { again.at("a").at("s").as_int(); }), "no error");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What a call throws: the text of its Error, or "no error".
+// What a call throws: the text of its Error, or "no error". An error of another kind than the one named passes through.
 #pragma once
 
 #include <functional>
@@ -8,10 +8,11 @@
 
 namespace regolith::testing {
 
-inline std::string message(const std::function<void()>& f) {
+template <class E = Error>
+std::string message(const std::function<void()>& f) {
   try {
     f();
-  } catch (const Error& e) {
+  } catch (const E& e) {
     return e.what();
   }
   return "no error";
