@@ -29,16 +29,6 @@ void check_output(const std::string& output, const std::string& name) {
   if (::access(there.c_str(), W_OK | X_OK) != 0) throw IoError(message + ": " + std::strerror(errno));
 }
 
-void check_validation(const RunConfig& c, const ExperimentData& data) {
-  if (!data.validation.empty()) return;
-  const std::string message = "needs validation images, and of " +
-                              std::to_string(data.train.size() + data.test.size()) +
-                              " images data.split.validation = " + number(c.data.split.validation) + " leaves none";
-  if (c.train.early_stopping) c.yaml.find("train").fail_key("early_stopping", message);
-  if (std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
-    c.yaml.find("schedule").fail_key("reduce_on_plateau", message);
-}
-
 }  // namespace
 
 void check_before_data(Experiment& experiment, bool new_run) {
@@ -49,7 +39,9 @@ void check_before_data(Experiment& experiment, bool new_run) {
 std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
   const RunConfig& c = experiment.config;
   const ExperimentData& data = experiment.data();
-  check_validation(c, data);
+  if (data.validation.empty())
+    c.refuse_without_validation("of " + std::to_string(data.train.size() + data.test.size()) +
+                                " images data.split.validation = " + number(c.data.split.validation) + " leaves none");
   std::string text;
   const auto warn = [&](bool holds, const std::string& what) {
     if (holds) text += "warning: " + what + "\n";

@@ -201,13 +201,8 @@ void check(const RunConfig& c, ConfigUse use) {
   check_data(c.data, data);
   if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / c.train.batch)
     train.fail_key("steps_per_epoch", "times train.batch is more than 2147483647 images");
-  if (!c.may_validate()) {
-    const std::string none = std::string("needs validation images, but ") +
-                             (c.has_given_parts() ? "none are given" : "data.split.validation is 0");
-    if (c.train.early_stopping) train.fail_key("early_stopping", none);
-    if (std::holds_alternative<ReduceOnPlateau>(c.schedule.kind))
-      c.yaml.find("schedule").fail_key("reduce_on_plateau", none);
-  }
+  if (!c.may_validate())
+    c.refuse_without_validation(c.has_given_parts() ? "none are given" : "data.split.validation is 0");
   const size_t classes = c.data.classes.names.size();
   if (classes && !c.data.classes.colours.empty() && c.data.classes.colours.size() != classes &&
       c.data.classes.from == MaskCoding::ids)
@@ -243,6 +238,12 @@ bool RunConfig::may_validate() const {
   if (data.split.files) return !data.split.files->validation.path.empty();
   if (has_given_parts()) return given(data, [](const auto& parts) { return parts.validation.has_value(); });
   return data.split.validation > 0;
+}
+
+void RunConfig::refuse_without_validation(const std::string& why) const {
+  const std::string text = "needs validation images, but " + why;
+  if (train.early_stopping) yaml.find("train").fail_key("early_stopping", text);
+  if (std::holds_alternative<ReduceOnPlateau>(schedule.kind)) yaml.find("schedule").fail_key("reduce_on_plateau", text);
 }
 
 void RunConfig::fail(const std::string& section, const OptionError& error) const {

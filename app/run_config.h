@@ -74,6 +74,8 @@ struct RunConfig {
 
   bool has_given_parts() const;  // by the source, or by data.split.files
   bool may_validate() const;     // there can be validation images
+  // Throws ConfigError by the first key that needs validation images; `why` says that there are none.
+  void refuse_without_validation(const std::string& why) const;
   // What says which weights are the best.
   std::string monitor() const { return train.early_stopping ? train.early_stopping->monitor : "val_loss"; }
   // Every key with its value; reads back as the same run. Without whole paths: the same wherever its files stand.
