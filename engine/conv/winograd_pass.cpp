@@ -126,15 +126,18 @@ void Pass<T, M, R>::read(const Source<T>& in, Range channels, Range tiles, const
       const V least(in.relu ? 0.0f : -__builtin_inff());
 #pragma GCC unroll 6
       for (int j = 0; j < kEdge; ++j) {
+        V column[kEdge];
 #pragma GCC unroll 6
         for (int i = 0; i < kEdge; ++i) {
-          V& x = d[i * kEdge + j];
+          V& x = column[i];
           x = load<V>(pixel[i * kEdge + j] + c);
           if constexpr (Affine) {
             if (inside || pixel[i * kEdge + j] != zeros_.data()) x = max(least, fma(x, scale, shift));  // NaN stays
           }
         }
-        Axis<M, R>::input(d + j, kEdge);
+        Axis<M, R>::input(column, 1);
+#pragma GCC unroll 6
+        for (int i = 0; i < kEdge; ++i) d[i * kEdge + j] = column[i];
       }
       const int from_first = c - channels.begin;
       transform_rows<kEdge>(d, Axis<M, R>::input, v + from_first / kPanel * panel + from_first % kPanel, plane);
@@ -160,9 +163,12 @@ void Pass<T, M, R>::write_tile(const Tile& tile, Range channels, const float* m,
     const float* from = m + k;
 #pragma GCC unroll 6
     for (int j = 0; j < kEdge; ++j, from += plane) {
+      V column[kEdge];
 #pragma GCC unroll 6
-      for (int i = 0; i < kEdge; ++i) a[i * kEdge + j] = load<V>(from + i * kEdge * plane);
-      Axis<M, R>::output(a + j, kEdge);
+      for (int i = 0; i < kEdge; ++i) column[i] = load<V>(from + i * kEdge * plane);
+      Axis<M, R>::output(column, 1);
+#pragma GCC unroll 5
+      for (int i = 0; i < M; ++i) a[i * kEdge + j] = column[i];
     }
     const V bias = out.bias != nullptr ? load<V>(out.bias + k) : V(0.0f);
     V sum(0.0f), squares(0.0f);

@@ -283,8 +283,8 @@ TEST(Winograd, AnyNumberOfThreads) {
   EXPECT_GE(taken, 30);
 }
 
-// A convolution of inference whose maps are slices, with everything that an epilogue has, against sums in double; that
-// the bytes are those of the first call where `bytes` has been filled.
+// A convolution of inference whose maps are slices, with everything that an epilogue has, against sums in double; and
+// against the bytes of the first call.
 void check_epilogue(Device& device, Convolution& conv, const ConvRequest& request, std::vector<float>& bytes) {
   const ConvShape& s = request.shape;
   const int P = s.P(), Q = s.Q(), x_pitch = s.C + 16, y_pitch = s.K + 32, more = 16;
@@ -339,8 +339,9 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
         ASSERT_NEAR(y.get(i * y_pitch + more + k), sum, slack * (10 + std::abs(sum)))
             << "y[" << n << ',' << p << ',' << q << ',' << k << ']' << (with ? " with an epilogue" : "");
       }
-      for (int k = 0; k < y_pitch; ++k)
-        if (k < more || k >= more + s.K) ASSERT_TRUE(std::isnan(y.get(i * y_pitch + k))) << "beside the slice";
+      for (int k = 0; k < y_pitch; ++k) {
+        ASSERT_TRUE((k >= more && k < more + s.K) || std::isnan(y.get(i * y_pitch + k))) << "beside the slice";
+      }
     }
     if (!with) continue;
     for (size_t i = 0; i < sums.n; ++i)
@@ -353,34 +354,38 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
 }
 
 TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
-  std::vector<ConvShape> list = {same(2, 8, 12, 32, 40, 2, 2), same(3, 17, 23, 48, 16, 2, 2),
-                                 same(1, 7, 70, 16, 80, 2, 2), same(5, 16, 16, 32, 64, 3, 3),
-                                 same(1, 13, 33, 32, 32, 3, 3)};
-  for (const ConvShape& shape : shapes()) list.push_back(shape);
+  const std::vector<ConvShape> list = {
+      same(2, 8, 12, 32, 40, 2, 2),  same(2, 17, 23, 48, 16, 2, 2),
+      same(1, 7, 70, 16, 80, 2, 2),  same(2, 16, 16, 32, 64, 3, 3),
+      same(1, 13, 33, 32, 32, 3, 3), same(1, 6, 7, 80, 64, 3, 3),
+      same(1, 3, 2, 32, 272, 3, 3),  {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {2, 0}, {0, 2}},
+  };
   const int before = omp_get_max_threads();
   std::map<std::string, int> taken;
-  std::map<std::tuple<ConvShape, DType, bool>, std::vector<float>> bytes;
+  std::map<std::pair<ConvShape, DType>, std::vector<float>> bytes;
   for (const int threads : {1, 2, 3}) {
     const auto device = make_cpu_device(threads);
     for (const ConvShape& shape : list) {
       for (const DType type : {DType::f32, DType::bf16}) {
-        for (const bool relu : {false, true}) {
-          const ConvRequest request{
-              .shape = shape, .type = type, .bias = true, .relu = relu, .needs_dgrad = false, .needs_wgrad = false};
-          auto made = winograd_provider().create(*device, request);
-          if (std::holds_alternative<UnsupportedReason>(made)) continue;
-          Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
-          ASSERT_TRUE(conv.has_forward_epilogue());
-          ++taken[conv.implementation()];
-          SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads) +
-                       ": " + conv.implementation());
-          check_epilogue(*device, conv, request, bytes[{shape, type, relu}]);
-        }
+        const ConvRequest request{.shape = shape,
+                                  .type = type,
+                                  .bias = true,
+                                  .relu = shape.C != 32,
+                                  .needs_dgrad = false,
+                                  .needs_wgrad = false};
+        auto made = winograd_provider().create(*device, request);
+        if (std::holds_alternative<UnsupportedReason>(made)) continue;  // 2x2 of bf16
+        Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
+        ASSERT_TRUE(conv.has_forward_epilogue());
+        ++taken[conv.implementation()];
+        SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads) +
+                     ": " + conv.implementation());
+        check_epilogue(*device, conv, request, bytes[{shape, type}]);
       }
     }
   }
   omp_set_num_threads(before);
-  for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 12) << tiles;
+  for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 6) << tiles;
 }
 
 TEST(Winograd, KeepsNaN) {
