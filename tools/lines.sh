@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9690
-engine  11550
+engine  11830
 models    565
 losses    325
 data     2010
