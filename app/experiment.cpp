@@ -18,19 +18,24 @@ Device& Experiment::device() {
   return *device_;
 }
 
+NetworkOptions Experiment::network_options() const {
+  NetworkOptions o;
+  o.precision = config.run.precision;
+  o.deterministic = config.run.deterministic;
+  o.seed = config.run.seed;
+  o.micro_batches = config.train.slices;
+  o.couples_images = config.loss.couples_images();
+  o.reserve = !plan_only_;
+  if (!config.graph.fuse) o.fuse = FuseOptions::none();
+  o.views = config.graph.views;
+  o.reuse = config.graph.plan;
+  o.conv = config.conv;
+  return o;
+}
+
 Network& Experiment::network() {
   if (!network_) {
-    NetworkOptions o;
-    o.precision = config.run.precision;
-    o.deterministic = config.run.deterministic;
-    o.seed = config.run.seed;
-    o.micro_batches = config.train.slices;
-    o.couples_images = config.loss.couples_images();
-    o.reserve = !plan_only_;
-    if (!config.graph.fuse) o.fuse = FuseOptions::none();
-    o.views = config.graph.views;
-    o.reuse = config.graph.plan;
-    o.conv = config.conv;
+    const NetworkOptions o = network_options();
     network_ = std::make_unique<Network>(read_model(config.model), device(), o);
     check_classes();
     if (config.train.slices > 1 && network_->couples_images())
@@ -173,19 +178,21 @@ TrainerOptions Experiment::trainer_options() {
   return o;
 }
 
-std::vector<std::string> Experiment::class_names() {
-  std::vector<std::string> names = config.data.classes.names;
-  for (int i = static_cast<int>(names.size()); i < classes(); ++i) names.push_back("class " + std::to_string(i));
-  names.resize(classes());
+std::vector<std::string> class_names(const ClassOptions& options, int classes) {
+  std::vector<std::string> names = options.names;
+  for (int i = static_cast<int>(names.size()); i < classes; ++i) names.push_back("class " + std::to_string(i));
+  names.resize(classes);
   return names;
 }
 
-std::vector<Colour> Experiment::class_colours() {
+std::vector<Colour> class_colours(const ClassOptions& options, int classes) {
   std::vector<Colour> colours;
-  for (const Rgb& c : default_colours(classes())) colours.push_back({c.r, c.g, c.b});
-  const std::vector<Colour>& given = config.data.classes.colours;
-  std::copy_n(given.begin(), std::min(given.size(), colours.size()), colours.begin());
+  for (const Rgb& c : default_colours(classes)) colours.push_back({c.r, c.g, c.b});
+  std::copy_n(options.colours.begin(), std::min(options.colours.size(), colours.size()), colours.begin());
   return colours;
 }
+
+std::vector<std::string> Experiment::class_names() { return regolith::class_names(config.data.classes, classes()); }
+std::vector<Colour> Experiment::class_colours() { return regolith::class_colours(config.data.classes, classes()); }
 
 }  // namespace regolith

@@ -20,6 +20,10 @@ struct ExperimentData {
   std::string report;                            // what was read, dropped, split and repeated: a few lines
 };
 
+// One for each class: made up where the configuration has none.
+std::vector<std::string> class_names(const ClassOptions& options, int classes);
+std::vector<Colour> class_colours(const ClassOptions& options, int classes);
+
 class Experiment {
  public:
   // device: in place of the one that run.device names.
@@ -39,8 +43,9 @@ class Experiment {
   // Throws ConfigError, at the key, for one that does not fit the classes.
   Loss loss(const std::vector<double>& frequencies);
   TrainerOptions trainer_options();
+  NetworkOptions network_options() const;  // of training
 
-  std::vector<std::string> class_names();  // made up where the configuration has none
+  std::vector<std::string> class_names();
   std::vector<Colour> class_colours();
 
  private:

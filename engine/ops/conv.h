@@ -39,6 +39,7 @@ class ConvBase : public Op {
  public:
   explicit ConvBase(ConvAttributes a) : a_(a) {}
   ConvAttributes& attributes() { return a_; }
+  virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;
   std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
@@ -81,6 +82,7 @@ class ConvTransposeOp : public ConvBase {
   using ConvBase::ConvBase;
   std::string_view kind() const override { return "conv_transpose"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
+  bool filters_first() const override { return false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   size_t forward_workspace() const override { return conv_->dgrad_workspace(); }

@@ -27,6 +27,7 @@ class NormOp : public Op {
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  float epsilon() const { return epsilon_; }
 
  protected:
   NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
