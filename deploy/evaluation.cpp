@@ -81,7 +81,7 @@ class Scorer {
       pixels += confusion[i];
       if (i % (K + 1) == 0) right += confusion[i];
     }
-    boundary_.add(labelled.truth, s.ids, s.height, s.width);
+    boundary_.add(learnt(labelled.truth), s.ids, s.height, s.width);
     const auto classes = static_cast<int>(K);
     const ImageScores& scores = result_.images.emplace_back(ImageScores{
         labelled.image.name, value_of(metrics(confusion, classes, kNaN), foreground_ ? "miou_foreground" : "miou"),
@@ -99,6 +99,14 @@ class Scorer {
   }
 
  private:
+  // The truth without classes that are never predicted: their boundaries cannot be found, and what is predicted in
+  // their place has others.
+  std::vector<uint8_t> learnt(std::vector<uint8_t> truth) const {
+    for (const int c : result_.never_predicted)
+      std::replace(truth.begin(), truth.end(), static_cast<uint8_t>(c), kernels::kAbsentClass);
+    return truth;
+  }
+
   void keep_if_bad(const LabelledImage& labelled, const Segmentation& s, const ImageScores& scores) {
     const bool full = std::ssize(worst_) == kWorstImages;
     if (std::isnan(scores.miou) || (full && scores.miou >= worst_.rbegin()->first)) return;

@@ -30,7 +30,7 @@ struct Evaluated {
   std::vector<std::string> classes;  // their names
   std::vector<int> never_predicted;  // classes
   std::vector<int64_t> confusion;    // (K, K) pixels, truth by row
-  std::vector<double> boundary_f1;   // by class: engine/train/boundary.h, within 2 pixels
+  std::vector<double> boundary_f1;   // by class: engine/train/boundary.h, of pixels whose class may be predicted
   std::vector<ImageScores> images;   // the lowest mIoU first, then those without truth
   std::vector<ShownImage> worst;     // the ten first of them
 };

@@ -61,7 +61,7 @@ Picture draw_confusion(std::span<const std::string> names, std::span<const int64
   int left = text_width("truth");
   for (int row = 0; row < K; ++row) left = std::max(left, text_width(row_name(names, row)));
   left += kMargin + 8;
-  const std::string title = "columns: predicted; percent of the row, pixels";
+  const std::string title = "predicted: percent of the row, pixels";
   const int top = kMargin + 2 * kTitle;
   Picture p(std::max(left + K * kCellWidth, left + text_width(title)) + kMargin, top + K * kCellHeight + kMargin,
             kPaper);

@@ -58,7 +58,7 @@ void BoundaryF1::add(std::span<const uint8_t> truth, std::span<const uint8_t> pr
     }
   }
   for (size_t c = 0; c < sums_.size(); ++c) {
-    if (counts[0][c].pixels + counts[1][c].pixels == 0) continue;
+    if (counts[0][c].pixels == 0) continue;
     const double recall = counts[0][c].share(), precision = counts[1][c].share();
     ++images_[c];
     if (recall + precision > 0) sums_[c] += 2 * precision * recall / (precision + recall);

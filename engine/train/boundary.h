@@ -12,8 +12,8 @@ namespace regolith {
 // is one to pixels without truth (kernels::kAbsentClass), which count as no pixels in either map. In an image,
 // precision is the share of the predicted boundary of a class that has true boundary of it within the tolerance
 // (Euclidean distance between pixels, at most), recall the share of the true one that has predicted boundary, and F1
-// their harmonic mean: 0 where one of both has no boundary. The score of a class is the mean of F1 over the images
-// where truth or prediction has a boundary of it, NaN where none has.
+// their harmonic mean: 0 where no boundary of it is predicted. The score of a class is the mean of F1 over the images
+// whose truth has a boundary of it, NaN where none has: an image without one has nothing to find.
 class BoundaryF1 {
  public:
   explicit BoundaryF1(int classes, int tolerance = 2);                                                   // in pixels

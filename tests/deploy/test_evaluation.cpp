@@ -12,6 +12,8 @@
 #include "deploy/evaluation_report.h"
 #include "engine/io/npy.h"
 #include "engine/report/confusion.h"
+#include "engine/report/table.h"
+#include "engine/train/boundary.h"
 #include "engine/train/metrics.h"
 #include "kernels/sample.h"
 #include "tests/deploy/run.h"
@@ -83,18 +85,23 @@ TEST_F(Evaluations, ScoresAreThoseOfEveryPixelWithTruth) {
                           HasSubstr("% of the truth"), Not(HasSubstr("never predicted"))));
   Segmenter segmenter(o.runs, o.segmenter);
   std::vector<int64_t> confusion(9);
+  BoundaryF1 boundary(3);
   for (int i = 0; i < kCount; ++i) {
     const Segmentation s = segmenter.predict({images.data() + i * kPixels, 16, 24, 1});
     for (int p = 0; p < kPixels; ++p)
       if (masks[i * kPixels + p] != 255) ++confusion[masks[i * kPixels + p] * 3 + s.ids[p]];
+    boundary.add({masks.data() + i * kPixels, kPixels}, s.ids, 16, 24);
   }
   const auto json = nlohmann::json::parse(contents(folder / "scores/scores.json"));
   EXPECT_EQ(json["confusion"], confusion);
   EXPECT_EQ(json["pixels"], std::count_if(masks.begin(), masks.end(), [](uint8_t m) { return m != 255; }));
-  for (const Metric& m : metrics(confusion, 3, 0))
-    if (m.higher_is_better) EXPECT_DOUBLE_EQ(json[m.name], m.value);
+  for (const Metric& m : metrics(confusion, 3, 0)) {
+    if (m.higher_is_better) {
+      EXPECT_DOUBLE_EQ(json[m.name], m.value);
+    }
+  }
   EXPECT_DOUBLE_EQ(json["classes"][1]["iou"], score(confusion, 3).iou[1]);
-  EXPECT_GT(json["classes"][2]["boundary_f1"], 0);
+  for (int k = 0; k < 3; ++k) EXPECT_EQ(json["classes"][k]["boundary_f1"], boundary.values()[k]);
   const std::string csv = contents(folder / "scores/per_image.csv");
   EXPECT_THAT(csv, HasSubstr("name,miou,accuracy,iou none,iou soil,iou rock\n"));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + kCount);
@@ -204,8 +211,8 @@ TEST(Confusion, CountsAreShortAndRowsAreShares) {
   const std::vector<std::string> names{"sky", "big rock"};
   const std::vector<int64_t> confusion{30000, 10000, 0, 0};
   EXPECT_THAT(confusion_text(names, confusion),
-              AllOf(HasSubstr("0 sky                     30.0k  10.0k\n"), HasSubstr("0 sky            75.0  25.0\n"),
-                    HasSubstr("1 big rock          -     -\n")));
+              AllOf(HasSubstr("0 sky                      30.0k  10.0k\n"), HasSubstr("0 sky           75.0  25.0\n"),
+                    HasSubstr("1 big rock         -     -\n")));
   const Picture p = draw_confusion(names, confusion);
   EXPECT_GT(p.width, 2 * 52);
 }

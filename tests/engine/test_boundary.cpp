@@ -37,7 +37,7 @@ double f1_of(const std::vector<uint8_t>& truth, const std::vector<uint8_t>& pred
     return of.empty() ? 0 : near / std::ssize(of);
   };
   const Points t = boundary(truth), p = boundary(prediction);
-  if (t.empty() && p.empty()) return std::nan("");
+  if (t.empty()) return std::nan("");
   const double precision = share(p, t), recall = share(t, p);
   return precision + recall > 0 ? 2 * precision * recall / (precision + recall) : 0;
 }
@@ -83,6 +83,9 @@ TEST(BoundaryF1, AShiftWithinTheToleranceIsPerfectAndOneBeyondIsNot) {
   EXPECT_EQ(f1(by_two), (std::vector<double>{1, 1}));
   EXPECT_EQ(f1(by_three), (std::vector<double>{0, 0}));
   EXPECT_EQ(f1(none), (std::vector<double>{0, 0}));
+  BoundaryF1 nothing_to_find(2);
+  nothing_to_find.add(none, truth, 1, 12);
+  EXPECT_TRUE(std::isnan(nothing_to_find.values()[0]));
 }
 
 }  // namespace
