@@ -61,9 +61,9 @@ class NodeTimes : public RunObserver {
     };
     double maps = output, weights = 0, trained = 0;
     for (const int p : node.params) {
-      const ParamSpec& spec = graph_.params[p].spec;
-      weights += static_cast<double>(spec.elements());
-      if (spec.trainable) trained += static_cast<double>(spec.elements());
+      const auto elements = static_cast<double>(graph_.params[p].spec.elements());
+      weights += elements;
+      if (graph_.trains(p)) trained += elements;
     }
     const std::vector<bool>& wanted = wanted_[graph_.find(node.name)];
     const std::vector<bool>& saves = node.inferred.saves_input;

@@ -5,12 +5,12 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9690
-engine  11550
+engine  11790
 models    565
 losses    325
 data     2010
-app      1870
-tools     775"
+app      1910
+tools     780"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0
