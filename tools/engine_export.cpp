@@ -1,0 +1,130 @@
+// engine_export RUN --output MODEL.onnx [...] | engine_export RUN --check MODEL.onnx: a trained network as an ONNX
+// file.
+#include <cstdio>
+#include <filesystem>
+
+#include "app/command_line.h"
+#include "app/resume.h"
+#include "deploy/onnx/check.h"
+#include "deploy/onnx/export.h"
+#include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
+#include "engine/ops/freeze.h"
+#include "engine/train/weights.h"
+#include "models/reader.h"
+
+namespace {
+
+using namespace regolith;
+namespace fs = std::filesystem;
+
+// The configuration of a run folder and its weights, which fit each other.
+struct Run {
+  Experiment experiment;
+  Checkpoint weights;
+
+  // weights: best, last, or a file.
+  Run(const std::string& folder, const std::string& which)
+      : experiment(config(folder), make_cpu_device()), weights(load_checkpoint(file(folder, which))) {
+    check_parameters(experiment.network(), weights);
+  }
+
+ private:
+  static RunConfig config(const std::string& folder) {
+    if (!fs::is_directory(folder)) throw IoError(folder + ": there is no such run folder");
+    return load_run_config(fs::path(folder) / "config.yaml", {"run.device=cpu", "run.precision=fp32"},
+                           ConfigUse::network);
+  }
+  static std::string file(const std::string& folder, const std::string& which) {
+    if (which != "best" && which != "last") return which;
+    const std::string path = (fs::path(folder) / (which + ".safetensors")).string();
+    if (!fs::exists(path))
+      throw IoError(path + ": is not there; train for an epoch, or name another file with --weights");
+    return path;
+  }
+};
+
+// Those that every term of the loss leaves out: nobody taught the network when to say them.
+std::vector<int> excluded_classes(const LossSpec& loss, int classes) {
+  std::vector<int> excluded;
+  for (int c = 0; c < classes; ++c) {
+    const auto leaves_out = [&](const LossTerm& term) {
+      return std::visit([&](const auto& kind) { return std::ranges::find(kind.exclude, c) != kind.exclude.end(); },
+                        term.kind);
+    };
+    const std::vector<LossTerm> terms = loss.terms();
+    if (std::ranges::all_of(terms, leaves_out)) excluded.push_back(c);
+  }
+  return excluded;
+}
+
+void write(Run& run, const std::string& output, const OnnxOptions& options, bool all_classes) {
+  Experiment& experiment = run.experiment;
+  const TrainerOptions trained = experiment.trainer_options();
+  const OnnxCard card{experiment.config.run.name,
+                      kVersion,
+                      experiment.class_names(),
+                      experiment.class_colours(),
+                      all_classes ? std::vector<int>{} : excluded_classes(experiment.config.loss, experiment.classes()),
+                      trained.divisor,
+                      trained.offset};
+  Graph graph = read_model(experiment.config.model);
+  graph.infer(1);
+  Checkpoint weights = run.weights;
+  freeze(graph, weights);
+  graph.infer(1);
+  std::string summary;
+  const std::string bytes = to_onnx(graph, weights, card, options, &summary);
+  write_file_atomically(output, bytes);
+  std::printf("%s: %s, ONNX opset %d, IR version %d\n%s", output.c_str(),
+              mebibytes(static_cast<double>(bytes.size()), 1).c_str(), kOnnxOpset, kOnnxIr, summary.c_str());
+  if (!card.excluded.empty())
+    std::printf("never predicted, as the loss leaves it out: class %s (--all-classes)\n", join(card.excluded).c_str());
+}
+
+int check(Run& run, const std::string& file) {
+  Network& network = run.experiment.network();
+  load_weights(network, run.weights, *run.experiment.device().make_stream());
+  const TrainerOptions trained = run.experiment.trainer_options();
+  const OnnxCheck c = check_onnx(file, network, trained.divisor, trained.offset);
+  std::printf("%s: ", file.c_str());
+  if (c.output != "classes")
+    std::printf("%s differ from the engine's by at most %.2g, ", c.output.c_str(), c.difference);
+  std::printf("%.4f%% of the pixels have the same class\n", 100 * c.agreeing);
+  if (!c.good())
+    throw IoError(file + ": is not this network; expected a difference of at most 1e-4 and 99.99% of the pixels");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CommandLine p(argc, argv, "engine_export", "Writes a trained network as an ONNX file.",
+                "engine_export runs/quickstart --output quickstart.onnx --input uint8 --argmax --dynamic batch");
+  std::string folder, output, input = "float32", dynamic, weights = "best", file;
+  bool all_classes = false, force = false;
+  OnnxOptions o;
+  p.option("run", folder, "a run folder: config.yaml and weights", {.required = true});
+  p.option("--output", output, "the .onnx to write");
+  p.option("--input", input, "of image: float32 (N,C,H,W) or uint8 (N,H,W,C); numbers from 0 to 255 either way",
+           {.names = {"float32", "uint8"}});
+  p.flag("--argmax", o.argmax, "output classes, uint8 (N,H,W), in place of probabilities (N,K,H,W)");
+  p.flag("--logits", o.logits, "output logits (N,K,H,W) too");
+  p.option("--dynamic", dynamic, "what is left free: batch, size, or both with a comma",
+           {.names = {"batch", "size", "batch,size", "size,batch"}});
+  p.flag("--all-classes", all_classes, "predict classes too that the loss left out");
+  p.option("--weights", weights, "best, last, or a .safetensors file");
+  p.flag("--force", force, "replace the output where it is there already");
+  p.option("--check", file, "compare this .onnx, in Python's onnxruntime, with the engine; exit 1 beyond 1e-4");
+  return p.run([&] {
+    if (output.empty() && file.empty()) throw UsageError("expected --output MODEL.onnx or --check MODEL.onnx");
+    if (!output.empty() && !force && fs::exists(output))
+      throw IoError(output + ": is there already; --force replaces it");
+    o.bytes = input == "uint8";
+    o.any_batch = dynamic.find("batch") != dynamic.npos;
+    o.any_size = dynamic.find("size") != dynamic.npos;
+    Run run(folder, weights);
+    if (!output.empty()) write(run, output, o, all_classes);
+    return file.empty() ? 0 : check(run, file);
+  });
+}
