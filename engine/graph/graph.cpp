@@ -1,5 +1,7 @@
 #include "engine/graph/graph.h"
 
+#include <algorithm>
+
 #include "engine/base/error.h"
 
 namespace regolith {
@@ -61,6 +63,26 @@ std::vector<std::vector<int>> Graph::consumers() const {
   for (size_t i = 0; i < nodes.size(); ++i)
     for (int in : nodes[i].inputs) result[in].push_back(static_cast<int>(i));
   return result;
+}
+
+bool Graph::is_head(int i) const {
+  return i == output || std::any_of(heads.begin(), heads.end(), [&](const LossHead& h) { return h.node == i; });
+}
+
+int Graph::sole_reader(int i) const {
+  if (is_head(i)) return -1;
+  const std::vector<int> readers = consumers()[i];
+  return readers.size() == 1 ? readers[0] : -1;
+}
+
+void Graph::erase(int i) {
+  nodes.erase(nodes.begin() + i);
+  const auto shift = [&](int& n) { n -= n > i; };
+  for (Node& n : nodes)
+    for (int& in : n.inputs) shift(in);
+  shift(input);
+  shift(output);
+  for (LossHead& h : heads) shift(h.node);
 }
 
 int64_t Graph::parameter_count() const {

@@ -49,6 +49,11 @@ class Graph {
   void infer_node(int i, int N);  // the same for the last node added
 
   std::vector<std::vector<int>> consumers() const;
+  bool is_head(int i) const;  // a loss head or the output
+  // The only node that reads i; -1 where there are several, or i is a head.
+  int sole_reader(int i) const;
+  // Takes node i away, which no node reads any more. Later nodes move up by one.
+  void erase(int i);
   int64_t parameter_count() const;  // as Keras counts: running statistics included
 
   std::vector<Node> nodes;

@@ -42,6 +42,7 @@ class ConvBase : public Op {
   const ConvAttributes& attributes() const { return a_; }
   // Once inferred: the convolution that runs, or whose adjoint does; with its padding.
   const ConvShape& convolution() const { return shape_; }
+  virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;
   std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
@@ -84,6 +85,7 @@ class ConvTransposeOp : public ConvBase {
   using ConvBase::ConvBase;
   std::string_view kind() const override { return "conv_transpose"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
+  bool filters_first() const override { return false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   size_t forward_workspace() const override { return conv_->dgrad_workspace(); }

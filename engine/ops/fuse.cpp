@@ -44,20 +44,6 @@ class Fuser {
   T* op(int i) {
     return dynamic_cast<T*>(graph_.nodes[i].op.get());
   }
-  bool is_head(int i) const {
-    return i == graph_.output ||
-           std::any_of(graph_.heads.begin(), graph_.heads.end(), [&](const LossHead& h) { return h.node == i; });
-  }
-  // The only node that reads i; -1 where there are several, or i is an output.
-  int sole_reader(int i) const {
-    if (is_head(i)) return -1;
-    int reader = -1, count = 0;
-    for (size_t c = 0; c < graph_.nodes.size(); ++c)
-      for (int in : graph_.nodes[c].inputs)
-        if (in == i) reader = static_cast<int>(c), ++count;
-    return count == 1 ? reader : -1;
-  }
-
   // Moves the op of node i to the place of `later`, with i's input and what else `later` read.
   void merge(int i, int later, const std::string& rule) {
     Node& from = graph_.nodes[i];
@@ -68,22 +54,12 @@ class Fuser {
     to.inputs.insert(to.inputs.begin(), from.inputs.begin(), from.inputs.end());
     to.name = from.name;  // the parameters keep their names
     to.where = from.where;
-    remove(i);
-  }
-
-  void remove(int i) {
-    graph_.nodes.erase(graph_.nodes.begin() + i);
-    const auto shift = [&](int& n) { n -= n > i; };
-    for (Node& n : graph_.nodes)
-      for (int& in : n.inputs) shift(in);
-    shift(graph_.input);
-    shift(graph_.output);
-    for (LossHead& h : graph_.heads) shift(h.node);
+    graph_.erase(i);
   }
 
   // The node that reads i alone, where it is a ReLU.
   int sole_relu(int i) const {
-    const int reader = sole_reader(i);
+    const int reader = graph_.sole_reader(i);
     return reader >= 0 && graph_.nodes[reader].op->is_relu() ? reader : -1;
   }
 
@@ -91,7 +67,7 @@ class Fuser {
   int norm_residual(int i) {
     auto* norm = op<NormOp>(i);
     if (norm == nullptr || norm->epilogue.residual || norm->epilogue.relu) return -1;
-    const int add = sole_reader(i);
+    const int add = graph_.sole_reader(i);
     if (add < 0 || !graph_.nodes[add].op->is_sum() || graph_.nodes[add].inputs.size() != 2) return -1;
     norm->epilogue.residual = true;
     return add;
@@ -119,7 +95,7 @@ class Fuser {
 
   int squeeze_pool(int i) {
     auto* squeeze = plain_squeeze(i);
-    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
+    const int reader = squeeze == nullptr ? -1 : graph_.sole_reader(i);
     const auto* pool = reader < 0 ? nullptr : op<MaxPoolOp>(reader);
     if (pool == nullptr || !pool->halves()) return -1;
     squeeze->epilogue.pool = true;
@@ -128,7 +104,7 @@ class Fuser {
 
   int squeeze_dropout(int i) {
     auto* squeeze = plain_squeeze(i);
-    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
+    const int reader = squeeze == nullptr ? -1 : graph_.sole_reader(i);
     const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
     if (dropout == nullptr || dropout->rate() == 0) return -1;
     squeeze->epilogue.rate = dropout->rate();
@@ -152,7 +128,7 @@ class Fuser {
   void drop_cancelled_biases() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       auto* conv = op<ConvOp>(static_cast<int>(i));
-      const int reader = conv == nullptr ? -1 : sole_reader(static_cast<int>(i));
+      const int reader = conv == nullptr ? -1 : graph_.sole_reader(static_cast<int>(i));
       if (reader >= 0 && op<BatchNormOp>(reader) != nullptr) conv->attributes().bias_cancels = true;
     }
   }

@@ -14,12 +14,6 @@ std::string moment_name(int moment, const std::string& param) {
   return std::string(kOptimizer) + std::to_string(moment) + "/" + param;
 }
 
-std::vector<float> floats(const Checkpoint& checkpoint, const std::string& name) {
-  if (const auto& source = checkpoint.tensor(name).source) return source();
-  const auto values = checkpoint.values<float>(name);
-  return {values.begin(), values.end()};
-}
-
 }  // namespace
 
 void check_parameters(Network& network, const Checkpoint& checkpoint) {
@@ -56,7 +50,7 @@ void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& 
   check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i)
-    network.parameters().write(static_cast<int>(i), ParamField::weight, floats(checkpoint, entries[i].name), stream);
+    network.parameters().write(static_cast<int>(i), ParamField::weight, checkpoint.floats(entries[i].name), stream);
   network.parameters().refresh_compute_copy(stream);
 }
 
@@ -87,7 +81,7 @@ void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpo
   load_weights(network, checkpoint, trainer.stream());
   for (size_t i = 0; i < entries.size(); ++i) {
     for (int m = 0; entries[i].trainable && m < trainer.moments(); ++m)
-      trainer.write_moment(m, static_cast<int>(i), floats(checkpoint, moment_name(m, entries[i].name)));
+      trainer.write_moment(m, static_cast<int>(i), checkpoint.floats(moment_name(m, entries[i].name)));
   }
 }
 
