@@ -173,19 +173,21 @@ TrainerOptions Experiment::trainer_options() {
   return o;
 }
 
-std::vector<std::string> Experiment::class_names() {
-  std::vector<std::string> names = config.data.classes.names;
-  for (int i = static_cast<int>(names.size()); i < classes(); ++i) names.push_back("class " + std::to_string(i));
-  names.resize(classes());
+std::vector<std::string> class_names(const ClassOptions& options, int classes) {
+  std::vector<std::string> names = options.names;
+  for (int i = static_cast<int>(names.size()); i < classes; ++i) names.push_back("class " + std::to_string(i));
+  names.resize(classes);
   return names;
 }
 
-std::vector<Colour> Experiment::class_colours() {
+std::vector<Colour> class_colours(const ClassOptions& options, int classes) {
   std::vector<Colour> colours;
-  for (const Rgb& c : default_colours(classes())) colours.push_back({c.r, c.g, c.b});
-  const std::vector<Colour>& given = config.data.classes.colours;
-  std::copy_n(given.begin(), std::min(given.size(), colours.size()), colours.begin());
+  for (const Rgb& c : default_colours(classes)) colours.push_back({c.r, c.g, c.b});
+  std::copy_n(options.colours.begin(), std::min(options.colours.size(), colours.size()), colours.begin());
   return colours;
 }
+
+std::vector<std::string> Experiment::class_names() { return regolith::class_names(config.data.classes, classes()); }
+std::vector<Colour> Experiment::class_colours() { return regolith::class_colours(config.data.classes, classes()); }
 
 }  // namespace regolith

@@ -20,6 +20,10 @@ struct ExperimentData {
   std::string report;                            // what was read, dropped, split and repeated: a few lines
 };
 
+// One for each class: made up where the configuration has none.
+std::vector<std::string> class_names(const ClassOptions& options, int classes);
+std::vector<Colour> class_colours(const ClassOptions& options, int classes);
+
 class Experiment {
  public:
   // device: in place of the one that run.device names.
@@ -40,7 +44,7 @@ class Experiment {
   Loss loss(const std::vector<double>& frequencies);
   TrainerOptions trainer_options();
 
-  std::vector<std::string> class_names();  // made up where the configuration has none
+  std::vector<std::string> class_names();
   std::vector<Colour> class_colours();
 
  private:
