@@ -7,6 +7,7 @@
 #include "app/resume.h"
 #include "deploy/onnx/check.h"
 #include "deploy/onnx/export.h"
+#include "deploy/run_folder.h"
 #include "engine/base/error.h"
 #include "engine/io/atomic_file.h"
 #include "engine/ops/freeze.h"
@@ -18,59 +19,18 @@ namespace {
 using namespace regolith;
 namespace fs = std::filesystem;
 
-// The configuration of a run folder and its weights, which fit each other.
-struct Run {
-  Experiment experiment;
-  Checkpoint weights;
-
-  // weights: best, last, or a file.
-  Run(const std::string& folder, const std::string& which)
-      : experiment(config(folder), make_cpu_device()), weights(load_checkpoint(file(folder, which))) {
-    check_parameters(experiment.network(), weights);
-  }
-
- private:
-  static RunConfig config(const std::string& folder) {
-    if (!fs::is_directory(folder)) throw IoError(folder + ": there is no such run folder");
-    return load_run_config(fs::path(folder) / "config.yaml", {"run.device=cpu", "run.precision=fp32"},
-                           ConfigUse::network);
-  }
-  static std::string file(const std::string& folder, const std::string& which) {
-    if (which != "best" && which != "last") return which;
-    const std::string path = (fs::path(folder) / (which + ".safetensors")).string();
-    if (!fs::exists(path))
-      throw IoError(path + ": is not there; train for an epoch, or name another file with --weights");
-    return path;
-  }
-};
-
-// Those that every term of the loss leaves out: nobody taught the network when to say them.
-std::vector<int> excluded_classes(const LossSpec& loss, int classes) {
-  std::vector<int> excluded;
-  for (int c = 0; c < classes; ++c) {
-    const auto leaves_out = [&](const LossTerm& term) {
-      return std::visit([&](const auto& kind) { return std::ranges::find(kind.exclude, c) != kind.exclude.end(); },
-                        term.kind);
-    };
-    const std::vector<LossTerm> terms = loss.terms();
-    if (std::ranges::all_of(terms, leaves_out)) excluded.push_back(c);
-  }
-  return excluded;
-}
-
-void write(Run& run, const std::string& output, const OnnxOptions& options, bool all_classes) {
-  Experiment& experiment = run.experiment;
+void write(Experiment& experiment, Checkpoint weights, const std::string& output, const OnnxOptions& options,
+           bool all_classes) {
   const TrainerOptions trained = experiment.trainer_options();
   const OnnxCard card{experiment.config.run.name,
                       kVersion,
                       experiment.class_names(),
                       experiment.class_colours(),
-                      all_classes ? std::vector<int>{} : excluded_classes(experiment.config.loss, experiment.classes()),
+                      all_classes ? std::vector<int>{} : experiment.config.loss.unlearnt(experiment.classes()),
                       trained.divisor,
                       trained.offset};
   Graph graph = read_model(experiment.config.model);
   graph.infer(1);
-  Checkpoint weights = run.weights;
   freeze(graph, weights);
   graph.infer(1);
   std::string summary;
@@ -82,10 +42,10 @@ void write(Run& run, const std::string& output, const OnnxOptions& options, bool
     std::printf("never predicted, as the loss leaves it out: class %s (--all-classes)\n", join(card.excluded).c_str());
 }
 
-int check(Run& run, const std::string& file) {
-  Network& network = run.experiment.network();
-  load_weights(network, run.weights, *run.experiment.device().make_stream());
-  const TrainerOptions trained = run.experiment.trainer_options();
+int check(Experiment& experiment, const Checkpoint& weights, const std::string& file) {
+  Network& network = experiment.network();
+  load_weights(network, weights, *experiment.device().make_stream());
+  const TrainerOptions trained = experiment.trainer_options();
   const OnnxCheck c = check_onnx(file, network, trained.divisor, trained.offset);
   std::printf("%s: ", file.c_str());
   if (c.output != "classes")
@@ -123,8 +83,10 @@ int main(int argc, char** argv) {
     o.bytes = input == "uint8";
     o.any_batch = dynamic.find("batch") != dynamic.npos;
     o.any_size = dynamic.find("size") != dynamic.npos;
-    Run run(folder, weights);
-    if (!output.empty()) write(run, output, o, all_classes);
-    return file.empty() ? 0 : check(run, file);
+    const TrainedRun run = open_run(folder, weights, {"run.device=cpu", "run.precision=fp32"});
+    Experiment experiment(run.config, make_cpu_device());
+    check_parameters(experiment.network(), run.weights);
+    if (!output.empty()) write(experiment, run.weights, output, o, all_classes);
+    return file.empty() ? 0 : check(experiment, run.weights, file);
   });
 }

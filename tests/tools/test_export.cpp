@@ -53,7 +53,7 @@ TEST_F(Export, WritesWhatOnnxRuntimeComputesAlike) {
 }
 
 TEST_F(Export, RefusesBadWordsFoldersAndWeights) {
-  refuses(words({"--output", "m.onnx"}), {"runs/tiny: there is no such run folder"});
+  refuses(words({"--output", "m.onnx"}), {"runs/tiny: expected a run folder"});
   train();
   refuses(words({}), {"--output", "--check"});
   refuses(words({"--output", "m.onnx", "--dynamic", "width"}), {"--dynamic", "width"});
@@ -63,7 +63,7 @@ TEST_F(Export, RefusesBadWordsFoldersAndWeights) {
   refuses(words({"--output", "m.onnx", "--weights", "runs/wider/best.safetensors"}),
           {"runs/wider/best.safetensors: ", "another"});
   std::filesystem::remove(folder_ / "runs/tiny/best.safetensors");
-  refuses(words({"--output", "m.onnx"}), {"runs/tiny/best.safetensors: is not there", "--weights"});
+  refuses(words({"--output", "m.onnx"}), {"runs/tiny/best.safetensors: is missing", "--weights last is there"});
   std::filesystem::remove(folder_ / "runs/tiny/config.yaml");
   refuses(words({"--output", "m.onnx"}), {"runs/tiny/config.yaml"});
   EXPECT_FALSE(folder_.has("m.onnx"));
