@@ -18,19 +18,24 @@ Device& Experiment::device() {
   return *device_;
 }
 
+NetworkOptions Experiment::network_options() const {
+  NetworkOptions o;
+  o.precision = config.run.precision;
+  o.deterministic = config.run.deterministic;
+  o.seed = config.run.seed;
+  o.micro_batches = config.train.slices;
+  o.couples_images = config.loss.couples_images();
+  o.reserve = !plan_only_;
+  if (!config.graph.fuse) o.fuse = FuseOptions::none();
+  o.views = config.graph.views;
+  o.reuse = config.graph.plan;
+  o.conv = config.conv;
+  return o;
+}
+
 Network& Experiment::network() {
   if (!network_) {
-    NetworkOptions o;
-    o.precision = config.run.precision;
-    o.deterministic = config.run.deterministic;
-    o.seed = config.run.seed;
-    o.micro_batches = config.train.slices;
-    o.couples_images = config.loss.couples_images();
-    o.reserve = !plan_only_;
-    if (!config.graph.fuse) o.fuse = FuseOptions::none();
-    o.views = config.graph.views;
-    o.reuse = config.graph.plan;
-    o.conv = config.conv;
+    const NetworkOptions o = network_options();
     network_ = std::make_unique<Network>(read_model(config.model), device(), o);
     check_classes();
     if (config.train.slices > 1 && network_->couples_images())

@@ -43,6 +43,7 @@ class Experiment {
   // Throws ConfigError, at the key, for one that does not fit the classes.
   Loss loss(const std::vector<double>& frequencies);
   TrainerOptions trainer_options();
+  NetworkOptions network_options() const;  // of training
 
   std::vector<std::string> class_names();
   std::vector<Colour> class_colours();

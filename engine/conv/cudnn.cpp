@@ -62,7 +62,7 @@ class CudnnConvolution : public Convolution {
   size_t wgrad_workspace() const override { return compiled_->wgrad ? wgrad_workspace_ : 0; }
 
   void forward(DeviceStream& s, const TensorView& x, const void* w, const void*, const float* bias, const TensorView& y,
-               void* workspace) override {
+               void* workspace, const ForwardEpilogue&) override {
     Operands o{x.data, const_cast<void*>(w), y.data, nullptr};
     if (compiled_->fused && request_.bias) o.bias = const_cast<float*>(bias);
     compiled_->forward->run(native(s), o, workspace);

@@ -234,7 +234,7 @@ class OnednnConvolution : public Convolution {
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void* packed, const float* bias,
-               const TensorView& y, void* workspace) override {
+               const TensorView& y, void* workspace, const ForwardEpilogue&) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const void* weights = compiled_->pack_forward || via_fp32_ ? packed : w;

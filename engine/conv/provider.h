@@ -41,7 +41,7 @@ struct ConvRequest {
   bool bias = false;        // forward adds a bias per output channel (fp32) ...
   bool relu = false;        // ... and applies ReLU, in its epilogue
   bool needs_dgrad = true;
-  bool needs_wgrad = true;
+  bool needs_wgrad = true;  // without it the request is one of inference
   bool deterministic = true;
   size_t workspace_limit = kWorkspaceLimit;              // bytes that an engine of cuDNN may ask for
   auto operator<=>(const ConvRequest&) const = default;  // a key of caches of what was compiled
@@ -55,6 +55,16 @@ ConvRequest conv_request(const ConvShape& shape, const ComputeOptions& options);
 struct DgradEpilogue {
   bool accumulate = false;
   const float* bias = nullptr;
+};
+
+// What forward does beside the bias and ReLU of the request.
+struct ForwardEpilogue {
+  TensorView residual{};  // (N,P,Q,K), perhaps a slice: added before ReLU
+  TensorView pooled{};    // (N,P/2,Q/2,K), perhaps a slice: also written, the largest of each 2x2 of y; P and Q even
+  float* sums = nullptr;  // (N,2,K): also written, the sums over P and Q of y, and of its squares
+  // x is read as x * scale + shift, of (N,C) each, (then ReLU), as a norm leaves it; the padding stays zero.
+  const float *scale = nullptr, *shift = nullptr;
+  bool input_relu = false;
 };
 
 enum class WeightUse { forward, dgrad };
@@ -85,9 +95,11 @@ class Convolution {
   virtual void prepack_weights(DeviceStream&, WeightUse, const void* /*w*/, void* /*packed*/) {}
 
   // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` the copy of the call's direction.
-  // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none.
+  // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none. An epilogue only where
+  // has_forward_epilogue() says that there is one; there x and y may be slices, too.
   virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const float* bias,
-                       const TensorView& y, void* workspace) = 0;
+                       const TensorView& y, void* workspace, const ForwardEpilogue& epilogue = {}) = 0;
+  virtual bool has_forward_epilogue() const { return false; }
   // dx = dy * w^T, written. An epilogue only where has_dgrad_epilogue() says that there is one.
   virtual void dgrad(DeviceStream&, const TensorView& dy, const void* w, const void* packed, const TensorView& dx,
                      void* workspace, const DgradEpilogue& epilogue = {}) = 0;

@@ -19,7 +19,7 @@ class ReferenceConvolution : public Convolution {
   size_t wgrad_workspace() const override { return wgrad_workspace_; }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
-               const TensorView& y, void*) override {
+               const TensorView& y, void*, const ForwardEpilogue&) override {
     kernels::conv_direct_forward(stream, {x, w, bias, y, window_, relu_});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,

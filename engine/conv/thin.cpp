@@ -25,7 +25,7 @@ class ThinInConvolution : public Convolution {
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
-               const TensorView& y, void*) override {
+               const TensorView& y, void*, const ForwardEpilogue&) override {
     kernels::thin_spread(stream, {x, w, bias, y, window_, relu_});
   }
   // Of the images themselves: no network asks for it in training, so plain loops do.
@@ -58,7 +58,7 @@ class ThinOutConvolution : public Convolution {
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
-               const TensorView& y, void*) override {
+               const TensorView& y, void*, const ForwardEpilogue&) override {
     kernels::thin_dot(stream, {x, w, bias, y, relu_});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,

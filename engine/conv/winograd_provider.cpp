@@ -51,7 +51,7 @@ class WinogradConvolution : public Convolution {
                    });
   }
   void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
-               const TensorView& y, void* workspace) override {
+               const TensorView& y, void* workspace, const ForwardEpilogue&) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const Epilogue e{.bias = request_.bias ? bias : nullptr, .relu = request_.relu};

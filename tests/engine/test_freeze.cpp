@@ -71,8 +71,8 @@ Frozen freeze_and_compare(const Yaml& model) {
   EXPECT_EQ(actual.size(), expected.size());
   double most = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
-    most = std::max(most, std::abs<double>(expected[i]));
-    f.error = std::max(f.error, std::abs<double>(actual[i] - expected[i]));
+    most = std::max(most, std::abs(static_cast<double>(expected[i])));
+    f.error = std::max(f.error, std::abs(static_cast<double>(actual[i]) - expected[i]));
   }
   f.error /= most;
   for (auto& [name, tensor] : f.weights.tensors) tensor.source = nullptr;  // reads what ends here
