@@ -2,6 +2,7 @@
 // file.
 #include <cstdio>
 #include <filesystem>
+#include <sstream>
 
 #include "app/command_line.h"
 #include "app/resume.h"
@@ -9,6 +10,7 @@
 #include "deploy/onnx/export.h"
 #include "deploy/run_folder.h"
 #include "engine/base/error.h"
+#include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/ops/freeze.h"
 #include "engine/train/weights.h"
@@ -36,8 +38,8 @@ void write(Experiment& experiment, Checkpoint weights, const std::string& output
   std::string summary;
   const std::string bytes = to_onnx(graph, weights, card, options, &summary);
   write_file_atomically(output, bytes);
-  std::printf("%s: %s, ONNX opset %d, IR version %d\n%s", output.c_str(),
-              mebibytes(static_cast<double>(bytes.size()), 1).c_str(), kOnnxOpset, kOnnxIr, summary.c_str());
+  std::printf("%s: %s bytes, ONNX opset %d, IR version %d\n%s", output.c_str(),
+              thousands(static_cast<int64_t>(bytes.size())).c_str(), kOnnxOpset, kOnnxIr, summary.c_str());
   if (!card.excluded.empty())
     std::printf("never predicted, as the loss leaves it out: class %s (--all-classes)\n", join(card.excluded).c_str());
 }
@@ -70,8 +72,7 @@ int main(int argc, char** argv) {
            {.names = {"float32", "uint8"}});
   p.flag("--argmax", o.argmax, "output classes, uint8 (N,H,W), in place of probabilities (N,K,H,W)");
   p.flag("--logits", o.logits, "output logits (N,K,H,W) too");
-  p.option("--dynamic", dynamic, "what is left free: batch, size, or both with a comma",
-           {.names = {"batch", "size", "batch,size", "size,batch"}});
+  p.option("--dynamic", dynamic, "what is left free: batch, size, or batch,size");
   p.flag("--all-classes", all_classes, "predict classes too that the loss left out");
   p.option("--weights", weights, "best, last, or a .safetensors file");
   p.flag("--force", force, "replace the output where it is there already");
@@ -80,9 +81,15 @@ int main(int argc, char** argv) {
     if (output.empty() && file.empty()) throw UsageError("expected --output MODEL.onnx or --check MODEL.onnx");
     if (!output.empty() && !force && fs::exists(output))
       throw IoError(output + ": is there already; --force replaces it");
+    if (fs::exists(output) && !fs::is_regular_file(output))
+      throw IoError(output + ": is no file that could be replaced");
     o.bytes = input == "uint8";
-    o.any_batch = dynamic.find("batch") != dynamic.npos;
-    o.any_size = dynamic.find("size") != dynamic.npos;
+    std::istringstream parts(dynamic);
+    for (std::string part; std::getline(parts, part, ',');) {
+      if (part != "batch" && part != "size")
+        throw UsageError("--dynamic: expected batch, size, or batch,size, not '" + dynamic + "'");
+      (part == "batch" ? o.any_batch : o.any_size) = true;
+    }
     const TrainedRun run = open_run(folder, weights, {"run.device=cpu", "run.precision=fp32"});
     Experiment experiment(run.config, make_cpu_device());
     check_parameters(experiment.network(), run.weights);

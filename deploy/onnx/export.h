@@ -25,10 +25,10 @@ struct OnnxOptions {
 
 // What is not in the graph.
 struct OnnxCard {
-  std::string name, producer_version;
-  std::vector<std::string> classes;
-  std::vector<Colour> colours;
-  std::vector<int> excluded;        // classes that are never predicted: their probability is 0
+  std::string name = "network", producer_version = {};
+  std::vector<std::string> classes = {};
+  std::vector<Colour> colours = {};
+  std::vector<int> excluded = {};   // classes that are never predicted: their probability is 0
   float divisor = 255, offset = 0;  // the network reads (byte - offset) / divisor
 };
 

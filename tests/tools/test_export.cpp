@@ -77,6 +77,7 @@ TEST_F(Export, KeepsWhatIsThere) {
   EXPECT_EQ(folder_.read("m.onnx"), "precious");
   EXPECT_FALSE(folder_.has("m.onnx.tmp"));
   refuses(words({"--output", "nowhere/m.onnx"}), {"nowhere/m.onnx"});
+  refuses(words({"--output", "runs", "--force"}), {"runs: is no file"});
   ASSERT_EQ(run(words({"--output", "m.onnx", "--force"})).code, 0);
   EXPECT_NE(folder_.read("m.onnx"), "precious");
 }

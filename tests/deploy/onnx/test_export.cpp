@@ -68,6 +68,8 @@ TEST_F(OnnxFile, BytesAndFloatsAreTheSameImages) {
 // What the loss leaves out has no probability, and is no class; the others share what there is.
 TEST_F(OnnxFile, ExcludedClassesAreNeverPredicted) {
   const OnnxCard card{.excluded = {0, 3}};
+  const std::vector<float> bias{20, 0, 0, 20, 0};
+  weights_.set<float>("logits/bias", {5}, bias);
   const NpzReader shares =
                       run_onnx(write("p", model_, weights_, {.bytes = true, .any_batch = true}, card), images_.entry()),
                   classes =

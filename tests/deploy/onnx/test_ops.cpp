@@ -20,6 +20,8 @@ struct OpCase {
   int other_H = 0, other_W = 0;  // another size that the file takes where it is free; 0: none is tried
 };
 
+void PrintTo(const OpCase& c, std::ostream* out) { *out << c.name; }
+
 class OnnxOps : public OnnxExport, public ::testing::WithParamInterface<std::vector<OpCase>> {};
 
 TEST_P(OnnxOps, ComputeWhatTheEngineDoes) {
