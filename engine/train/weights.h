@@ -9,7 +9,6 @@
 namespace regolith {
 
 bool is_moment(const std::string& tensor);  // of the optimizer, in a checkpoint of a training
-// The values of an fp32 tensor, whether they are in memory or still in the file.
 
 // In fp32, with the model's parameter count in the metadata. The weights are read as the checkpoint is saved: network
 // and stream must live until then.
