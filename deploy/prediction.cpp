@@ -141,6 +141,13 @@ void set_part(PredictionOptions& options, const std::string& text) {
     throw UsageError("--part " + text + ": expected a part of the images, as 2/8 is the second of eight");
 }
 
+std::string note_of_never_predicted(const std::vector<std::string>& names, const std::vector<int>& classes) {
+  if (classes.empty()) return "";
+  std::vector<std::string> never;
+  for (const int c : classes) never.push_back(names[c]);
+  return "never predicted, for the loss leaves them out: " + join(never) + "; --all-classes predicts them too\n";
+}
+
 bool predict(const PredictionOptions& o, Interrupts* interrupts) {
   if (o.force && o.go_on) throw UsageError("--force, --continue: write all anew, or leave what is there");
   Segmenter segmenter(o.runs, o.segmenter);
@@ -172,11 +179,7 @@ bool predict(const PredictionOptions& o, Interrupts* interrupts) {
                   ? (", " + std::to_string(part.size() - todo.size()) + " are there already").c_str()
                   : "",
               segmenter.device().c_str(), size_text({segmenter.tile_height(), segmenter.tile_width()}).c_str());
-  std::vector<std::string> never;
-  for (const int c : segmenter.never_predicted()) never.push_back(names[c]);
-  if (!never.empty())
-    std::printf("never predicted, for the loss leaves them out: %s; --all-classes predicts them too\n",
-                join(never).c_str());
+  std::fputs(note_of_never_predicted(names, segmenter.never_predicted()).c_str(), stdout);
 
   if (interrupts != nullptr) interrupts->begun = true;
   Pipeline pipeline(*source, todo, segmenter, *outputs, interrupts);

@@ -22,6 +22,9 @@ struct PredictionOptions {
 // "2/8". Throws UsageError.
 void set_part(PredictionOptions& options, const std::string& text);
 
+// A line that names them, or "".
+std::string note_of_never_predicted(const std::vector<std::string>& names, const std::vector<int>& classes);
+
 // Prints what it does. Images are read by one thread and written by another while the network computes. One that cannot
 // be read is named, and the rest go on: false then, and where it was interrupted. Throws UsageError for options that
 // do not go together, and what the parts throw.
