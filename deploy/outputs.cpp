@@ -52,17 +52,18 @@ class FolderOutputs : public Outputs {
 
   void write(const Item& item, const Segmentation& s) override {
     const std::string& name = item.name;
-    if (options_.overlay) write_png(overlay(name).string(), drawn_over(item.image, s));
+    if (options_.overlay) draw_over(overlay(name).string(), item.image, s);
     if (has_values()) {
       std::vector<NpzEntry> entries;
       if (options_.probabilities)
         entries.push_back(npz_entry("probabilities", {s.height, s.width, s.classes}, s.probabilities.data()));
-      if (options_.confidence)
-        entries.push_back(npz_entry("confidence", {s.height, s.width}, s.confidence.data()));
+      if (options_.confidence) entries.push_back(npz_entry("confidence", {s.height, s.width}, s.confidence.data()));
       write_npz(values(name).string(), entries);
     }
     // Last: --continue takes a mask as the sign that all is there.
-    write_mask(mask(name).string(), s.ids.data(), s.height, s.width, palette_, class_names_);
+    write_png(mask(name).string(),
+              {.height = s.height, .width = s.width, .palette = palette_, .texts = {classes_text(class_names_)}},
+              [&](int y) { return s.ids.data() + static_cast<size_t>(y) * s.width; });
     ++written_;
   }
 
@@ -77,16 +78,19 @@ class FolderOutputs : public Outputs {
   fs::path values(const std::string& name) const { return folder_ / "values" / (name + ".npz"); }
 
   // Colours of the classes, half of them and half of the image.
-  Picture drawn_over(const ImageView& image, const Segmentation& s) const {
-    Picture picture(s.width, s.height, {});
-    for (size_t i = 0; i < s.ids.size(); ++i) {
-      const uint8_t* const pixel = image.pixels + i * image.channels;
-      const Rgb& c = palette_[s.ids[i]];
-      const int G = image.channels >= 3 ? 1 : 0, B = image.channels >= 3 ? 2 : 0;
-      const auto mix = [](int a, int b) { return static_cast<uint8_t>((a + b + 1) / 2); };
-      picture.pixels[i] = {mix(pixel[0], c.r), mix(pixel[G], c.g), mix(pixel[B], c.b)};
-    }
-    return picture;
+  void draw_over(const std::string& path, const ImageView& image, const Segmentation& s) const {
+    const int C = image.channels, G = C >= 3 ? 1 : 0, B = C >= 3 ? 2 : 0;
+    const auto mix = [](int a, int b) { return static_cast<uint8_t>((a + b + 1) / 2); };
+    std::vector<Rgb> row(static_cast<size_t>(s.width));
+    write_png(path, {.height = s.height, .width = s.width}, [&](int y) {
+      for (int x = 0; x < s.width; ++x) {
+        const size_t at = static_cast<size_t>(y) * s.width + x;
+        const uint8_t* const pixel = image.pixels + at * C;
+        const Rgb& c = palette_[s.ids[at]];
+        row[x] = {mix(pixel[0], c.r), mix(pixel[G], c.g), mix(pixel[B], c.b)};
+      }
+      return reinterpret_cast<const uint8_t*>(row.data());
+    });
   }
 
   fs::path folder_;
@@ -156,10 +160,12 @@ class NpzOutputs : public FileOutputs {
   std::vector<float> probabilities_, confidence_;
 };
 
-// A row an image: its number in the array, or the name of its file, then the class id of each pixel, row by row. The header: id,0,1,2,...
+// A row an image: its number in the array, or the name of its file, then the class id of each pixel, row by row. The
+// header: id,0,1,2,...
 class CsvOutputs : public FileOutputs {
  public:
-  CsvOutputs(const std::string& path, const OutputOptions& options) : FileOutputs(path, options), file_(path), numbered_(options.numbered) {
+  CsvOutputs(const std::string& path, const OutputOptions& options)
+      : FileOutputs(path, options), file_(path), numbered_(options.numbered) {
     if (options.probabilities || options.confidence)
       throw UsageError("--probabilities, --confidence: are for a folder or an .npz; " + path + " holds class ids");
   }

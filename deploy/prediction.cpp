@@ -146,8 +146,8 @@ bool predict(const PredictionOptions& o, Interrupts* interrupts) {
   Segmenter segmenter(o.runs, o.segmenter);
   const std::vector<std::string> names = segmenter.class_names();
   const TrainedRun run = open_run(o.runs[0], o.segmenter.weights);
-  const auto source = open_images(
-      o.input, o.images, run.source_context(segmenter.channels(), static_cast<int>(names.size())));
+  const auto source =
+      open_images(o.input, o.images, run.source_context(segmenter.channels(), static_cast<int>(names.size())));
   std::vector<int64_t> part;
   std::vector<std::string> part_names;
   for (int64_t i = o.part - 1; i < source->count(); i += o.parts) {

@@ -23,9 +23,12 @@ TrainedRun open_run(const std::string& folder, const std::string& weights, const
     throw IoError(folder + ": expected a run folder, as engine_run writes it; there is no such folder");
   const fs::path config = fs::path(folder) / "config.yaml";
   if (!fs::exists(config)) throw IoError(config.string() + ": is missing: " + folder + " is no folder of a run");
-  TrainedRun run{.folder = folder, .config = load_run_config(config, overrides, ConfigUse::network)};
+  TrainedRun run{.folder = folder,
+                 .config = load_run_config(config, overrides, ConfigUse::network),
+                 .weights_file = weights,
+                 .weights = {}};
   const bool named = weights == "best" || weights == "last";
-  run.weights_file = named ? (fs::path(folder) / (weights + ".safetensors")).string() : weights;
+  if (named) run.weights_file = (fs::path(folder) / (weights + ".safetensors")).string();
   if (!fs::exists(run.weights_file)) {
     const std::string other = weights == "best" ? "last" : "best";
     const bool has_other = named && fs::exists(fs::path(folder) / (other + ".safetensors"));

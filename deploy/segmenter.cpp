@@ -6,10 +6,10 @@
 
 #include "app/experiment.h"
 #include "deploy/canvas.h"
+#include "deploy/predictor.h"
 #include "deploy/run_folder.h"
 #include "engine/base/error.h"
 #include "engine/base/text.h"
-#include "engine/run/predictor.h"
 #include "models/reader.h"
 
 namespace regolith {
@@ -89,6 +89,9 @@ struct Segmenter::State {
 
 Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOptions& o) : options(o) {
   if (runs.empty()) throw ConfigError("expected the folder of a run");
+  if (o.tile_height < 0 || o.tile_width < 0 || (o.tile_height > 0) != (o.tile_width > 0))
+    throw ConfigError("tiles of " + size_text({o.tile_height, o.tile_width}) + ": expected a height and a width");
+  if (o.batch < 1) throw ConfigError("a batch of " + std::to_string(o.batch) + " tiles: expected 1 or more");
   if (o.overlap < 0 || o.overlap > 0.9) throw ConfigError("overlap " + number(o.overlap) + ": expected 0 to 0.9");
   std::string first;
   std::set<int> excluded_by_all;
@@ -111,14 +114,14 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
     const Shape in = graph.nodes[graph.input].shape();
     if (!o.all_classes) p.excluded = run.config.loss.unlearnt(K);
     if (std::ssize(p.excluded) == K) p.excluded.clear();
-    const std::vector<std::string> its_names = class_names(run.config.data.classes, K);
+    const std::vector<std::string> its_names = regolith::class_names(run.config.data.classes, K);
     if (networks.empty()) {
       first = folder;
       tile = {in.H, in.W};
       channels = in.C;
       classes = K;
       names = its_names;
-      colours = class_colours(run.config.data.classes, K);
+      colours = regolith::class_colours(run.config.data.classes, K);
       excluded_by_all = {p.excluded.begin(), p.excluded.end()};
       // The others take tiles of the same size.
       options.tile_height = in.H;

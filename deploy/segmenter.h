@@ -4,6 +4,7 @@
 //   regolith::Segmentation s = segmenter.predict({pixels, height, width, channels});   // s.ids: (height, width)
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>

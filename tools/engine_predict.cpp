@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
                 "its file, then the class id of each pixel, row by row from the top left.");
   PredictionOptions o;
   std::string tta = "none", part;
-  std::vector<int> tile;
+  std::array<int, 2> tile{};
   p.option("runs", o.runs, "run folders; of several the mean of their probabilities", {.required = true});
   p.option("--input", o.input, "a PNG or JPEG, a folder of them, an .npy, or an .npz", {.required = true});
   p.option("--output", o.output, "a folder for PNGs of class ids, an .npz, or a .csv", {.required = true});
@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   p.flag("--confidence", o.confidence, "also the margin between the class and the next, 0 to 1");
   p.option("--tta", tta, "test-time augmentation: the mean over turned and resized pictures",
            {.names = {"none", "flips", "flips+scales"}});
-  p.option("--tile", tile, "height and width of tiles; default: the size that the network was trained at", {.min = 1});
+  p.option("--tile", tile, "height and width of tiles; default: the size that the network was trained at");
   p.option("--overlap", o.segmenter.overlap, "of neighbouring tiles", {.min = 0, .max = 0.9});
   p.option("--batch", o.segmenter.batch, "tiles at a time", {.min = 1, .max = 4096});
   p.option("--part", part, "2/8: the second of eight parts of the images, for several machines");
@@ -34,11 +34,9 @@ int main(int argc, char** argv) {
   p.flag("--continue", o.go_on, "leave the masks that are there, predict the others");
   return p.run([&] {
     if (!part.empty()) set_part(o, part);
-    if (!tile.empty() && tile.size() != 2) throw UsageError("--tile: expected a height and a width");
-    if (!tile.empty()) o.segmenter.tile_height = tile[0], o.segmenter.tile_width = tile[1];
+    o.segmenter.tile_height = tile[0], o.segmenter.tile_width = tile[1];
     if (tta != "none")
-      o.segmenter.augmentation =
-          tta == "flips" ? TestTimeAugmentation::flips : TestTimeAugmentation::flips_and_scales;
+      o.segmenter.augmentation = tta == "flips" ? TestTimeAugmentation::flips : TestTimeAugmentation::flips_and_scales;
     Interrupts& interrupts = catch_interrupts();
     return predict(o, &interrupts) ? 0 : 128 + interrupts.signal;
   });

@@ -5,10 +5,10 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9690
-engine  11550
+engine  11705
 models    565
 losses    325
-data     2010
+data     2415
 app      1870
 tools     775"
 total=0 most=0 over=0

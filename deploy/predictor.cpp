@@ -1,9 +1,10 @@
-#include "engine/run/predictor.h"
+#include "deploy/predictor.h"
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
+#include "engine/ops/freeze.h"
 #include "engine/train/weights.h"
 #include "kernels/sample.h"
 #include "kernels/softmax.h"
@@ -16,13 +17,18 @@ NetworkOptions inference(NetworkOptions o) {
   return o;
 }
 
+Graph frozen(Graph graph, Checkpoint& weights) {
+  freeze(graph, weights);
+  return graph;
+}
+
 }  // namespace
 
 Predictor::Predictor(Graph graph, Checkpoint weights, Device& device, const PredictorOptions& options)
     : device_(device),
       options_(options),
       stream_(device.make_stream()),
-      network_(std::move(graph), device, inference(options.network)) {
+      network_(frozen(std::move(graph), weights), device, inference(options.network)) {
   load_weights(network_, weights, *stream_);
   if (!options.excluded.empty()) {
     std::vector<uint8_t> excluded(static_cast<size_t>(classes()));  // (K)
@@ -62,25 +68,31 @@ void Predictor::submit(const uint8_t* images, int N) {
   const size_t bytes = static_cast<size_t>(N) * in.H * in.W * in.C;
   std::memcpy(slot.images->data, images, bytes);
   device_.upload(images_.as(), slot.images->data, bytes, *stream_);
-  Program& program = network_.program(N, Mode::eval);
-  program.pack(*stream_);
-  kernels::sample_batch(*stream_, {.images = images_.as<uint8_t>(),
-                                   .masks = nullptr,
-                                   .order = order_.as<int32_t>(),
-                                   .entries = N,
-                                   .step = nullptr,
-                                   .steps_per_epoch = 1,
-                                   .batch = N,
-                                   .augment = {},
-                                   .divisor = options_.divisor,
-                                   .offset = options_.offset,
-                                   .x = program.image(),
-                                   .labels = nullptr});
-  program.forward(*stream_);
-  const TensorView logits = program.value(program.graph().output);  // (N, H, W, K)
-  const TensorView y{probabilities_.as(), N, logits.H, logits.W, logits.C, logits.C, DType::f32};
-  kernels::softmax_forward(*stream_, {logits, y, excluded_.as<uint8_t>()});
-  device_.download(slot.probabilities->data, y.data, y.elements() * sizeof(float), *stream_);
+  const int slice = network_.prediction_slice(N);
+  for (int first = 0; first < N; first += slice) {
+    Program& program = network_.program(std::min(slice, N - first), Mode::eval);
+    program.pack(*stream_);
+    kernels::sample_batch(*stream_, {.images = images_.as<uint8_t>(),
+                                     .masks = nullptr,
+                                     .order = order_.as<int32_t>(),
+                                     .entries = N,
+                                     .step = nullptr,
+                                     .steps_per_epoch = 1,
+                                     .batch = N,
+                                     .first = first,
+                                     .augment = {},
+                                     .divisor = options_.divisor,
+                                     .offset = options_.offset,
+                                     .x = program.image(),
+                                     .labels = nullptr});
+    program.forward(*stream_);
+    const TensorView logits = program.value(program.graph().output);  // (slice, H, W, K)
+    TensorView y{probabilities_.as(), logits.N, logits.H, logits.W, logits.C, logits.C, DType::f32};
+    y.data = y.as<float>() + first * y.elements() / y.N;
+    kernels::softmax_forward(*stream_, {logits, y, excluded_.as<uint8_t>()});
+  }
+  device_.download(slot.probabilities->data, probabilities_.as(),
+                   static_cast<size_t>(N) * in.H * in.W * classes() * sizeof(float), *stream_);
   stream_->record(*slot.done);
 }
 
