@@ -36,7 +36,13 @@ NetworkOptions Experiment::network_options() const {
 Network& Experiment::network() {
   if (!network_) {
     const NetworkOptions o = network_options();
-    network_ = std::make_unique<Network>(read_model(config.model), device(), o);
+    Graph graph = read_model(config.model);
+    try {
+      graph.frozen = frozen_parameters(graph, config.train.init.freeze);
+    } catch (const OptionError& e) {
+      config.fail("train", e);
+    }
+    network_ = std::make_unique<Network>(std::move(graph), device(), o);
     check_classes();
     if (config.train.slices > 1 && network_->couples_images())
       config.yaml.find("train").fail_key(
@@ -153,6 +159,21 @@ DeviceData& Experiment::device_data() {
     device_data_ =
         std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch, config.data.streaming);
   return *device_data_;
+}
+
+std::optional<InitialWeights> Experiment::initial_weights() {
+  const InitSpec& init = config.train.init;
+  if (init.from.path.empty()) return {};
+  std::filesystem::path file = init.from.path;
+  const auto fail = [&](const std::string& text) { config.fail("train", {"train", "init.from", text}); };
+  if (std::filesystem::is_directory(file)) {
+    file /= "best.safetensors";
+    if (!std::filesystem::exists(file))
+      fail(init.from.path + " is a folder without best.safetensors; expected that of a run, or a .safetensors");
+  } else if (!std::filesystem::exists(file)) {
+    fail("no such file or folder: " + file.string());
+  }
+  return InitialWeights(network(), load_checkpoint(file.string(), Loading::when_used), init.match);
 }
 
 Loss Experiment::loss(const std::vector<double>& frequencies) {

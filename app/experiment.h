@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,9 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
+  // fit the network.
+  std::optional<InitialWeights> initial_weights();
   // What its files are read by: the model's size, ids, ranges and names of arrays.
   SourceContext source_context();
   // Throws ConfigError, at the key, for one that does not fit the classes.

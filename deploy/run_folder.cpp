@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "engine/base/error.h"
+#include "engine/train/weights.h"
 
 namespace regolith {
 
@@ -38,7 +39,7 @@ TrainedRun open_run(const std::string& folder, const std::string& weights, const
                              : ""));
   }
   run.weights = load_checkpoint(run.weights_file, Loading::when_used);
-  std::erase_if(run.weights.tensors, [](const auto& tensor) { return tensor.first.starts_with("optimizer/"); });
+  std::erase_if(run.weights.tensors, [](const auto& tensor) { return is_moment(tensor.first); });
   return run;
 }
 

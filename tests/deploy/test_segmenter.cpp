@@ -55,8 +55,9 @@ void expect_pixelwise(const Segmentation& s, const std::vector<uint8_t>& pixels,
     std::array<float, 3> sorted = p;
     std::sort(sorted.begin(), sorted.end());
     ASSERT_NEAR(s.confidence[i], sorted[2] - sorted[1], 4e-5) << "pixel " << i;
-    if (sorted[2] - sorted[1] > 1e-4)
+    if (sorted[2] - sorted[1] > 1e-4) {
       ASSERT_EQ(s.ids[i], std::max_element(p.begin(), p.end()) - p.begin()) << "pixel " << i;
+    }
   }
 }
 
