@@ -15,21 +15,6 @@
 namespace regolith {
 namespace {
 
-// An image on its way.
-struct Job {
-  ImageView image;
-  Segmentation result;
-  std::vector<Canvas> canvases;  // one for each scale
-  int written = 0;               // rows of the result
-};
-
-struct Request {  // one tile of it
-  Job* job;
-  int canvas, row, column;
-  Turn turn;
-  bool ends_row;  // of the canvas' tiles
-};
-
 std::vector<std::string> overrides(const SegmenterOptions& o) {
   std::vector<std::string> list{"run.device=" + o.device, "run.precision=" + o.precision,
                                 "run.threads=" + (o.threads == 0 ? "auto" : std::to_string(o.threads))};
@@ -60,6 +45,21 @@ Graph graph_for(const TrainedRun& run, const SegmenterOptions& o) {
 }  // namespace
 
 struct Segmenter::State {
+  // An image on its way.
+  struct Job {
+    ImageView image;
+    Segmentation result;
+    std::vector<Canvas> canvases;  // one for each scale
+    int written = 0;               // rows of the result
+  };
+
+  struct Request {  // one tile of it
+    Job* job;
+    int canvas, row, column;
+    Turn turn;
+    bool ends_row;  // of the canvas' tiles
+  };
+
   State(const std::vector<std::string>& runs, const SegmenterOptions& options);
 
   void add(const ImageView& image);
