@@ -244,7 +244,7 @@ TEST(Segmenter, TilesLargerThanInTrainingAreTakenWhereTheGraphAllowsThem) {
 model:
   input: {height: 8, width: 8, channels: 1}
   nodes:
-    a: {op: conv, in: input, filters: 8}
+    a: {op: conv, in: input, filters: 16}
     t: {block: transformer, in: a, heads: 2, mlp_ratio: 2}
     logits: {op: conv, in: t, filters: 3, kernel: 1}
 )");
