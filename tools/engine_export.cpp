@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
         throw UsageError("--dynamic: expected batch, size, or batch,size, not '" + dynamic + "'");
       (part == "batch" ? o.any_batch : o.any_size) = true;
     }
-    const TrainedRun run = open_run(folder, weights, {"run.device=cpu", "run.precision=fp32"});
+    const TrainedRun run = open_run(folder, weights, {"run.device=cpu", "run.precision=fp32", "conv.provider=auto"});
     Experiment experiment(run.config, make_cpu_device());
     check_parameters(experiment.network(), run.weights);
     if (!output.empty()) write(experiment, run.weights, output, o, all_classes);
