@@ -169,7 +169,7 @@ std::optional<InitialWeights> Experiment::initial_weights() {
   if (std::filesystem::is_directory(file)) {
     file /= "best.safetensors";
     if (!std::filesystem::exists(file))
-      fail(init.from.path + " is a folder without best.safetensors; expected that of a run, or a .safetensors");
+      fail(init.from.path + " is a folder without best.safetensors; name one of a run that has it, or a .safetensors");
   } else if (!std::filesystem::exists(file)) {
     fail("no such file or folder: " + file.string());
   }

@@ -229,6 +229,42 @@ TEST_F(InitTest, ALossOverFrozenLayersAloneIsNoTrouble) {
   EXPECT_NE(before.at("logits/kernel"), after.at("logits/kernel"));
 }
 
+TEST_F(InitTest, FreezingChangesNoOtherGradient) {
+  constexpr const char* kModel =
+      "model={input: {height: 16, width: 32, channels: 1}, nodes: {"
+      "e: {block: se_conv, in: input, filters: 16, kernel: 3, ratio: 4, repeat: 2, norm: group}, "
+      "p: {op: max_pool, in: e}, b: {block: residual, in: p, filters: 32, kernel: 3, norm: group}, "
+      "u: {op: conv_transpose, in: b, filters: 16, stride: 2}, g: {op: attention_gate, in: [e, u], filters: 8}, "
+      "c: {op: concat, in: [u, g]}, d: {block: conv_norm, in: c, filters: 16, kernel: 3, norm: group}, "
+      "side: {op: conv, in: e, filters: 5, kernel: 1}, logits: {op: conv, in: d, filters: 5, kernel: 1}}, "
+      "output: logits, heads: {side: 0.5, logits: 0.5}}";
+  std::vector<float> images(4 * 16 * 32);
+  std::vector<uint8_t> masks(images.size());
+  for (size_t i = 0; i < images.size(); ++i) images[i] = std::sin(0.1f * i * i), masks[i] = i % 5;
+  const auto gradients = [&](const std::string& freeze, const std::string& precision) {
+    Experiment experiment(
+        config({kModel, "train.init.freeze=" + freeze, "run.precision=" + precision}, ConfigUse::network));
+    Network& network = experiment.network();
+    const auto stream = experiment.device().make_stream();
+    network.parameters().initialise(7, *stream);
+    const Loss loss = experiment.loss(std::vector<double>(5, 0.2));
+    Evaluator evaluator(network, *stream, loss, experiment.trainer_options());
+    Weights all{{"logits", evaluator.gradients(images, masks, 4, Mode::train_without_dropout).logits}};
+    const auto& entries = network.parameters().entries();
+    for (size_t i = 0; i < entries.size(); ++i)
+      if (entries[i].trained()) all[entries[i].name] = evaluator.read_gradient(static_cast<int>(i));
+    return all;
+  };
+  for (const char* precision : {"fp32", "bf16"}) {
+    const Weights all = gradients("[]", precision);
+    for (const char* freeze : {"[e/*]", "[e/*, side/*]", "[e/1/*, u/*, d/*]", "[b/*, g/*, '*/bias']", "['*/kernel']"}) {
+      const Weights some = gradients(freeze, precision);
+      EXPECT_LT(some.size(), all.size()) << freeze;
+      for (const auto& [name, values] : some) EXPECT_EQ(values, all.at(name)) << freeze << " " << name;
+    }
+  }
+}
+
 TEST_F(InitTest, FrozenLayersTakeNoBackwardAndNoMoments) {
   const auto bytes = [&](const std::string& freeze) {
     Experiment experiment(config({"train.init.freeze=" + freeze}, ConfigUse::network));

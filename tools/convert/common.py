@@ -50,7 +50,8 @@ class Layer:
         return tuple(sorted((role, essence(role, getattr(t, "shape", t))) for role, t in self.tensors.items()))
 
     def __str__(self):
-        return f"{self.name} ({', '.join(f'{role} {list(shape)}' for role, shape in self.shapes())})"
+        texts = [f"{role} {list(shape)}" for role, shape in self.shapes()]
+        return f"{self.name or '(no name)'} ({', '.join(texts[:6] + ['...'] * (len(texts) > 6))})"
 
 
 def essence(role, shape):
@@ -142,8 +143,8 @@ def check_left(ours, theirs, file, config):
 
     if missing or extra:
         raise ConvertError(f"{file} is not of the architecture of {config}. Layers of the configuration that have no "
-                           f"partner: {some(missing)}. Layers of the file: {some(extra)}. Repair the configuration, or "
-                           "leave them out of the file")
+                           f"partner: {some(missing)}. Layers of the file that have none: {some(extra)}. Repair the "
+                           "configuration, or leave out of the file what it does not have")
 
 
 def load_engine_weights(path, shapes, config):
@@ -156,6 +157,16 @@ def load_engine_weights(path, shapes, config):
     if wrong:
         raise ConvertError(f"{path}: is not of {config}: {len(wrong)} parameters differ, first {wrong[0]}")
     return weights
+
+
+def load_map(path):
+    try:
+        given = json.loads(pathlib.Path(path).read_text())
+    except ValueError as e:
+        raise ConvertError(f"{path}: is not JSON: {e}")
+    if not isinstance(given, dict) or not all(isinstance(node, str) for node in given.values()):
+        raise ConvertError(f'{path}: expected {{"their layer": "our node", ...}}')
+    return given
 
 
 def main(description, read, write):
@@ -172,9 +183,7 @@ def main(description, read, write):
     try:
         if pathlib.Path(args.output).resolve() in [pathlib.Path(f).resolve() for f in (args.file, args.back or "")]:
             raise ConvertError(f"--output {args.output}: is what is read; name another file")
-        given = json.loads(pathlib.Path(args.map).read_text()) if args.map else {}
-        if not isinstance(given, dict) or not all(isinstance(node, str) for node in given.values()):
-            raise ConvertError(f'{args.map}: expected {{"their layer": "our node", ...}}')
+        given = load_map(args.map) if args.map else {}
         ours, shapes = engine_layers(args)
         streams, rest = read(args.file)
         pairs, by_order = pair_up(ours, streams, given, args.file, args.config)
@@ -186,7 +195,7 @@ def main(description, read, write):
         else:
             save_file({name: t.to_engine(shapes[name]) for name, t in both}, args.output,
                       {"format": "regolith", "from": pathlib.Path(args.file).name})
-    except (ConvertError, OSError, SafetensorError, json.JSONDecodeError) as e:
+    except (ConvertError, OSError, SafetensorError) as e:
         sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {e}")
     print(f"{args.output}: {len(both)} tensors of {len(pairs)} layers")
     if by_order:

@@ -29,9 +29,11 @@ def load(path):
     import torch
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as e:  # of pickle, zipfile or torch
-        raise ConvertError(f"{path}: cannot be read as a state_dict (torch.save(model.state_dict(), ...)): "
-                           f"{str(e).splitlines()[0]}")
+        raise ConvertError(f"{path}: cannot be read as what torch.save(model.state_dict(), FILE) writes: "
+                           f"{type(e).__name__}: {str(e).splitlines()[0]}")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
