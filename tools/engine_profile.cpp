@@ -154,6 +154,8 @@ int main(int argc, char** argv) {
   p.option("--json", json_file, "write the numbers there too");
   p.flag("--predict", predict, "time the network frozen for inference, from bytes to logits");
   p.option("--batch", prediction.batch, "images of a prediction", {.min = 1, .max = 65536});
+  p.option("--slice", prediction.slice, "images that go through the network at a time; 0: its own choice",
+           {.min = 0, .max = 65536});
   p.option("--weights", prediction.weights, "of the prediction: a .safetensors file; default: fresh ones");
   return p.run([&] {
     RunConfig config = p.load_config(ConfigUse::network);

@@ -48,8 +48,12 @@ std::unique_ptr<Network> frozen_network(Experiment& experiment, const std::strin
 // Batches of random bytes, one after the other through the network.
 class Batches {
  public:
-  Batches(Network& network, DeviceStream& stream, const TrainerOptions& scale, int batch)
-      : network_(network), stream_(stream), scale_(scale), batch_(batch), slice_(network.prediction_slice(batch)) {
+  Batches(Network& network, DeviceStream& stream, const TrainerOptions& scale, int batch, int slice)
+      : network_(network),
+        stream_(stream),
+        scale_(scale),
+        batch_(batch),
+        slice_(slice > 0 ? slice : network.prediction_slice(batch)) {
     const Graph& graph = network.graph();
     Device& device = network.device();
     std::vector<uint8_t> bytes(batch * pixels(graph.nodes[graph.input].shape()));
@@ -119,7 +123,7 @@ int profile_prediction(RunConfig config, const PredictionProfile& o) {
   Device& device = experiment.device();
   const auto stream = device.make_stream();
   const std::unique_ptr<Network> network = frozen_network(experiment, o.weights, *stream);
-  Batches batches(*network, *stream, experiment.trainer_options(), o.batch);
+  Batches batches(*network, *stream, experiment.trainer_options(), o.batch, o.slice);
   for (int i = 0; i < o.warmup; ++i) batches.run();
   std::vector<double> times;
   for (int i = 0; i < o.steps; ++i) times.push_back(batches.run());

@@ -8,9 +8,9 @@
 namespace regolith {
 
 struct PredictionProfile {
-  int batch = 32, steps = 10, warmup = 2;
-  std::string weights;    // a .safetensors file; empty: fresh ones
-  std::string json_file;  // "" for none
+  int batch = 32, slice = 0, steps = 10, warmup = 2;  // slice 0: the network's choice
+  std::string weights;                                // a .safetensors file; empty: fresh ones
+  std::string json_file;                              // "" for none
 };
 
 // Prints the median from bytes in device memory to logits, a table of the nodes, and what is in memory. Returns the

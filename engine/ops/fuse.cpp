@@ -14,17 +14,20 @@ namespace {
 
 class Fuser {
  public:
-  Fuser(Graph& graph, const FuseOptions& options) : graph_(graph), options_(options) {}
+  Fuser(Graph& graph, const FuseOptions& options, bool inference)
+      : graph_(graph), options_(options), inference_(inference) {}
 
   std::vector<std::string> run() {
     if (options_.has("cancelled bias")) drop_cancelled_biases();
     merge_all("norm+residual", [&](int i) { return norm_residual(i); });
     merge_all("norm+relu", [&](int i) { return norm_activation(i); });
+    if (inference_) merge_all("conv+residual", [&](int i) { return conv_residual(i); });
     merge_all("conv+relu", [&](int i) { return conv_activation(i); });
     if (!options_.has("padding taps")) keep_padding_taps();
     merge_all("squeeze+pool", [&](int i) { return squeeze_pool(i); });
     merge_all("squeeze+dropout", [&](int i) { return squeeze_dropout(i); });
     if (options_.has("squeeze from norm")) squeezes_from_norms();
+    if (inference_ && options_.has("norm from conv")) norms_from_convs();
     return std::move(log_);
   }
 
@@ -80,6 +83,20 @@ class Fuser {
     return relu;
   }
 
+  // Of two convolutions that are added, that of the larger kernel takes the other.
+  int conv_residual(int i) {
+    auto* conv = op<ConvOp>(i);
+    const int add =
+        conv == nullptr || conv->attributes().relu || conv->attributes().residual ? -1 : graph_.sole_reader(i);
+    if (add < 0 || !graph_.nodes[add].op->is_sum() || graph_.nodes[add].inputs.size() != 2) return -1;
+    const auto& inputs = graph_.nodes[add].inputs;
+    const int other = inputs[0] == i ? inputs[1] : inputs[0];
+    auto* other_conv = graph_.sole_reader(other) == add ? op<ConvOp>(other) : nullptr;
+    if (other_conv != nullptr && other_conv->attributes().kernel > conv->attributes().kernel) return -1;
+    conv->attributes().residual = true;
+    return add;
+  }
+
   int conv_activation(int i) {
     auto* conv = op<ConvOp>(i);
     const int relu = conv == nullptr || conv->attributes().relu ? -1 : sole_relu(i);
@@ -124,6 +141,17 @@ class Fuser {
     }
   }
 
+  void norms_from_convs() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      auto* norm = op<GroupNormOp>(static_cast<int>(i));
+      auto* conv = norm == nullptr ? nullptr : op<ConvOp>(graph_.nodes[i].inputs[0]);
+      if (conv == nullptr) continue;
+      norm->takes_sums = conv->attributes().emits_sums = true;
+      log_.push_back("norm from conv: " + graph_.nodes[i].name + " takes the sums of " +
+                     graph_.nodes[graph_.nodes[i].inputs[0]].name);
+    }
+  }
+
   // A batch norm subtracts the mean, and with it any bias before it: that bias has a gradient of exactly zero.
   // A frozen one subtracts its running mean.
   void drop_cancelled_biases() {
@@ -143,11 +171,14 @@ class Fuser {
 
   Graph& graph_;
   const FuseOptions& options_;
+  bool inference_;
   std::vector<std::string> log_;
 };
 
 }  // namespace
 
-std::vector<std::string> fuse(Graph& graph, const FuseOptions& options) { return Fuser(graph, options).run(); }
+std::vector<std::string> fuse(Graph& graph, const FuseOptions& options, bool inference) {
+  return Fuser(graph, options, inference).run();
+}
 
 }  // namespace regolith

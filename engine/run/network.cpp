@@ -48,7 +48,7 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     : device_(device),
       options_(resolved(options, device)),
       graph_(std::move(graph)),
-      fusions_(fuse(graph_, options.fuse)),
+      fusions_(fuse(graph_, options.fuse, !options.training)),
       parameters_((graph_.infer(1), graph_), device, options_.type, options.training) {
   if (options.precision == Precision::fp16 && device.execution() == Execution::fast)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
