@@ -12,7 +12,7 @@ inline std::string half_refusal(Device& device, const ConvRequest& request) {
 }
 
 ConvProvider& thin_provider();       // kernels of our own for the thin ends: few channels in or out, 1x1
-ConvProvider& winograd_provider();   // 3x3 of stride 1 on the CPU
+ConvProvider& winograd_provider();   // 3x3 of stride 1 on the CPU, and in inference 2x2
 ConvProvider& reference_provider();  // plain loops, every request, every device
 #if defined(REGOLITH_ONEDNN)
 ConvProvider& onednn_provider();  // the CPU
@@ -21,8 +21,9 @@ ConvProvider& onednn_provider();  // the CPU
 ConvProvider& cudnn_provider();  // CUDA
 #endif
 
-// Throws KernelError where x, or y, is not the request's map: whole, of its shape and type. `provider` leads the text.
-void check_x(std::string_view provider, const ConvRequest& request, const TensorView& x);
-void check_y(std::string_view provider, const ConvRequest& request, const TensorView& y);
+// Throws KernelError where x, or y, is not the request's map: of its shape and type, and whole unless slices are taken.
+// `provider` leads the text.
+void check_x(std::string_view provider, const ConvRequest& request, const TensorView& x, bool slices = false);
+void check_y(std::string_view provider, const ConvRequest& request, const TensorView& y, bool slices = false);
 
 }  // namespace regolith

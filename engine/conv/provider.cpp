@@ -7,9 +7,10 @@
 namespace regolith {
 namespace {
 
-void check(std::string_view provider, const char* name, const ConvRequest& r, const TensorView& m, int H, int W,
-           int C) {
-  if (m.data != nullptr && m.whole() && m.dtype == r.type && m.N == r.shape.N && m.H == H && m.W == W && m.C == C)
+void check(std::string_view provider, const char* name, const ConvRequest& r, const TensorView& m, int H, int W, int C,
+           bool slices) {
+  if (m.data != nullptr && (m.whole() || slices) && m.dtype == r.type && m.N == r.shape.N && m.H == H && m.W == W &&
+      m.C == C)
     return;
   throw KernelError("convolution " + to_string(r.shape) + " (" + std::string(provider) + "): " + name +
                     " must be a whole map " + size_text({r.shape.N, H, W, C}) + " " + std::string(name_of(r.type)) +
@@ -30,11 +31,11 @@ std::string to_string(const ConvShape& s) {
          join(s.pad_before, ",") + "," + join(s.pad_after, ",");
 }
 
-void check_x(std::string_view provider, const ConvRequest& r, const TensorView& x) {
-  check(provider, "x", r, x, r.shape.H, r.shape.W, r.shape.C);
+void check_x(std::string_view provider, const ConvRequest& r, const TensorView& x, bool slices) {
+  check(provider, "x", r, x, r.shape.H, r.shape.W, r.shape.C, slices);
 }
-void check_y(std::string_view provider, const ConvRequest& r, const TensorView& y) {
-  check(provider, "y", r, y, r.shape.P(), r.shape.Q(), r.shape.K);
+void check_y(std::string_view provider, const ConvRequest& r, const TensorView& y, bool slices) {
+  check(provider, "y", r, y, r.shape.P(), r.shape.Q(), r.shape.K, slices);
 }
 
 }  // namespace regolith

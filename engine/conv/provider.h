@@ -60,7 +60,6 @@ struct DgradEpilogue {
 // What forward does beside the bias and ReLU of the request.
 struct ForwardEpilogue {
   TensorView residual{};  // (N,P,Q,K), perhaps a slice: added before ReLU
-  TensorView pooled{};    // (N,P/2,Q/2,K), perhaps a slice: also written, the largest of each 2x2 of y; P and Q even
   float* sums = nullptr;  // (N,2,K): also written, the sums over P and Q of y, and of its squares
   // x is read as x * scale + shift, of (N,C) each, (then ReLU), as a norm leaves it; the padding stays zero.
   const float *scale = nullptr, *shift = nullptr;

@@ -12,63 +12,83 @@
 namespace regolith {
 namespace {
 
-using winograd::Epilogue;
+using winograd::Pass;
+using winograd::Source;
+using winograd::Target;
 using winograd::Winograd;
 constexpr int kL = kernels::fast::kLanes<float>;
 
+// Whether this build and processor multiply fp32 fast enough to be ahead of oneDNN, which chooses its code as it runs.
+bool multiplies_well([[maybe_unused]] DType type) {
+#if !defined(__AVX2__) || !defined(__FMA__)
+  return false;
+#else
+  // Where bf16 is multiplied much faster than this build multiplies fp32.
+  if (type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
+  return type != DType::bf16 || kL == 16 || !__builtin_cpu_supports("avx512bf16");
+#endif
+}
+
+std::string algorithm(int M, int R) {
+  const auto square = [](int n) { return std::to_string(n) + "x" + std::to_string(n); };
+  return "F(" + square(M) + ", " + square(R) + ")";
+}
+
+[[noreturn]] void not_asked_for(const ConvRequest& request, const char* what) {
+  throw KernelError("convolution " + to_string(request.shape) + " (winograd): its request asked for no " + what);
+}
+
+// All directions, of 3x3.
 template <class T>
 class WinogradConvolution : public Convolution {
  public:
   explicit WinogradConvolution(const ConvRequest& request)
       : request_(request), winograd_(std::make_shared<const Winograd<T>>(request.shape, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
-  std::string implementation() const override { return Winograd<T>::M == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
-  size_t forward_workspace() const override { return winograd_->forward_workspace(); }
-  size_t dgrad_workspace() const override { return winograd_->dgrad_workspace(); }
+  std::string implementation() const override { return algorithm(Winograd<T>::M, 3); }
+  size_t forward_workspace() const override { return winograd_->forward().workspace_floats(false) * sizeof(float); }
+  size_t dgrad_workspace() const override { return winograd_->dgrad().workspace_floats(false) * sizeof(float); }
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }
   bool has_dgrad_epilogue() const override { return true; }
   bool is_profitable() const override {
-#if !defined(__AVX2__) || !defined(__FMA__)
-    return false;  // a build for any processor; oneDNN chooses its code as it runs
-#else
-    // Where bf16 is multiplied much faster than this build multiplies fp32.
-    if (request_.type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
-    if (request_.type == DType::bf16 && kL < 16 && __builtin_cpu_supports("avx512bf16")) return false;
     // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles,
     // reading them costs more time than the saved multiplications.
-    return winograd_->tiles() >= 32;
-#endif
+    return multiplies_well(request_.type) && winograd_->forward().tiles() >= 32;
   }
 
   Prepacked prepacked(WeightUse use) const override {
     if (use == WeightUse::dgrad && !request_.needs_dgrad) return {};
-    return {"winograd", winograd_->prepacked_bytes()};
+    return {"winograd " + implementation(), winograd_->forward().packed_floats() * sizeof(float)};
   }
   void prepack_weights(DeviceStream& stream, WeightUse use, const void* w, void* packed) override {
     stream.enqueue("winograd_pack",
                    [c = winograd_, use, w = static_cast<const T*>(w), to = static_cast<float*>(packed)] {
-                     use == WeightUse::forward ? c->pack_forward(w, to) : c->pack_dgrad(w, to);
+                     use == WeightUse::forward ? c->forward().pack(w, false, to) : c->dgrad().pack(w, true, to);
                    });
   }
   void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
                const TensorView& y, void* workspace, const ForwardEpilogue&) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
-    const Epilogue e{.bias = request_.bias ? bias : nullptr, .relu = request_.relu};
-    stream.enqueue("winograd_forward",
-                   [c = winograd_, x = x.as<T>(), u = static_cast<const float*>(packed), e, y = y.as<T>(),
-                    ws = static_cast<float*>(workspace)] { c->forward(x, u, e, y, ws); });
+    const Source<T> in{x.as<T>(), x.pitch};
+    const Target<T> out{
+        .data = y.as<T>(), .pitch = y.pitch, .bias = request_.bias ? bias : nullptr, .relu = request_.relu};
+    stream.enqueue("winograd_forward", [c = winograd_, in, u = static_cast<const float*>(packed), out,
+                                        ws = static_cast<float*>(workspace)] { c->forward().run(in, u, out, ws); });
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void*, const void* packed, const TensorView& dx,
              void* workspace, const DgradEpilogue& epilogue) override {
-    if (!request_.needs_dgrad)
-      throw KernelError("convolution " + to_string(request_.shape) + " (winograd): its request asked for no dgrad");
+    if (!request_.needs_dgrad) not_asked_for(request_, "dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
-    const Epilogue e{.bias = epilogue.bias, .accumulate = epilogue.accumulate};
-    stream.enqueue("winograd_dgrad",
-                   [c = winograd_, dy = dy.as<T>(), u = static_cast<const float*>(packed), e, dx = dx.as<T>(),
-                    ws = static_cast<float*>(workspace)] { c->dgrad(dy, u, e, dx, ws); });
+    const Source<T> in{dy.as<T>(), dy.pitch};
+    const Target<T> out{.data = dx.as<T>(),
+                        .pitch = dx.pitch,
+                        .bias = epilogue.bias,
+                        .residual = epilogue.accumulate ? dx.as<T>() : nullptr,
+                        .residual_pitch = dx.pitch};
+    stream.enqueue("winograd_dgrad", [c = winograd_, in, u = static_cast<const float*>(packed), out,
+                                      ws = static_cast<float*>(workspace)] { c->dgrad().run(in, u, out, ws); });
   }
   void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
@@ -84,6 +104,73 @@ class WinogradConvolution : public Convolution {
   std::shared_ptr<const Winograd<T>> winograd_;
 };
 
+// Forward alone, with an epilogue.
+template <class T, int M, int R>
+class WinogradInference : public Convolution {
+ public:
+  explicit WinogradInference(const ConvRequest& request) : request_(request) {
+    const ConvShape& s = request.shape;
+    const winograd::PassShape shape{s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1]};
+    pass_ = std::make_shared<const Pass<T, M, R>>(shape, omp_get_max_threads());
+  }
+  std::string_view provider() const override { return "winograd"; }
+  std::string implementation() const override { return algorithm(M, R); }
+  size_t forward_workspace() const override { return pass_->workspace_floats(true) * sizeof(float); }
+  bool has_forward_epilogue() const override { return true; }
+  bool is_profitable() const override {
+    // Few tiles: reading the transformed weights takes the time. Odd ends: half of a tile may be thrown away.
+    const double direct = static_cast<double>(request_.shape.macs()) / (request_.shape.C * request_.shape.K);
+    return multiplies_well(request_.type) && pass_->tiles() >= 16 &&
+           1.25 * pass_->tiles() * Pass<T, M, R>::kPlanes < direct;
+  }
+
+  Prepacked prepacked(WeightUse use) const override {
+    if (use == WeightUse::dgrad) return {};
+    return {"winograd " + implementation(), pass_->packed_floats() * sizeof(float)};
+  }
+  void prepack_weights(DeviceStream& stream, WeightUse, const void* w, void* packed) override {
+    stream.enqueue("winograd_pack", [c = pass_, w = static_cast<const T*>(w), to = static_cast<float*>(packed)] {
+      c->pack(w, false, to);
+    });
+  }
+  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
+               const TensorView& y, void* workspace, const ForwardEpilogue& e) override {
+    check_x(provider(), request_, x, true);
+    check_y(provider(), request_, y, true);
+    if (e.residual) check_y(provider(), request_, e.residual, true);
+    const Source<T> in{x.as<T>(), x.pitch, e.scale, e.shift, e.input_relu};
+    const Target<T> out{.data = y.as<T>(),
+                        .pitch = y.pitch,
+                        .bias = request_.bias ? bias : nullptr,
+                        .residual = e.residual.as<T>(),
+                        .residual_pitch = e.residual.pitch,
+                        .relu = request_.relu,
+                        .sums = e.sums};
+    stream.enqueue("winograd_forward", [c = pass_, in, u = static_cast<const float*>(packed), out,
+                                        ws = static_cast<float*>(workspace)] { c->run(in, u, out, ws); });
+  }
+  void dgrad(DeviceStream&, const TensorView&, const void*, const void*, const TensorView&, void*,
+             const DgradEpilogue&) override {
+    not_asked_for(request_, "dgrad");
+  }
+  void wgrad(DeviceStream&, const TensorView&, const TensorView&, float*, float*, bool, void*) override {
+    not_asked_for(request_, "wgrad");
+  }
+
+ private:
+  ConvRequest request_;
+  std::shared_ptr<const Pass<T, M, R>> pass_;
+};
+
+// Larger tiles multiply less, but their transformed weights are larger, and more of them lies outside small maps.
+std::unique_ptr<Convolution> inference_of(const ConvRequest& request) {
+  if (request.type == DType::bf16) return std::make_unique<WinogradInference<bf16, 4, 3>>(request);
+  if (request.shape.R == 2) return std::make_unique<WinogradInference<float, 5, 2>>(request);
+  auto large = std::make_unique<WinogradInference<float, 4, 3>>(request);
+  if (large->is_profitable()) return large;
+  return std::make_unique<WinogradInference<float, 2, 3>>(request);
+}
+
 struct WinogradProvider : ConvProvider {
   std::string_view name() const override { return "winograd"; }
   std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
@@ -91,12 +178,15 @@ struct WinogradProvider : ConvProvider {
     const ConvShape& s = request.shape;
     if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
     constexpr std::array one{1, 1};
-    if (s.R != 3 || s.S != 3 || s.stride != one || s.dilation != one)
-      return UnsupportedReason{"takes 3x3 of stride 1 undilated"};
+    const bool inference = !request.needs_dgrad && !request.needs_wgrad;
+    const bool two = inference && request.type == DType::f32 && s.R == 2;
+    if ((s.R != 3 && !two) || s.S != s.R || s.stride != one || s.dilation != one)
+      return UnsupportedReason{"takes 3x3 of stride 1 undilated, and 2x2 in fp32 inference"};
     if (s.C % kL != 0 || s.K % kL != 0)
       return UnsupportedReason{"takes channels in multiples of " + std::to_string(kL)};
     if (std::max(s.pad_before[0], s.pad_before[1]) > 2) return UnsupportedReason{"takes paddings of at most 2"};
     if (s.P() < 1 || s.Q() < 1) return UnsupportedReason{"the output would be empty"};
+    if (inference && request.type != DType::f16) return inference_of(request);
     switch (request.type) {
       case DType::f32:
         return std::make_unique<WinogradConvolution<float>>(request);

@@ -1,75 +1,88 @@
-// The transforms of F(m x m, 3x3) and their adjoints: see winograd.h. Matrices as in Lavin and Gray's paper; tiles are
-// square, values of V, row by row.
+// The transforms of F(m x m, r x r) and their adjoints: see winograd.h. Matrices as in Lavin and Gray's paper, at the
+// points 0, 1, -1 and infinity for m + r - 1 = 4, and 0, 5/8, -5/8, 3/2, -3/2 and infinity for 6: the rounding of those
+// is half that of the usual 1 and 2. Tiles are square, values of V, row by row.
 #pragma once
 
 #include <cstddef>
 
-#include "kernels/core/register_tile.h"
+#include "engine/conv/winograd_products.h"
 
 namespace regolith::winograd {
 
-using namespace kernels::fast;
-using V = Vec<kL>;
-
-// The transforms along one axis, in place, values `s` apart.
-template <int M>
+// The transforms along one axis, in place, values `s` apart: `input` B^T, `output` A^T, `weights` G; `spread` A and
+// `gather` G^T.
+template <int M, int R>
 struct Axis;
 
 template <>
-struct Axis<2> {
-  static void input(V* d, int s) {  // B^T d
+struct Axis<2, 3> {
+  static void input(V* d, int s) {
     const V a = d[0] - d[2 * s], b = d[s] + d[2 * s], c = d[2 * s] - d[s], e = d[s] - d[3 * s];
     d[0] = a, d[s] = b, d[2 * s] = c, d[3 * s] = e;
   }
-  static void output(V* m, int s) {  // A^T m: 4 -> 2
+  static void output(V* m, int s) {  // 4 -> 2
     const V a = m[0] + m[s] + m[2 * s], b = m[s] - m[2 * s] - m[3 * s];
     m[0] = a, m[s] = b;
   }
-  static void weights(V* g, int s) {  // G g: 3 -> 4
+  static void weights(V* g, int s) {  // 3 -> 4
     const V half = (g[0] + g[2 * s]) * V(0.5f), middle = g[s] * V(0.5f);
     g[3 * s] = g[2 * s], g[s] = half + middle, g[2 * s] = half - middle;
   }
-  static void spread(V* y, int s) {  // A y: 2 -> 4
+  static void spread(V* y, int s) {  // 2 -> 4
     const V a = y[0], b = y[s];
     y[s] = a + b, y[2 * s] = a - b, y[3 * s] = V(0.0f) - b;
   }
-  static void gather(V* m, int s) {  // G^T m: 4 -> 3
+  static void gather(V* m, int s) {  // 4 -> 3
     const V sum = (m[s] + m[2 * s]) * V(0.5f), difference = (m[s] - m[2 * s]) * V(0.5f);
     m[0] = m[0] + sum, m[s] = difference, m[2 * s] = sum + m[3 * s];
   }
 };
 
-template <>
-struct Axis<4> {  // at the points 0, 1, -1, 2, -2 and infinity
+// Six values: F(4, 3) and F(5, 2).
+template <int M, int R>
+requires(M + R == 7) struct Axis<M, R> {
+  static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b;
+  static constexpr float at_0 = 1 / (a2 * b2), at_a = 1 / (2 * a2 * (a2 - b2)), at_b = 1 / (2 * b2 * (b2 - a2));
+
   static void input(V* d, int s) {
-    const V a = fma(d[2 * s], V(-4.0f), d[4 * s]), b = fma(d[s], V(-4.0f), d[3 * s]);
-    const V c = d[4 * s] - d[2 * s], e = d[3 * s] - d[s];
-    d[0] = fma(d[0], V(4.0f), fma(d[2 * s], V(-5.0f), d[4 * s]));
-    d[5 * s] = fma(d[s], V(4.0f), fma(d[3 * s], V(-5.0f), d[5 * s]));
-    d[s] = a + b, d[2 * s] = a - b, d[3 * s] = fma(e, V(2.0f), c), d[4 * s] = fma(e, V(-2.0f), c);
+    const V even_a = fma(d[2 * s], V(-b2), d[4 * s]), odd_a = fma(d[s], V(-b2), d[3 * s]);
+    const V even_b = fma(d[2 * s], V(-a2), d[4 * s]), odd_b = fma(d[s], V(-a2), d[3 * s]);
+    d[0] = fma(d[0], V(a2 * b2), fma(d[2 * s], V(-a2 - b2), d[4 * s]));
+    d[5 * s] = fma(d[s], V(a2 * b2), fma(d[3 * s], V(-a2 - b2), d[5 * s]));
+    d[s] = fma(odd_a, V(a), even_a), d[2 * s] = fma(odd_a, V(-a), even_a);
+    d[3 * s] = fma(odd_b, V(b), even_b), d[4 * s] = fma(odd_b, V(-b), even_b);
   }
-  static void output(V* m, int s) {  // 6 -> 4
-    const V a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
-    m[0] = m[0] + a + c, m[s] = fma(e, V(2.0f), b), m[2 * s] = fma(c, V(4.0f), a),
-    m[3 * s] = fma(e, V(8.0f), b + m[5 * s]);
+  static void output(V* m, int s) {  // 6 -> M
+    const V sum_a = m[s] + m[2 * s], sum_b = m[3 * s] + m[4 * s], last = m[5 * s];
+    const V odd_a = m[s] - m[2 * s], odd_b = m[3 * s] - m[4 * s];
+    m[0] = m[0] + sum_a + sum_b;
+    m[s] = fma(odd_a, V(a), odd_b * V(b));
+    m[2 * s] = fma(sum_a, V(a2), sum_b * V(b2));
+    const V cubes = fma(odd_a, V(a * a2), odd_b * V(b * b2));
+    m[3 * s] = M == 4 ? cubes + last : cubes;
+    if constexpr (M == 5) m[4 * s] = fma(sum_a, V(a2 * a2), fma(sum_b, V(b2 * b2), last));
   }
-  static void weights(V* g, int s) {  // 3 -> 6
-    const V ends = (g[0] + g[2 * s]) * V(-1.0f / 6), middle = g[s] * V(-1.0f / 6);
-    const V far = fma(g[2 * s], V(4.0f), g[0]) * V(1.0f / 24), twice = g[s] * V(1.0f / 12);
-    g[5 * s] = g[2 * s];
-    g[0] = g[0] * V(0.25f), g[s] = ends + middle, g[2 * s] = ends - middle, g[3 * s] = far + twice,
-    g[4 * s] = far - twice;
+  static void weights(V* g, int s) {  // R -> 6
+    const V middle = g[s], last = g[(R - 1) * s];
+    const V even_a = R == 3 ? fma(last, V(a2), g[0]) : g[0], even_b = R == 3 ? fma(last, V(b2), g[0]) : g[0];
+    g[0] = g[0] * V(at_0), g[5 * s] = last;
+    g[s] = fma(middle, V(a), even_a) * V(at_a), g[2 * s] = fma(middle, V(-a), even_a) * V(at_a);
+    g[3 * s] = fma(middle, V(b), even_b) * V(at_b), g[4 * s] = fma(middle, V(-b), even_b) * V(at_b);
   }
-  static void spread(V* y, int s) {  // 4 -> 6
-    const V a = y[0] + y[2 * s], b = y[s] + y[3 * s];
-    const V c = fma(y[2 * s], V(4.0f), y[0]), e = fma(y[3 * s], V(8.0f), y[s] * V(2.0f));
-    y[5 * s] = y[3 * s], y[s] = a + b, y[2 * s] = a - b, y[3 * s] = c + e, y[4 * s] = c - e;
+  static void spread(V* y, int s)  // 4 -> 6
+      requires(M == 4) {
+    const V even_a = fma(y[2 * s], V(a2), y[0]), odd_a = fma(y[3 * s], V(a * a2), y[s] * V(a));
+    const V even_b = fma(y[2 * s], V(b2), y[0]), odd_b = fma(y[3 * s], V(b * b2), y[s] * V(b));
+    y[5 * s] = y[3 * s];
+    y[s] = even_a + odd_a, y[2 * s] = even_a - odd_a, y[3 * s] = even_b + odd_b, y[4 * s] = even_b - odd_b;
   }
-  static void gather(V* m, int s) {  // 6 -> 3
-    const V a = (m[s] + m[2 * s]) * V(-1.0f / 6), b = (m[s] - m[2 * s]) * V(-1.0f / 6);
-    const V c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
-    m[0] = fma(m[0], V(0.25f), fma(c, V(1.0f / 24), a)), m[s] = fma(e, V(1.0f / 12), b);
-    m[2 * s] = fma(c, V(1.0f / 6), a + m[5 * s]);
+  static void gather(V* m, int s)  // 6 -> 3
+      requires(R == 3) {
+    const V sum_a = (m[s] + m[2 * s]) * V(at_a), sum_b = (m[3 * s] + m[4 * s]) * V(at_b);
+    const V odd_a = (m[s] - m[2 * s]) * V(at_a), odd_b = (m[3 * s] - m[4 * s]) * V(at_b);
+    m[0] = fma(m[0], V(at_0), sum_a + sum_b);
+    m[s] = fma(odd_a, V(a), odd_b * V(b));
+    m[2 * s] = fma(sum_a, V(a2), fma(sum_b, V(b2), m[5 * s]));
   }
 };
 

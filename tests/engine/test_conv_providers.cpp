@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -280,6 +281,111 @@ TEST(Winograd, AnyNumberOfThreads) {
   }
   omp_set_num_threads(before);
   EXPECT_GE(taken, 30);
+}
+
+// A convolution of inference whose maps are slices, with everything that an epilogue has, against sums in double; and
+// against the bytes of the first call.
+void check_epilogue(Device& device, Convolution& conv, const ConvRequest& request, std::vector<float>& bytes) {
+  const ConvShape& s = request.shape;
+  const int P = s.P(), Q = s.Q(), x_pitch = s.C + 16, y_pitch = s.K + 32, more = 16;
+  const auto stream = device.make_stream();
+  const auto numbers = [&](size_t n, uint32_t key) {
+    std::vector<double> v(n);
+    for (size_t i = 0; i < n; ++i) v[i] = philox(7, static_cast<uint32_t>(i), key, 0, 0).v[0] * 0x1p-31 - 1;
+    return v;
+  };
+  const size_t in = static_cast<size_t>(s.N) * s.H * s.W, out = static_cast<size_t>(s.N) * P * Q;
+  const Tensor x(device, request.type, numbers(in * x_pitch, 1)), w(device, request.type, numbers(s.weights(), 2));
+  const Tensor residual(device, request.type, numbers(out * s.K, 3)), bias(device, DType::f32, numbers(s.K, 4));
+  const Tensor scale(device, DType::f32, numbers(size_t(s.N) * s.C, 5)),
+      shift(device, DType::f32, numbers(size_t(s.N) * s.C, 6));
+  Tensor y(device, request.type, out * y_pitch), sums(device, DType::f32, size_t{2} * s.N * s.K);
+  const Tensor packed(device, DType::f32, conv.prepacked(WeightUse::forward).bytes / 4 + 1);
+  const Tensor workspace(device, DType::f32, conv.forward_workspace() / 4 + 1);
+  const size_t element = size_of(request.type);
+  const TensorView map_x{x.memory.as<char>() + 16 * element, s.N, s.H, s.W, s.C, x_pitch, request.type};
+  const TensorView map_y{y.memory.as<char>() + more * element, s.N, P, Q, s.K, y_pitch, request.type};
+  const TensorView map_residual{residual.memory.as(), s.N, P, Q, s.K, s.K, request.type};
+  conv.prepack_weights(*stream, WeightUse::forward, w.memory.as(), packed.memory.as());
+  for (const bool with : {false, true}) {
+    ForwardEpilogue e;
+    if (with) {
+      e = {.residual = map_residual,
+           .sums = sums.memory.as<float>(),
+           .scale = scale.memory.as<float>(),
+           .shift = shift.memory.as<float>(),
+           .input_relu = true};
+    }
+    conv.forward(*stream, map_x, w.memory.as(), packed.memory.as(), bias.memory.as<float>(), map_y,
+                 workspace.memory.as(), e);
+    stream->synchronize();
+    std::vector<double> want_sums(sums.n);
+    const double slack = request.type == DType::f32 ? 4e-7 * std::sqrt(9.0 * s.C) : 0x1p-8;
+    for (size_t i = 0; i < out; ++i) {
+      const int n = static_cast<int>(i / (size_t(P) * Q)), p = static_cast<int>(i / Q % P), q = static_cast<int>(i % Q);
+      for (int k = 0; k < s.K; ++k) {
+        double sum = bias.get(k) + (with ? residual.get(i * s.K + k) : 0);
+        for (int tap = 0; tap < s.R * s.S; ++tap) {
+          const int h = p - s.pad_before[0] + tap / s.S, v = q - s.pad_before[1] + tap % s.S;
+          if (h < 0 || h >= s.H || v < 0 || v >= s.W) continue;
+          for (int c = 0; c < s.C; ++c) {
+            double value = x.get(((static_cast<size_t>(n) * s.H + h) * s.W + v) * x_pitch + 16 + c);
+            if (with) value = std::max(0.0, value * scale.get(n * s.C + c) + shift.get(n * s.C + c));
+            sum += value * w.get((static_cast<size_t>(k) * s.R * s.S + tap) * s.C + c);
+          }
+        }
+        sum = request.relu ? std::max(0.0, sum) : sum;
+        want_sums[(n * 2) * s.K + k] += sum, want_sums[(n * 2 + 1) * s.K + k] += sum * sum;
+        ASSERT_NEAR(y.get(i * y_pitch + more + k), sum, slack * (10 + std::abs(sum)))
+            << "y[" << n << ',' << p << ',' << q << ',' << k << ']' << (with ? " with an epilogue" : "");
+      }
+      for (int k = 0; k < y_pitch; ++k) {
+        ASSERT_TRUE((k >= more && k < more + s.K) || std::isnan(y.get(i * y_pitch + k))) << "beside the slice";
+      }
+    }
+    if (!with) continue;
+    for (size_t i = 0; i < sums.n; ++i)
+      ASSERT_NEAR(sums.get(i), want_sums[i], 20 * slack * P * Q * (1 + std::abs(want_sums[i]) / (P * Q))) << "sums";
+  }
+  std::vector<float> got(y.n + sums.n);
+  for (size_t i = 0; i < got.size(); ++i) got[i] = i < y.n ? y.get(i) : sums.get(i - y.n);
+  if (bytes.empty()) bytes = got;
+  EXPECT_EQ(std::memcmp(bytes.data(), got.data(), got.size() * sizeof(float)), 0) << "other bytes";
+}
+
+TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
+  const std::vector<ConvShape> list = {
+      same(2, 8, 12, 32, 40, 2, 2),  same(2, 17, 23, 48, 16, 2, 2),
+      same(1, 7, 70, 16, 80, 2, 2),  same(2, 16, 16, 32, 64, 3, 3),
+      same(1, 13, 33, 32, 32, 3, 3), same(1, 6, 7, 80, 64, 3, 3),
+      same(1, 3, 2, 32, 272, 3, 3),  {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {2, 0}, {0, 2}},
+  };
+  const int before = omp_get_max_threads();
+  std::map<std::string, int> taken;
+  std::map<std::pair<ConvShape, DType>, std::vector<float>> bytes;
+  for (const int threads : {1, 2, 3}) {
+    const auto device = make_cpu_device(threads);
+    for (const ConvShape& shape : list) {
+      for (const DType type : {DType::f32, DType::bf16}) {
+        const ConvRequest request{.shape = shape,
+                                  .type = type,
+                                  .bias = true,
+                                  .relu = shape.C != 32,
+                                  .needs_dgrad = false,
+                                  .needs_wgrad = false};
+        auto made = winograd_provider().create(*device, request);
+        if (std::holds_alternative<UnsupportedReason>(made)) continue;  // 2x2 of bf16
+        Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
+        ASSERT_TRUE(conv.has_forward_epilogue());
+        ++taken[conv.implementation()];
+        SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads) +
+                     ": " + conv.implementation());
+        check_epilogue(*device, conv, request, bytes[{shape, type}]);
+      }
+    }
+  }
+  omp_set_num_threads(before);
+  for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 6) << tiles;
 }
 
 TEST(Winograd, KeepsNaN) {
