@@ -73,7 +73,7 @@ class InitTest : public testing::Test {
   Weights read(const std::string& file) const {
     const Checkpoint checkpoint = load_checkpoint(path(file));
     Weights weights;
-    for (const auto& [name, tensor] : checkpoint.tensors) weights[name] = floats(checkpoint, name);
+    for (const auto& [name, tensor] : checkpoint.tensors) weights[name] = checkpoint.floats(name);
     return weights;
   }
   std::string text(const std::string& file) const {

@@ -9,6 +9,8 @@
 namespace regolith::testing {
 namespace {
 
+using ::testing::HasSubstr;
+
 class Predict : public Cli {
  protected:
   static constexpr int kN = 5, kH = 16, kW = 32;
