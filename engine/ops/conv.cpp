@@ -140,8 +140,7 @@ void ConvOp::forward(const OpRun& run) {
     epilogue.sums = run.aux;
   }
   if (applies_norm_) {
-    epilogue.scale = run.x_aux[0];
-    epilogue.shift = epilogue.scale + shape_.C;
+    epilogue.affine = run.x_aux[0];
     epilogue.input_relu = norm_has_relu_;
   }
   conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace, epilogue);
