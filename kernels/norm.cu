@@ -415,6 +415,30 @@ __global__ void __launch_bounds__(kThreads) norm_given(NormForward k) {
   }
 }
 
+// The statistics of sample x from the sums of its channels. In double, for the mean's square is taken away.
+__global__ void __launch_bounds__(kThreads) norm_from_sums(NormForward k) {
+  const Part part(k.norm, blockIdx.x, 0, k.norm.x.C);
+  const float *sums = k.x_sums + part.sample * 2 * part.C, *squares = sums + part.C;
+  const double values = static_cast<double>(part.pixels) * part.D;
+  for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
+    double sum = 0, square = 0;
+    for (int c = g * part.D; c < g * part.D + part.D; ++c) sum += sums[c], square += squares[c];
+    const double mean = sum / values, variance = square / values - mean * mean;
+    k.norm.mean[part.first + g] = static_cast<float>(mean);
+    k.norm.rstd[part.first + g] = 1 / sqrtf(static_cast<float>(variance < 0 ? 0 : variance) + k.epsilon);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) norm_affine(NormForward k) {
+  const Part part(k.norm, blockIdx.x, 0, k.norm.x.C);
+  float *scale = k.affine + part.sample * 2 * part.C, *shift = scale + part.C;
+  for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+    const int64_t g = part.first + c / part.D;
+    scale[c] = k.norm.rstd[g] * k.norm.gamma[c];
+    shift[c] = k.norm.beta[c] - k.norm.mean[g] * scale[c];
+  }
+}
+
 // partial: (S, B, C), or null.
 template <class T, class P>
 __global__ void __launch_bounds__(kThreads, 3) norm_apply(NormForward k, size_t folds, float* partial) {
@@ -549,7 +573,9 @@ void forward_passes(Stream& stream, const NormForward& k) {
   const unsigned samples = static_cast<unsigned>(n.samples());
   const unsigned summing = summing_blocks(stream, n.samples(), n.pixels());
   float* workspace = static_cast<float*>(n.workspace);
-  if (n.training) {
+  if (k.x_sums != nullptr) {
+    launch(stream, "norm_from_sums", {samples}, {kThreads}, 0, norm_from_sums, k);
+  } else if (n.training) {
     launch(stream, "norm_statistics", {summing, samples}, {kThreads},
            shared_bytes<float>(reduce_scratch<Moments<P>>(kThreads, C / P::size)), norm_statistics<T, P>, n);
     const int width = std::min(C, D >= 32 ? D : 32 / D * D);
@@ -557,6 +583,10 @@ void forward_passes(Stream& stream, const NormForward& k) {
            shared_bytes_of<CombineShared>(width), norm_combine, k, static_cast<int>(summing), width);
   } else {
     launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k);
+  }
+  if (k.affine != nullptr) {
+    launch(stream, "norm_affine", {samples}, {kThreads}, 0, norm_affine, k);
+    return;
   }
   const bool sums = k.sums != nullptr;
   const size_t folds = sums ? reduce_scratch<Sums<P>>(kThreads, C / P::size) : 0;
@@ -591,10 +621,13 @@ void backward_passes(Stream& stream, const NormBackward& k) {
 
 void norm_forward(Stream& stream, const NormForward& k) {
   check("norm_forward", k.norm, {k.residual, k.y});
+  if ((k.x_sums != nullptr || k.affine != nullptr) && k.norm.groups == 0)
+    throw KernelError("norm_forward: sums of x and coefficients are those of group norm");
   with_packs("norm_forward", {k.norm.x, k.residual, k.y}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    if (const int channels = bundle_channels(stream, k.norm, P::size)) {
+    const bool whole = k.x_sums == nullptr && k.affine == nullptr;
+    if (const int channels = whole ? bundle_channels(stream, k.norm, P::size) : 0) {
       forward_bundles<T, P>(stream, k, channels);
     } else {
       forward_passes<T, P>(stream, k);

@@ -49,6 +49,11 @@ struct NormForward {
   TensorView y;         // may be x or residual
   float epsilon = 1e-3f;
   float* sums = nullptr;  // of group norm: (N, C), sums of y over H and W before y is rounded; or null
+  // Of group norm: (N, 2, C), the sums of x over H and W and those of its squares, which spare a pass over x; or null.
+  const float* x_sums = nullptr;
+  // Of group norm without a residual: (N, 2, C), each channel's scale and shift: y would be act(x * scale + shift), and
+  // is not written. Or null.
+  float* affine = nullptr;
   float *running_mean = nullptr, *running_variance = nullptr;  // of batch norm: (C), updated in training, else read
   float momentum = 0.99f;
   const int64_t* step = nullptr;  // in device memory: steps done before this one; or null

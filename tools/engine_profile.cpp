@@ -1,8 +1,8 @@
 // engine_profile CONFIG [--steps N] [--json FILE] [key.path=value ...]: how long a training step takes, and which nodes
-// take it, beside the floor that their bytes and multiplications set. Random bytes stand in for the data.
+// take it, beside the floor that their bytes and multiplications set; --predict: the same of a batch's logits. Random
+// bytes stand in for the data.
 #include <chrono>
 #include <cstdio>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -11,77 +11,14 @@
 #include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/report/table.h"
+#include "tools/node_times.h"
+#include "tools/profile_prediction.h"
 #include "tools/timing.h"
 
 namespace {
 
 using namespace regolith;
 using Clock = std::chrono::steady_clock;
-
-double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
-
-std::string fixed(double x, int digits, const char* unit = "") {
-  return x == 0 ? "" : format("%.*f%s", digits, x, unit);
-}
-
-// Adds up what each node takes. The device is waited for around every op, so that a GPU's times are its own.
-class NodeTimes : public RunObserver {
- public:
-  struct Time {
-    const Node* node;
-    double ms[2] = {}, macs[2] = {}, bytes[2] = {};  // forward, backward
-  };
-  // element: bytes of one in a map.
-  NodeTimes(DeviceStream& stream, const Graph& graph, size_t element)
-      : stream_(stream), graph_(graph), element_(static_cast<double>(element)), wanted_(wanted_gradients(graph)) {}
-  void begin(const Node&, bool) override {
-    stream_.synchronize();
-    began_ = Clock::now();
-  }
-  void end(const Node& node, bool backward) override {
-    stream_.synchronize();
-    const auto [place, first] = index_.try_emplace(node.name, times.size());
-    if (first) times.push_back({&node});
-    Time& t = times[place->second];
-    t.ms[backward] += milliseconds(Clock::now() - began_);
-    const bool both = !node.inputs.empty() && node.inputs[0] != graph_.input;  // the image has no gradient
-    t.macs[backward] += static_cast<double>(node.inferred.macs) * (backward && both ? 2 : 1);
-    t.bytes[backward] += bytes(node, backward);
-  }
-  std::vector<Time> times;  // in the order of the forward pass
-
- private:
-  // What the node must move: forward its inputs, its output and its weights; backward the output's gradient, what was
-  // saved, the inputs' gradients, the weights and theirs in fp32. A concat moves nothing: its parts are in place.
-  double bytes(const Node& node, bool backward) const {
-    if (node.inputs.empty() || node.op->kind() == "concat") return 0;
-    const double output = static_cast<double>(node.shape().elements());
-    const auto input = [&](size_t k) {  // graph_ is of one image
-      return static_cast<double>(graph_.nodes[node.inputs[k]].shape().elements()) * node.shape().N;
-    };
-    double maps = output, weights = 0, trained = 0;
-    for (const int p : node.params) {
-      const ParamSpec& spec = graph_.params[p].spec;
-      weights += static_cast<double>(spec.elements());
-      if (spec.trainable) trained += static_cast<double>(spec.elements());
-    }
-    const std::vector<bool>& wanted = wanted_[graph_.find(node.name)];
-    const std::vector<bool>& saves = node.inferred.saves_input;
-    for (size_t k = 0; k < node.inputs.size(); ++k) {
-      if (!backward || (k < saves.size() && saves[k])) maps += input(k);
-      if (backward && wanted[k]) maps += input(k);
-    }
-    if (backward && node.inferred.saves_output) maps += output;
-    return element_ * (maps + weights) + (backward ? sizeof(float) * trained : 0);
-  }
-
-  std::map<std::string, size_t> index_;
-  DeviceStream& stream_;
-  const Graph& graph_;
-  double element_;
-  std::vector<std::vector<bool>> wanted_;
-  Clock::time_point began_;
-};
 
 // As many random images as two batches have.
 Dataset noise(const Shape& image, int classes, int batch) {
@@ -204,13 +141,26 @@ int profile(RunConfig config, int steps, int warmup, const std::string& json_fil
 }  // namespace
 
 int main(int argc, char** argv) {
-  CommandLine p(argc, argv, "engine_profile", "Times training steps, node by node.",
-                "engine_profile configs/models/unet.yaml train.batch=32 run.precision=fp32");
+  CommandLine p(argc, argv, "engine_profile", "Times training steps, or predictions, node by node.",
+                "engine_profile configs/models/unet.yaml train.batch=32 run.precision=fp32\n"
+                "engine_profile configs/models/unet.yaml --predict --batch 1");
   int steps = 10, warmup = 2;
+  bool predict = false;
+  PredictionProfile prediction;
   std::string json_file;
   p.config_arguments();
-  p.option("--steps", steps, "training steps to time", {.min = 1, .max = 100000});
+  p.option("--steps", steps, "training steps, or batches, to time", {.min = 1, .max = 100000});
   p.option("--warmup", warmup, "steps before those", {.min = 1, .max = 100000});
   p.option("--json", json_file, "write the numbers there too");
-  return p.run([&] { return profile(p.load_config(ConfigUse::network), steps, warmup, json_file); });
+  p.flag("--predict", predict, "time the network frozen for inference, from bytes to logits");
+  p.option("--batch", prediction.batch, "images of a prediction", {.min = 1, .max = 65536});
+  p.option("--slice", prediction.slice, "images that go through the network at a time; 0: its own choice",
+           {.min = 0, .max = 65536});
+  p.option("--weights", prediction.weights, "of the prediction: a .safetensors file; default: fresh ones");
+  return p.run([&] {
+    RunConfig config = p.load_config(ConfigUse::network);
+    if (!predict) return profile(std::move(config), steps, warmup, json_file);
+    prediction.steps = steps, prediction.warmup = warmup, prediction.json_file = json_file;
+    return profile_prediction(std::move(config), prediction);
+  });
 }

@@ -61,8 +61,8 @@ struct DgradEpilogue {
 struct ForwardEpilogue {
   TensorView residual{};  // (N,P,Q,K), perhaps a slice: added before ReLU
   float* sums = nullptr;  // (N,2,K): also written, the sums over P and Q of y, and of its squares
-  // x is read as x * scale + shift, of (N,C) each, (then ReLU), as a norm leaves it; the padding stays zero.
-  const float *scale = nullptr, *shift = nullptr;
+  // (N,2,C), scale and shift as a norm leaves them: x is read as x * scale + shift (then ReLU); the padding stays zero.
+  const float* affine = nullptr;
   bool input_relu = false;
 };
 

@@ -1,5 +1,7 @@
 #include "engine/graph/graph.h"
 
+#include <algorithm>
+
 #include "engine/base/error.h"
 
 namespace regolith {
@@ -12,6 +14,7 @@ Graph& Graph::operator=(const Graph& other) {
   input = other.input;
   output = other.output;
   heads = other.heads;
+  frozen = other.frozen;
   return *this;
 }
 
@@ -63,10 +66,36 @@ std::vector<std::vector<int>> Graph::consumers() const {
   return result;
 }
 
+bool Graph::is_head(int i) const {
+  return i == output || std::any_of(heads.begin(), heads.end(), [&](const LossHead& h) { return h.node == i; });
+}
+
+int Graph::sole_reader(int i) const {
+  if (is_head(i)) return -1;
+  const std::vector<int> readers = consumers()[i];
+  return readers.size() == 1 ? readers[0] : -1;
+}
+
+void Graph::erase(int i) {
+  nodes.erase(nodes.begin() + i);
+  const auto shift = [&](int& n) { n -= n > i; };
+  for (Node& n : nodes)
+    for (int& in : n.inputs) shift(in);
+  shift(input);
+  shift(output);
+  for (LossHead& h : heads) shift(h.node);
+}
+
 int64_t Graph::parameter_count() const {
   int64_t n = 0;
   for (const Parameter& p : params) n += p.spec.elements();
   return n;
+}
+
+bool Graph::is_frozen(int node) const {
+  const std::vector<int>& own = nodes[node].params;
+  return std::any_of(own.begin(), own.end(), [&](int p) { return params[p].spec.trainable; }) &&
+         std::none_of(own.begin(), own.end(), [&](int p) { return trains(p); });
 }
 
 }  // namespace regolith

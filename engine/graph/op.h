@@ -71,6 +71,7 @@ struct OpRun {
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
   std::vector<ParamView> params;
+  bool trains = true;             // false: the parameters' gradients are not wanted, and may be left out
   bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
   bool dropout = true;            // off: dropout is the identity
   uint64_t seed = 0;              // of the run and the node that random_name() names
@@ -111,6 +112,13 @@ class Op {
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
   virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
+  // A norm before a convolution need not write y in inference: it leaves its input where it is, and a scale and a shift
+  // for each channel of each image as its auxiliary output, which all its readers apply. Known after compile().
+  virtual bool may_leave_to_readers() const { return false; }
+  virtual bool applies_norm() const { return false; }  // of input 0, as a reader
+  virtual void leave_to_readers() {}
+  virtual void apply_norm(bool /*relu*/) {}  // tells the reader that it is to
+  virtual bool has_relu() const { return false; }
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
   virtual std::string random_name() const { return ""; }
 

@@ -100,6 +100,12 @@ const CheckpointTensor& Checkpoint::tensor(const std::string& name, DType type, 
   return found;
 }
 
+std::vector<float> Checkpoint::floats(const std::string& name) const {
+  if (const auto& source = tensor(name).source) return source();
+  const auto stored = values<float>(name);
+  return {stored.begin(), stored.end()};
+}
+
 void Checkpoint::wrong_type(const std::string& name, DType found, DType expected) const {
   throw CheckpointError(origin + ": tensor '" + name + "' is " + std::string(name_of(found)) + ", expected " +
                         std::string(name_of(expected)));

@@ -44,6 +44,8 @@ struct Checkpoint {
   // Each throws CheckpointError that names the file and what is missing, or has another type or shape.
   const CheckpointTensor& tensor(const std::string& name) const;
   const CheckpointTensor& tensor(const std::string& name, DType type, std::span<const int64_t> shape) const;
+  // Of an fp32 tensor, wherever its values are.
+  std::vector<float> floats(const std::string& name) const;
   const std::string& meta(const std::string& key) const;
   template <class T>
   std::span<const T> values(const std::string& name) const {

@@ -6,6 +6,7 @@
 #include "engine/base/text.h"
 #include "engine/ops/registry.h"
 #include "kernels/activation.h"
+#include "kernels/add.h"
 #include "kernels/bias.h"
 #include "kernels/channel_sum.h"
 
@@ -79,6 +80,7 @@ std::string ConvBase::describe() const {
   if (a_.stride != std::array{1, 1}) text += ", stride " + join(a_.stride, "x");
   if (a_.dilation != std::array{1, 1}) text += ", dilation " + join(a_.dilation, "x");
   if (!a_.same) text += ", valid";
+  if (a_.residual) text += " + residual";
   if (a_.relu) text += " + relu";
   return text;
 }
@@ -104,7 +106,10 @@ Inference ConvOp::infer(const std::vector<Shape>& inputs) {
   check(a_);
   const Shape& x = inputs[0];
   shape_ = conv_shape(a_, x.N, x.H, x.W, x.C, a_.filters);
-  return infer_conv({x.N, shape_.P(), shape_.Q(), a_.filters}, a_.filters, x.C);
+  const Shape y{x.N, shape_.P(), shape_.Q(), a_.filters};
+  if (a_.residual && inputs[1] != y)
+    throw GraphError("adds a residual of another shape, " + to_string(inputs[1]) + " to " + to_string(y));
+  return infer_conv(y, a_.filters, x.C);
 }
 
 void ConvOp::compile(const CompileContext& context) {
@@ -113,14 +118,34 @@ void ConvOp::compile(const CompileContext& context) {
   r.relu = a_.relu;
   r.needs_dgrad = context.training && context.needs_dx[0];
   conv_ = pick_convolution(context.device, r, context.conv);
+  has_epilogue_ = !context.training && conv_->has_forward_epilogue();
+  if (a_.residual && a_.relu && !has_epilogue_) {  // ReLU comes after the sum, in a pass of its own
+    r.relu = false;
+    conv_ = pick_convolution(context.device, r, context.conv);
+  }
   skip_bias_gradient_ = a_.bias_cancels && context.batch_statistics;
+}
+
+size_t ConvOp::aux_bytes() const {
+  return a_.emits_sums && has_epilogue_ ? size_t{2} * shape_.N * shape_.K * sizeof(float) : 0;
 }
 
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
 
 void ConvOp::forward(const OpRun& run) {
   const float* bias = a_.bias ? run.params[1].master : nullptr;
-  conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace);
+  ForwardEpilogue epilogue;
+  if (has_epilogue_) {
+    if (a_.residual) epilogue.residual = run.x[1];
+    epilogue.sums = run.aux;
+  }
+  if (applies_norm_) {
+    epilogue.affine = run.x_aux[0];
+    epilogue.input_relu = norm_has_relu_;
+  }
+  conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace, epilogue);
+  if (a_.residual && !has_epilogue_)
+    kernels::add_forward(*run.stream, {.a = run.y, .b = run.x[1], .y = run.y, .relu = a_.relu});
 }
 
 void ConvOp::backward(const OpRun& run) {
@@ -128,7 +153,8 @@ void ConvOp::backward(const OpRun& run) {
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
-  conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
+  if (run.trains)
+    conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
     conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed[1], run.dx[0], run.workspace,
                  {.accumulate = run.accumulate[0]});
@@ -164,8 +190,9 @@ void ConvTransposeOp::forward(const OpRun& run) {
 
 void ConvTransposeOp::backward(const OpRun& run) {
   // The adjoint's input is our output: its x is dy, its dy is our x.
-  conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
-  if (a_.bias)
+  if (run.trains)
+    conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
+  if (run.trains && a_.bias)
     kernels::channel_sum(
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});

@@ -19,6 +19,8 @@ struct ConvAttributes {
   bool same = true;
   bool bias = true;
   bool relu = false;  // in the epilogue: set by fusion
+  // In inference, set by fusion: input 1 is added before the ReLU; a group norm reads the sums of y.
+  bool residual = false, emits_sums = false;
   // A batch norm follows and takes the bias out again: its gradient is zero by definition, and is not computed.
   bool bias_cancels = false;
   Init init = Init::glorot_uniform;
@@ -39,6 +41,10 @@ class ConvBase : public Op {
  public:
   explicit ConvBase(ConvAttributes a) : a_(a) {}
   ConvAttributes& attributes() { return a_; }
+  const ConvAttributes& attributes() const { return a_; }
+  // Once inferred: the convolution that runs, or whose adjoint does; with its padding.
+  const ConvShape& convolution() const { return shape_; }
+  virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;
   std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
@@ -63,6 +69,12 @@ class ConvOp : public ConvBase {
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
   bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
+  bool reads_strided() const override { return has_epilogue_; }
+  bool writes_strided() const override { return has_epilogue_; }
+  size_t aux_bytes() const override;
+  AuxUse reads_aux(size_t input) const override { return applies_norm_ && input == 0 ? AuxUse::forward : AuxUse::none; }
+  bool applies_norm() const override { return has_epilogue_; }
+  void apply_norm(bool relu) override { applies_norm_ = true, norm_has_relu_ = relu; }
   void compile(const CompileContext& context) override;
   size_t forward_workspace() const override { return conv_->forward_workspace(); }
   size_t backward_workspace() const override;
@@ -71,6 +83,8 @@ class ConvOp : public ConvBase {
 
  private:
   bool skip_bias_gradient_ = false;
+  bool has_epilogue_ = false;  // in inference, of its provider
+  bool applies_norm_ = false, norm_has_relu_ = false;
 };
 
 // Transposed convolution: the exact adjoint of the "same" convolution that maps its output to its input; shape_ is that
@@ -81,6 +95,7 @@ class ConvTransposeOp : public ConvBase {
   using ConvBase::ConvBase;
   std::string_view kind() const override { return "conv_transpose"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
+  bool filters_first() const override { return false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   size_t forward_workspace() const override { return conv_->dgrad_workspace(); }

@@ -14,17 +14,20 @@ namespace {
 
 class Fuser {
  public:
-  Fuser(Graph& graph, const FuseOptions& options) : graph_(graph), options_(options) {}
+  Fuser(Graph& graph, const FuseOptions& options, bool inference)
+      : graph_(graph), options_(options), inference_(inference) {}
 
   std::vector<std::string> run() {
     if (options_.has("cancelled bias")) drop_cancelled_biases();
     merge_all("norm+residual", [&](int i) { return norm_residual(i); });
     merge_all("norm+relu", [&](int i) { return norm_activation(i); });
+    if (inference_) merge_all("conv+residual", [&](int i) { return conv_residual(i); });
     merge_all("conv+relu", [&](int i) { return conv_activation(i); });
     if (!options_.has("padding taps")) keep_padding_taps();
     merge_all("squeeze+pool", [&](int i) { return squeeze_pool(i); });
     merge_all("squeeze+dropout", [&](int i) { return squeeze_dropout(i); });
     if (options_.has("squeeze from norm")) squeezes_from_norms();
+    if (inference_ && options_.has("norm from conv")) norms_from_convs();
     return std::move(log_);
   }
 
@@ -44,20 +47,6 @@ class Fuser {
   T* op(int i) {
     return dynamic_cast<T*>(graph_.nodes[i].op.get());
   }
-  bool is_head(int i) const {
-    return i == graph_.output ||
-           std::any_of(graph_.heads.begin(), graph_.heads.end(), [&](const LossHead& h) { return h.node == i; });
-  }
-  // The only node that reads i; -1 where there are several, or i is an output.
-  int sole_reader(int i) const {
-    if (is_head(i)) return -1;
-    int reader = -1, count = 0;
-    for (size_t c = 0; c < graph_.nodes.size(); ++c)
-      for (int in : graph_.nodes[c].inputs)
-        if (in == i) reader = static_cast<int>(c), ++count;
-    return count == 1 ? reader : -1;
-  }
-
   // Moves the op of node i to the place of `later`, with i's input and what else `later` read.
   void merge(int i, int later, const std::string& rule) {
     Node& from = graph_.nodes[i];
@@ -68,22 +57,12 @@ class Fuser {
     to.inputs.insert(to.inputs.begin(), from.inputs.begin(), from.inputs.end());
     to.name = from.name;  // the parameters keep their names
     to.where = from.where;
-    remove(i);
-  }
-
-  void remove(int i) {
-    graph_.nodes.erase(graph_.nodes.begin() + i);
-    const auto shift = [&](int& n) { n -= n > i; };
-    for (Node& n : graph_.nodes)
-      for (int& in : n.inputs) shift(in);
-    shift(graph_.input);
-    shift(graph_.output);
-    for (LossHead& h : graph_.heads) shift(h.node);
+    graph_.erase(i);
   }
 
   // The node that reads i alone, where it is a ReLU.
   int sole_relu(int i) const {
-    const int reader = sole_reader(i);
+    const int reader = graph_.sole_reader(i);
     return reader >= 0 && graph_.nodes[reader].op->is_relu() ? reader : -1;
   }
 
@@ -91,7 +70,7 @@ class Fuser {
   int norm_residual(int i) {
     auto* norm = op<NormOp>(i);
     if (norm == nullptr || norm->epilogue.residual || norm->epilogue.relu) return -1;
-    const int add = sole_reader(i);
+    const int add = graph_.sole_reader(i);
     if (add < 0 || !graph_.nodes[add].op->is_sum() || graph_.nodes[add].inputs.size() != 2) return -1;
     norm->epilogue.residual = true;
     return add;
@@ -102,6 +81,20 @@ class Fuser {
     const int relu = norm == nullptr || norm->epilogue.relu ? -1 : sole_relu(i);
     if (relu >= 0) norm->epilogue.relu = true;
     return relu;
+  }
+
+  // Of two convolutions that are added, that of the larger kernel takes the other.
+  int conv_residual(int i) {
+    auto* conv = op<ConvOp>(i);
+    const int add =
+        conv == nullptr || conv->attributes().relu || conv->attributes().residual ? -1 : graph_.sole_reader(i);
+    if (add < 0 || !graph_.nodes[add].op->is_sum() || graph_.nodes[add].inputs.size() != 2) return -1;
+    const auto& inputs = graph_.nodes[add].inputs;
+    const int other = inputs[0] == i ? inputs[1] : inputs[0];
+    auto* other_conv = graph_.sole_reader(other) == add ? op<ConvOp>(other) : nullptr;
+    if (other_conv != nullptr && other_conv->attributes().kernel > conv->attributes().kernel) return -1;
+    conv->attributes().residual = true;
+    return add;
   }
 
   int conv_activation(int i) {
@@ -119,7 +112,7 @@ class Fuser {
 
   int squeeze_pool(int i) {
     auto* squeeze = plain_squeeze(i);
-    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
+    const int reader = squeeze == nullptr ? -1 : graph_.sole_reader(i);
     const auto* pool = reader < 0 ? nullptr : op<MaxPoolOp>(reader);
     if (pool == nullptr || !pool->halves()) return -1;
     squeeze->epilogue.pool = true;
@@ -128,7 +121,7 @@ class Fuser {
 
   int squeeze_dropout(int i) {
     auto* squeeze = plain_squeeze(i);
-    const int reader = squeeze == nullptr ? -1 : sole_reader(i);
+    const int reader = squeeze == nullptr ? -1 : graph_.sole_reader(i);
     const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
     if (dropout == nullptr || dropout->rate() == 0) return -1;
     squeeze->epilogue.rate = dropout->rate();
@@ -148,12 +141,25 @@ class Fuser {
     }
   }
 
+  void norms_from_convs() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      auto* norm = op<GroupNormOp>(static_cast<int>(i));
+      auto* conv = norm == nullptr ? nullptr : op<ConvOp>(graph_.nodes[i].inputs[0]);
+      if (conv == nullptr) continue;
+      norm->takes_sums = conv->attributes().emits_sums = true;
+      log_.push_back("norm from conv: " + graph_.nodes[i].name + " takes the sums of " +
+                     graph_.nodes[graph_.nodes[i].inputs[0]].name);
+    }
+  }
+
   // A batch norm subtracts the mean, and with it any bias before it: that bias has a gradient of exactly zero.
+  // A frozen one subtracts its running mean.
   void drop_cancelled_biases() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       auto* conv = op<ConvOp>(static_cast<int>(i));
-      const int reader = conv == nullptr ? -1 : sole_reader(static_cast<int>(i));
-      if (reader >= 0 && op<BatchNormOp>(reader) != nullptr) conv->attributes().bias_cancels = true;
+      const int reader = conv == nullptr ? -1 : graph_.sole_reader(static_cast<int>(i));
+      if (reader >= 0 && op<BatchNormOp>(reader) != nullptr && !graph_.is_frozen(reader))
+        conv->attributes().bias_cancels = true;
     }
   }
 
@@ -165,11 +171,14 @@ class Fuser {
 
   Graph& graph_;
   const FuseOptions& options_;
+  bool inference_;
   std::vector<std::string> log_;
 };
 
 }  // namespace
 
-std::vector<std::string> fuse(Graph& graph, const FuseOptions& options) { return Fuser(graph, options).run(); }
+std::vector<std::string> fuse(Graph& graph, const FuseOptions& options, bool inference) {
+  return Fuser(graph, options, inference).run();
+}
 
 }  // namespace regolith

@@ -4,6 +4,7 @@
 
 #include "engine/base/error.h"
 #include "engine/ops/registry.h"
+#include "kernels/add.h"
 
 namespace regolith {
 
@@ -45,11 +46,15 @@ kernels::Norm NormOp::arguments(const OpRun& run) const {
 
 void NormOp::forward(const OpRun& run) {
   const bool batch = groups_ == 0;
+  if (left_to_readers_ && run.x[0].data != run.y.data)
+    kernels::add_forward(*run.stream, {.a = run.x[0], .b = {}, .y = run.y});
   kernels::norm_forward(*run.stream, {.norm = arguments(run),
                                       .residual = epilogue.residual ? run.x[1] : TensorView{},
                                       .y = run.y,
                                       .epsilon = epsilon_,
-                                      .sums = run.aux,
+                                      .sums = left_to_readers_ ? nullptr : run.aux,
+                                      .x_sums = run.x_aux[0],
+                                      .affine = left_to_readers_ ? run.aux : nullptr,
                                       .running_mean = batch ? run.params[2].master : nullptr,
                                       .running_variance = batch ? run.params[3].master : nullptr,
                                       .momentum = momentum_,
@@ -83,7 +88,8 @@ Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
 }
 
 size_t GroupNormOp::aux_bytes() const {
-  return emits_statistics ? static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) : 0;
+  if (!emits_statistics && !left_to_readers_) return 0;
+  return static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) * (left_to_readers_ ? 2 : 1);
 }
 
 Inference BatchNormOp::infer(const std::vector<Shape>& inputs) {

@@ -27,10 +27,13 @@ class NormOp : public Op {
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  int groups() const { return groups_; }  // 0: batch norm
+  float epsilon() const { return epsilon_; }
 
  protected:
   NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
   int64_t statistics() const;  // pairs of mean and rstd
+  bool left_to_readers_ = false;
   kernels::Norm arguments(const OpRun& run) const;
   int groups_;  // 0: batch norm
   float epsilon_, momentum_ = 0;
@@ -43,6 +46,12 @@ class GroupNormOp : public NormOp {
   // Fewer channels than groups: a group per channel.
   GroupNormOp(int groups, float epsilon) : NormOp(groups, epsilon) {}
   bool emits_statistics = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
+  bool takes_sums = false;        // of the convolution before it, where that has them: set by fusion
+  AuxUse reads_aux(size_t input) const override { return takes_sums && input == 0 ? AuxUse::forward : AuxUse::none; }
+  bool may_leave_to_readers() const override { return !epilogue.residual; }
+  void leave_to_readers() override { left_to_readers_ = true; }
+  bool has_relu() const override { return epilogue.relu; }
+  bool forward_in_place() const override { return left_to_readers_; }
   std::string_view kind() const override { return "group_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;

@@ -18,6 +18,17 @@ NetworkOptions resolved(NetworkOptions options, const Device& device) {
 // Limit of the largest tensor of a micro-batch on a CPU. Larger micro-batches read the prepacked weights less often,
 // smaller ones keep their tensors in the cache; measured with a cache of 32 MiB.
 constexpr size_t kMicroBatchBytes = 13 << 20;
+// The same where nothing is kept for backward.
+constexpr size_t kPredictionBytes = 4 << 20;
+
+// The size of the slices of N images, `most` at most, of one size where there is one that is not much smaller: they
+// share a program.
+int equal_slices(int N, int most) {
+  for (int size = most; 2 * size > most; --size)
+    if (N % size == 0) return size;
+  const int slices = (N + most - 1) / most;
+  return (N + slices - 1) / slices;
+}
 
 }  // namespace
 
@@ -37,29 +48,35 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     : device_(device),
       options_(resolved(options, device)),
       graph_(std::move(graph)),
-      fusions_(fuse(graph_, options.fuse)),
+      fusions_(fuse(graph_, options.fuse, !options.training)),
       parameters_((graph_.infer(1), graph_), device, options_.type, options.training) {
   if (options.precision == Precision::fp16 && device.execution() == Execution::fast)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
 bool Network::couples_images() const {
-  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
-  return options_.couples_images || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples);
+  bool couples = options_.couples_images;
+  for (size_t i = 0; i < graph_.nodes.size(); ++i)
+    couples |= graph_.nodes[i].op->couples_batch() && !graph_.is_frozen(static_cast<int>(i));
+  return couples;
 }
 
 int Network::micro_batch_size(int N) const {
   if (options_.micro_batches > 0) return (N + options_.micro_batches - 1) / options_.micro_batches;
   if (device_.kind() != DeviceKind::cpu || couples_images()) return N;
-  size_t widest = 1;
-  for (const Node& n : graph_.nodes)
-    widest = std::max(widest, n.shape().elements() * size_of(storage_type(options_.precision)));
   // Two at least: the weights are read for each slice.
-  const int most = static_cast<int>(std::clamp<size_t>(kMicroBatchBytes / widest, std::min(N, 2), N));
-  for (int size = most; 2 * size > most; --size)  // slices of one size share a program
-    if (N % size == 0) return size;
-  const int slices = (N + most - 1) / most;
-  return (N + slices - 1) / slices;
+  return equal_slices(N, static_cast<int>(std::clamp<size_t>(kMicroBatchBytes / widest_map(), std::min(N, 2), N)));
+}
+
+size_t Network::widest_map() const {
+  int64_t widest = 1;
+  for (const Node& n : graph_.nodes) widest = std::max(widest, n.shape().elements());
+  return widest * size_of(options_.type);
+}
+
+int Network::prediction_slice(int N) const {
+  if (device_.kind() != DeviceKind::cpu) return N;
+  return equal_slices(N, static_cast<int>(std::clamp<size_t>(kPredictionBytes / widest_map(), 1, N)));
 }
 
 void Network::step_counter(const int64_t* step) {

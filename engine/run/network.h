@@ -55,12 +55,16 @@ class Network {
   bool couples_images() const;
   // Images of one micro-batch of a training batch of N.
   int micro_batch_size(int N) const;
+  // Images of one slice of a batch of N in Mode::eval.
+  int prediction_slice(int N) const;
   const void* arena() const { return arena_.as(); }
   size_t arena_bytes() const { return arena_bytes_; }
   // What is wrong where the device cannot give `arena` bytes for a program and `prepacked` for its weights; else "".
   std::string shortage(const Program& program, size_t arena, size_t prepacked) const;
 
  private:
+  size_t widest_map() const;  // bytes of the largest of one image
+
   Device& device_;
   NetworkOptions options_;
   Graph graph_;

@@ -15,13 +15,33 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
     Node& node = graph_.nodes[i];
     CompileContext c{options, device, options.batch_statistics, wanted[i]};
     c.needs_dx.resize(node.inputs.size(), false);
+    if (graph_.is_frozen(static_cast<int>(i))) c.batch_statistics = false;
     try {
       node.op->compile(c);
     } catch (const GraphError& e) {
       throw GraphError((node.where.empty() ? "" : node.where + ": ") + "node " + node.name + ": " + e.what());
     }
   }
+  if (!options.training) leave_norms_to_readers();
   plan_ = make_plan(graph_, options.plan, options.type);
+}
+
+void Program::leave_norms_to_readers() {
+  const auto consumers = graph_.consumers();
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    Op& norm = *graph_.nodes[i].op;
+    const int at = static_cast<int>(i);
+    const auto applies = [&](int c) {
+      const Node& reader = graph_.nodes[c];
+      return reader.op->applies_norm() && reader.inputs[0] == at &&
+             std::count(reader.inputs.begin(), reader.inputs.end(), at) == 1;
+    };
+    if (!norm.may_leave_to_readers() || graph_.is_head(at) ||
+        !std::all_of(consumers[i].begin(), consumers[i].end(), applies))
+      continue;
+    norm.leave_to_readers();
+    for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(norm.has_relu());
+  }
 }
 
 size_t Program::missing_prepacked(const Parameters& parameters) const {
@@ -79,6 +99,7 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
     }
     run.dropout = options_.dropout;
+    run.trains = !graph_.is_frozen(i);
     const std::string draws_as = node.op->random_name();
     run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
     run.step = step;

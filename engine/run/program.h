@@ -56,6 +56,7 @@ class Program {
   void observe(RunObserver* observer) { observer_ = observer; }
 
  private:
+  void leave_norms_to_readers();
   TensorView place(const Placement& placement, int node, void* arena) const;
   void* buffer(int index, void* arena) const;
 

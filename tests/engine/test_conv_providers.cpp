@@ -297,8 +297,7 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
   const size_t in = static_cast<size_t>(s.N) * s.H * s.W, out = static_cast<size_t>(s.N) * P * Q;
   const Tensor x(device, request.type, numbers(in * x_pitch, 1)), w(device, request.type, numbers(s.weights(), 2));
   const Tensor residual(device, request.type, numbers(out * s.K, 3)), bias(device, DType::f32, numbers(s.K, 4));
-  const Tensor scale(device, DType::f32, numbers(size_t(s.N) * s.C, 5)),
-      shift(device, DType::f32, numbers(size_t(s.N) * s.C, 6));
+  const Tensor affine(device, DType::f32, numbers(size_t(s.N) * 2 * s.C, 5));
   Tensor y(device, request.type, out * y_pitch), sums(device, DType::f32, size_t{2} * s.N * s.K);
   const Tensor packed(device, DType::f32, conv.prepacked(WeightUse::forward).bytes / 4 + 1);
   const Tensor workspace(device, DType::f32, conv.forward_workspace() / 4 + 1);
@@ -312,8 +311,7 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
     if (with) {
       e = {.residual = map_residual,
            .sums = sums.memory.as<float>(),
-           .scale = scale.memory.as<float>(),
-           .shift = shift.memory.as<float>(),
+           .affine = affine.memory.as<float>(),
            .input_relu = true};
     }
     conv.forward(*stream, map_x, w.memory.as(), packed.memory.as(), bias.memory.as<float>(), map_y,
@@ -330,7 +328,7 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
           if (h < 0 || h >= s.H || v < 0 || v >= s.W) continue;
           for (int c = 0; c < s.C; ++c) {
             double value = x.get(((static_cast<size_t>(n) * s.H + h) * s.W + v) * x_pitch + 16 + c);
-            if (with) value = std::max(0.0, value * scale.get(n * s.C + c) + shift.get(n * s.C + c));
+            if (with) value = std::max(0.0, value * affine.get(n * 2 * s.C + c) + affine.get((n * 2 + 1) * s.C + c));
             sum += value * w.get((static_cast<size_t>(k) * s.R * s.S + tap) * s.C + c);
           }
         }

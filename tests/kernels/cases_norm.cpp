@@ -16,6 +16,8 @@ struct Norm {
   bool slices = false;      // of wider parents, all of them
   bool accumulate = false;  // all gradients
   bool sums = false;        // group norm's third output
+  bool x_sums = false;      // group norm by the sums of its input
+  bool affine = false;      // group norm's coefficients in place of y
   bool training = true;     // batch norm
   int64_t step = -1;        // of batch norm's running statistics; -1: without one
   bool in_place = false;    // y over x; dx over dy, or dresidual over it where the residual is wanted
@@ -136,12 +138,23 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   Buffer& sums = fixture.output("sums", {1, 1, k.N, k.C}, DType::f32);
   Buffer &running_mean = fixture.inout("running_mean", per_group, in.running_mean, DType::f32),
          &running_variance = fixture.inout("running_variance", per_group, in.running_variance, DType::f32);
+  const Layout pairs{1, k.N, 2, k.C};
+  Values of_x(pairs.size());
+  for (size_t i = 0; i < k.size(); ++i) {
+    const size_t at = i / (k.size() / k.N) * 2 * k.C + i % k.C;
+    of_x[at] += in.x[i];
+    of_x[at + k.C] += in.x[i] * in.x[i];
+  }
+  Buffer *x_sums = k.x_sums ? &fixture.input("x_sums", pairs, of_x, DType::f32) : nullptr,
+         *affine = k.affine ? &fixture.output("affine", pairs, DType::f32) : nullptr;
   CaseRun instance;
   const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd),
                                   .residual = residual ? residual->map() : TensorView{},
                                   .y = y.map(),
                                   .epsilon = kEpsilon,
                                   .sums = k.sums ? sums.as<float>() : nullptr,
+                                  .x_sums = x_sums ? x_sums->as<float>() : nullptr,
+                                  .affine = affine ? affine->as<float>() : nullptr,
                                   .running_mean = k.groups == 0 ? running_mean.as<float>() : nullptr,
                                   .running_variance = k.groups == 0 ? running_variance.as<float>() : nullptr,
                                   .momentum = kMomentum,
@@ -153,10 +166,21 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
       if (k.relu) expected[i] = std::max(0.0, expected[i]);
       totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
     }
-    y.expect(expected, within(k, type));
+    if (!k.affine) y.expect(expected, within(k, type));
     mean.expect(in.used.mean, within(k, DType::f32));
     rstd.expect(in.used.rstd, within(k, DType::f32));
     if (k.sums) sums.expect(totals, within(k, DType::f32, 4 * std::sqrt(static_cast<double>(k.pixels()))));
+    if (affine) {
+      Values coefficients(pairs.size());
+      for (int n = 0; n < k.N; ++n) {
+        for (int c = 0; c < k.C; ++c) {
+          const size_t g = static_cast<size_t>(n) * k.groups + c / (k.C / k.groups), at = (size_t{2} * n) * k.C + c;
+          coefficients[at] = in.gamma[c] * in.used.rstd[g];
+          coefficients[at + k.C] = in.beta[c] - in.used.mean[g] * coefficients[at];
+        }
+      }
+      affine->expect(coefficients, within(k, DType::f32));
+    }
     Values new_mean = in.running_mean, new_variance = in.running_variance;
     const double t = static_cast<double>(k.step),
                  keep = k.step < 0 ? kMomentum : std::min(kMomentum, (1 + t) / (10 + t));
@@ -263,7 +287,7 @@ std::vector<TestCase> describe(const std::vector<Norm>& norms) {
                    .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
                    .gradient = {},
                    .large = k.large});
-    if (!k.sums) {
+    if (!k.sums && !k.x_sums && !k.affine) {
       TestCase c{.name = kind + "backward_" + k.name,
                  .make = [k](Fixture& fixture) { return backward_instance(k, fixture); },
                  .gradient = {},
@@ -309,6 +333,9 @@ const Register cases_of_norms(describe({
     {.name = "offset", .N = 2, .H = 16, .W = 16, .C = 16, .groups = 8, .relu = false, .offset = 250},
     {.name = "sums", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true},
     {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
+    {.name = "sums_of_x", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true, .x_sums = true},
+    {.name = "affine", .N = 5, .H = 9, .W = 7, .C = 48, .groups = 4, .affine = true},
+    {.name = "affine_by_sums_of_x", .N = 2, .H = 5, .W = 6, .C = 15, .groups = 5, .x_sums = true, .affine = true},
     {.name = "plain", .N = 3, .H = 5, .W = 7, .C = 32, .groups = 0, .relu = false},
     {.name = "relu", .N = 4, .H = 13, .W = 17, .C = 64, .groups = 0},
     {.name = "first_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 0},
