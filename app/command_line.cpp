@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -45,6 +46,7 @@ void CommandLine::option(const char* name, T& value, const char* doc, const Limi
 }
 template void CommandLine::option(const char*, int&, const char*, const Limits&);
 template void CommandLine::option(const char*, double&, const char*, const Limits&);
+template void CommandLine::option(const char*, std::array<int, 2>&, const char*, const Limits&);
 template void CommandLine::option(const char*, std::string&, const char*, const Limits&);
 template void CommandLine::option(const char*, std::vector<std::string>&, const char*, const Limits&);
 

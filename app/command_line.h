@@ -27,7 +27,8 @@ class CommandLine {
   CommandLine(int argc, char** argv, const char* name, const char* what, const char* example = "");
   ~CommandLine();
 
-  // T: int, double, std::string, std::vector<std::string>. `name` begins with -- or is a positional argument.
+  // T: int, double, std::string, std::vector<std::string>, std::array<int, 2>. `name` begins with -- or is a positional
+  // argument.
   struct Limits {
     bool required = false;
     double min = -1e300, max = 1e300;     // of a number

@@ -36,7 +36,13 @@ NetworkOptions Experiment::network_options() const {
 Network& Experiment::network() {
   if (!network_) {
     const NetworkOptions o = network_options();
-    network_ = std::make_unique<Network>(read_model(config.model), device(), o);
+    Graph graph = read_model(config.model);
+    try {
+      graph.frozen = frozen_parameters(graph, config.train.init.freeze);
+    } catch (const OptionError& e) {
+      config.fail("train", e);
+    }
+    network_ = std::make_unique<Network>(std::move(graph), device(), o);
     check_classes();
     if (config.train.slices > 1 && network_->couples_images())
       config.yaml.find("train").fail_key(
@@ -155,6 +161,21 @@ DeviceData& Experiment::device_data() {
   return *device_data_;
 }
 
+std::optional<InitialWeights> Experiment::initial_weights() {
+  const InitSpec& init = config.train.init;
+  if (init.from.path.empty()) return {};
+  std::filesystem::path file = init.from.path;
+  const auto fail = [&](const std::string& text) { config.fail("train", {"train", "init.from", text}); };
+  if (std::filesystem::is_directory(file)) {
+    file /= "best.safetensors";
+    if (!std::filesystem::exists(file))
+      fail(init.from.path + " is a folder without best.safetensors; name one of a run that has it, or a .safetensors");
+  } else if (!std::filesystem::exists(file)) {
+    fail("no such file or folder: " + file.string());
+  }
+  return InitialWeights(network(), load_checkpoint(file.string(), Loading::when_used), init.match);
+}
+
 Loss Experiment::loss(const std::vector<double>& frequencies) {
   try {
     return {config.loss, classes(), frequencies};
@@ -178,19 +199,21 @@ TrainerOptions Experiment::trainer_options() {
   return o;
 }
 
-std::vector<std::string> Experiment::class_names() {
-  std::vector<std::string> names = config.data.classes.names;
-  for (int i = static_cast<int>(names.size()); i < classes(); ++i) names.push_back("class " + std::to_string(i));
-  names.resize(classes());
+std::vector<std::string> class_names(const ClassOptions& options, int classes) {
+  std::vector<std::string> names = options.names;
+  for (int i = static_cast<int>(names.size()); i < classes; ++i) names.push_back("class " + std::to_string(i));
+  names.resize(classes);
   return names;
 }
 
-std::vector<Colour> Experiment::class_colours() {
+std::vector<Colour> class_colours(const ClassOptions& options, int classes) {
   std::vector<Colour> colours;
-  for (const Rgb& c : default_colours(classes())) colours.push_back({c.r, c.g, c.b});
-  const std::vector<Colour>& given = config.data.classes.colours;
-  std::copy_n(given.begin(), std::min(given.size(), colours.size()), colours.begin());
+  for (const Rgb& c : default_colours(classes)) colours.push_back({c.r, c.g, c.b});
+  std::copy_n(options.colours.begin(), std::min(options.colours.size(), colours.size()), colours.begin());
   return colours;
 }
+
+std::vector<std::string> Experiment::class_names() { return regolith::class_names(config.data.classes, classes()); }
+std::vector<Colour> Experiment::class_colours() { return regolith::class_colours(config.data.classes, classes()); }
 
 }  // namespace regolith

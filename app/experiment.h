@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,10 @@ struct ExperimentData {
   std::string report;                            // what was read, dropped, split and repeated: a few lines
 };
 
+// One for each class: made up where the configuration has none.
+std::vector<std::string> class_names(const ClassOptions& options, int classes);
+std::vector<Colour> class_colours(const ClassOptions& options, int classes);
+
 class Experiment {
  public:
   // device: in place of the one that run.device names.
@@ -34,6 +39,9 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
+  // fit the network.
+  std::optional<InitialWeights> initial_weights();
   // What its files are read by: the model's size, ids, ranges and names of arrays.
   SourceContext source_context();
   // Throws ConfigError, at the key, for one that does not fit the classes.
@@ -41,7 +49,7 @@ class Experiment {
   TrainerOptions trainer_options();
   NetworkOptions network_options() const;  // of training
 
-  std::vector<std::string> class_names();  // made up where the configuration has none
+  std::vector<std::string> class_names();
   std::vector<Colour> class_colours();
 
  private:

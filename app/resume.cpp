@@ -19,8 +19,9 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Sections and keys that make it another experiment. Data may move: its digest tells.
-constexpr const char* kFixed[] = {"run.seed",       "data.clean",  "data.split",      "data.oversample",
-                                  "data.normalise", "train.batch", "train.drop_last", "model"};
+constexpr const char* kFixed[] = {"run.seed",        "data.clean",     "data.split",
+                                  "data.oversample", "data.normalise", "train.batch",
+                                  "train.drop_last", "train.init",     "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
 constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
                                      "train.slices", "conv",          "graph",       "version"};
@@ -190,6 +191,7 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   }
   const auto settled = [&](RunConfig config) {  // a seed that is said, and one that follows from another
     if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
+    config.train.init.from = {}, config.train.init.match = {};  // were for the beginning
     return Yaml::load_string(kept_config(std::move(config)), path);
   };
   compare(settled(run.config), settled(now), run.changes);
@@ -201,7 +203,7 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   if (!refused.empty())
     throw CheckpointError(path + ": another experiment cannot go on from it: " + join(refused) +
                           "; resume with the configuration of that run, " + folder + "/config.yaml, or start anew " +
-                          "without --resume");
+                          "without --resume, from its weights by train.init.from=" + folder);
   return run;
 }
 

@@ -56,6 +56,7 @@ void fields(V& v, TrainOptions& s) {
      .min = 1e-3,
      .max = 1e6,
      .word = "off"});
+  v("init", s.init, {});
   v("panels", s.panels, {.doc = "pictures of image, truth and prediction at the end", .min = 0, .max = 1000});
 }
 template <class V>

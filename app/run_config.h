@@ -14,6 +14,7 @@
 #include "engine/config/yaml.h"
 #include "engine/run/network.h"
 #include "engine/train/device_data.h"
+#include "engine/train/initial_weights.h"
 #include "engine/train/optimizer.h"
 #include "engine/train/schedule.h"
 #include "losses/loss.h"
@@ -51,6 +52,7 @@ struct TrainOptions {
   int validate_every = 1, panels = 8;
   bool drop_last = false;
   double checkpoint_minutes = 10;  // 0: off
+  InitSpec init;
 };
 struct GraphOptions {
   bool fuse = true, plan = true, views = true;

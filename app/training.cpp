@@ -11,6 +11,7 @@
 #include "app/checks.h"
 #include "app/command_line.h"
 #include "engine/base/text.h"
+#include "engine/io/atomic_file.h"
 #include "engine/train/weights.h"
 
 namespace regolith {
@@ -47,7 +48,10 @@ bool Training::run() {
   chosen_ = chosen(experiment_);
   check_before_data(experiment_, options_.resume.empty());
   std::optional<EarlierRun> earlier;
-  if (!options_.resume.empty()) earlier = read_earlier();
+  if (options_.resume.empty())
+    initial_ = experiment_.initial_weights();
+  else
+    earlier = read_earlier();
   phases_.start("data");
   const ExperimentData& data = experiment_.data();
   std::fputs(data.report.c_str(), stdout);
@@ -90,11 +94,17 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     restore(*earlier);
   } else {
     network.parameters().initialise(config_.run.seed, trainer_->stream());
+    if (initial_) initial_->apply(network, trainer_->stream());
     folder_ = new_folder(config_.run);
     lock_ = FileLock(folder_);
     write_config(folder_, chosen_, network.device());
     config_written_ = true;
+    if (initial_) write_file_atomically(path("init.txt"), initial_->list());
   }
+  if (initial_) std::fputs(initial_->summary().c_str(), stdout);
+  initial_.reset();
+  const std::set<std::string>& frozen = network.graph().frozen;
+  std::fputs(listed("frozen", {frozen.begin(), frozen.end()}).c_str(), stdout);
   for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
   if (!earlier) return;
   if (stopped_ || epoch_ >= config_.train.epochs)
@@ -280,6 +290,7 @@ bool Training::finish() {
   report.scores = score(report.evaluation.confusion, experiment_.classes());
   report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
   report.written = {"config.yaml"};
+  if (fs::exists(path("init.txt"))) report.written.push_back("init.txt");
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();
   std::printf("\nwritten\n");

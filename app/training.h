@@ -56,6 +56,7 @@ class Training {
   Phases phases_;
   std::optional<Loss> loss_;
   std::unique_ptr<Trainer> trainer_;
+  std::optional<InitialWeights> initial_;  // of a new run
   std::optional<Schedule> schedule_;
   std::string folder_;
   FileLock lock_;  // of the folder

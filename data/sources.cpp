@@ -10,6 +10,7 @@
 #include <set>
 #include <string_view>
 
+#include "data/arrays.h"
 #include "engine/base/error.h"
 #include "engine/base/text.h"
 #include "engine/io/npy.h"
@@ -20,117 +21,54 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using OpenArray = std::function<NpyStream()>;
-
-// One part of the data: an array of images and one of masks, or one (N, 2, H, W) of both.
-struct ArrayPart {
+struct PartOfArrays {
   Part part;
-  OpenArray images, masks;  // masks: null for one of both
+  LabelledArrays arrays;
 };
 
-// The next `n` elements: bytes as they are, other types through `convert(value, index)`.
-template <class F>
-void read_numbers(NpyStream& a, int64_t n, F&& convert) {
-  std::array<double, 2048> values;
-  for (int64_t begin = 0, part; begin < n; begin += part) {
-    part = std::min<int64_t>(n - begin, values.size());
-    a.read(values.data(), part);
-    for (int64_t i = 0; i < part; ++i) convert(values[i], begin + i);
-  }
-}
-
-void read_mask(NpyStream& a, Dataset& d, int64_t i, int64_t row, const MaskIds& ids) {
-  uint8_t* mask = d.masks.data() + i * d.mask_bytes();
-  const auto where = [&](int64_t pixel) {
-    return a.header().where + ": sample " + std::to_string(row) + ", " + place(pixel, d.width);
-  };
-  if (a.header().kind == 'u' && a.header().item == 1) {
-    a.read(mask, d.mask_bytes());
-    return ids.apply(mask, d.mask_bytes(), where);
-  }
-  read_numbers(a, d.mask_bytes(), [&](double id, int64_t pixel) {
-    const int cls = ids.find(id);
-    if (cls < 0) ids.fail(where(pixel), id);
-    mask[pixel] = static_cast<uint8_t>(cls);
-  });
-}
-
 // The samples of a part, from `first` on.
-void read_part(const ArrayPart& part, Dataset& d, int64_t first, int64_t count, const SourceContext& c) {
+void read_part(const LabelledArrays& part, Dataset& d, int64_t first, int64_t count, const SourceContext& c) {
   const MaskIds ids = c.ids();
   const NpyHeader header = part.images().header();
   ByteScale scale(c.normalise, header.kind, header.item, header.where);
-  const auto where = [&](int64_t i, int64_t at) {
-    return header.where + ": sample " + std::to_string(i) + ", " + place(at / d.channels, d.width);
-  };
+  const int64_t pixels = d.mask_bytes();
+  const auto mask = [&](int64_t i) { return d.masks.data() + (first + i) * pixels; };
   do {
     NpyStream a = part.images();
     for (int64_t i = 0; i < count; ++i) {
-      uint8_t* image = d.images.data() + (first + i) * d.image_bytes();
-      if (scale.keeps_bytes()) {
-        a.read(image, d.image_bytes());
-      } else {
-        read_numbers(a, d.image_bytes(), [&](double x, int64_t at) { image[at] = scale.byte(x, i, at); });
-      }
-      if (part.masks == nullptr) read_mask(a, d, first + i, i, ids);
+      next_image(a, d.image_bytes(), i, scale, d.images.data() + (first + i) * d.image_bytes());
+      if (part.masks == nullptr) next_mask(a, {d.height, d.width}, i, ids, mask(i));
     }
-  } while (!scale.settle(where));
+  } while (!scale.settle(place_in(header, d.width, d.channels)));
   if (const std::string note = scale.note(); !note.empty()) d.notes += header.where + ": " + note + "\n";
   if (part.masks == nullptr) return;
   NpyStream m = part.masks();
-  for (int64_t i = 0; i < count; ++i) read_mask(m, d, first + i, i, ids);
+  for (int64_t i = 0; i < count; ++i) next_mask(m, {d.height, d.width}, i, ids, mask(i));
 }
 
-[[noreturn]] void bad_shape(const NpyHeader& a, const std::string& expected) {
-  throw DataError(a.where + ": expected shape " + expected + ", found " + shape_text(a.shape));
-}
-
-std::array<int64_t, 4> size_of(const ArrayPart& part) {  // (N, H, W, C)
-  const NpyHeader a = part.images().header();
-  const bool both = part.masks == nullptr;
-  const std::string expected = both ? "(N, 2, H, W)" : "(N, H, W) or (N, H, W, C)";
-  std::vector<int64_t> s = a.shape;
-  if (both && (s.size() != 4 || s[1] != 2)) bad_shape(a, expected);
-  if (both) s = {s[0], s[2], s[3]};
-  if (s.size() == 3) s.push_back(1);
-  if (s.size() != 4 || s[3] < 1 || s[3] > 16) bad_shape(a, expected);
-  if (s[0] < 1) throw DataError(a.where + ": holds no images: " + shape_text(a.shape));
-  if (std::min(s[1], s[2]) < 1 || std::max(s[1], s[2]) > 1 << 15) bad_shape(a, expected + " with sides of 1 to 32768");
-  if (!both) {
-    const NpyHeader m = part.masks().header();
-    const std::vector<int64_t> wanted{s[0], s[1], s[2]};
-    std::vector<int64_t> shape = m.shape;
-    if (shape.size() == 4 && shape[3] == 1) shape.pop_back();
-    if (shape != wanted) bad_shape(m, shape_text(wanted) + " to match the images");
-  }
-  return {s[0], s[1], s[2], s[3]};
-}
-
-Dataset load_arrays(const std::string& origin, const std::vector<ArrayPart>& parts, const SourceContext& c) {
+Dataset load_arrays(const std::string& origin, const std::vector<PartOfArrays>& parts, const SourceContext& c) {
   std::vector<std::array<int64_t, 4>> sizes;
   int64_t count = 0;
-  for (const ArrayPart& p : parts) {
-    const auto& s = sizes.emplace_back(size_of(p));
+  for (const PartOfArrays& p : parts) {
+    const auto& s = sizes.emplace_back(size_of(p.arrays.images().header(), p.arrays.masks == nullptr));
+    if (p.arrays.masks != nullptr) check_masks(p.arrays.masks().header(), s);
     count += s[0];
     if (!std::equal(s.begin() + 1, s.end(), sizes[0].begin() + 1))
-      throw DataError(p.images().header().where + ": holds images of " + size_text({s[1], s[2], s[3]}) + ", but " +
-                      parts[0].images().header().where + " of " + size_text({sizes[0][1], sizes[0][2], sizes[0][3]}));
+      throw DataError(p.arrays.images().header().where + ": holds images of " + size_text({s[1], s[2], s[3]}) +
+                      ", but " + parts[0].arrays.images().header().where + " of " +
+                      size_text({sizes[0][1], sizes[0][2], sizes[0][3]}));
   }
   Dataset d = start_dataset(origin, count, sizes[0][1], sizes[0][2], sizes[0][3], c);
   int64_t first = 0;
   for (size_t i = 0; i < parts.size(); first += sizes[i++][0]) {
     std::iota(d.source.begin() + first, d.source.begin() + first + sizes[i][0], 0);
     if (parts.size() > 1) d.part.insert(d.part.end(), sizes[i][0], parts[i].part);
-    read_part(parts[i], d, first, sizes[i][0], c);
+    read_part(parts[i].arrays, d, first, sizes[i][0], c);
   }
   return d;
 }
 
 }  // namespace
-
-std::string place(int64_t pixel, int width) {
-  return "row " + std::to_string(pixel / width) + ", column " + std::to_string(pixel % width);
-}
 
 Dataset start_dataset(const std::string& origin, int64_t count, int64_t height, int64_t width, int64_t channels,
                       const SourceContext& c) {
@@ -152,22 +90,14 @@ Dataset load_npz(const std::string& path, const SourceContext& c) {
   std::set<std::string> used;
   const auto open = [&](const std::string& name) {
     used.insert(name);
-    return [&npz, name] { return npz.open(name); };
+    return OpenArray([&npz, name] { return npz.open(name); });
   };
-  const auto named = [](const std::string& name, const char* preset) { return name == kAutoName ? preset : name; };
   const NpzNames& names = c.arrays;
-  const std::string training = named(names.training, "training_set"), images = named(names.images, "image");
-  std::vector<ArrayPart> parts;
-  if (!names.names_pair() && (names.training != kAutoName || npz.has(training))) {
-    parts.push_back({Part::train, open(training), nullptr});
-  } else if (names.names_pair() || npz.has(images)) {
-    parts.push_back({Part::train, open(images), open(named(names.masks, "mask"))});
-  } else {
-    throw DataError(path + ": has neither '" + training + "' (the study's layout) nor '" + images + "'; found: " +
-                    (npz.names().empty() ? "no arrays" : join(npz.names())) + "; name the arrays in the configuration");
-  }
+  const NpzPair training = training_names(npz, path, names);
+  std::vector<PartOfArrays> parts{
+      {Part::train, {open(training.images), training.masks.empty() ? nullptr : open(training.masks)}}};
   for (const auto& [part, pair] : {std::pair{Part::validation, &names.validation}, {Part::test, &names.test}})
-    if (*pair) parts.push_back({part, open((*pair)->images), open((*pair)->masks)});
+    if (*pair) parts.push_back({part, {open((*pair)->images), open((*pair)->masks)}});
   Dataset d = load_arrays(fs::path(path).filename().string(), parts, c);
   if (!c.group.empty()) {
     const NpyArray groups = npz.read(c.group);
@@ -192,9 +122,9 @@ Dataset load_npz(const std::string& path, const SourceContext& c) {
 
 Dataset load_npy(const NpyFiles& files, const SourceContext& c) {
   const auto open = [](const FilePath& file) { return [path = file.path] { return open_npy(path); }; };
-  std::vector<ArrayPart> parts{{Part::train, open(files.images), open(files.masks)}};
+  std::vector<PartOfArrays> parts{{Part::train, {open(files.images), open(files.masks)}}};
   for (const auto& [part, pair] : {std::pair{Part::validation, &files.validation}, {Part::test, &files.test}})
-    if (*pair) parts.push_back({part, open((*pair)->images), open((*pair)->masks)});
+    if (*pair) parts.push_back({part, {open((*pair)->images), open((*pair)->masks)}});
   return load_arrays(fs::path(files.images.path).filename().string(), parts, c);
 }
 

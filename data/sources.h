@@ -127,6 +127,5 @@ Dataset load(const DataSource& source, const SourceContext& context);
 // For the readers: a data set of this size, its pixels to be read, after the context's check.
 Dataset start_dataset(const std::string& origin, int64_t count, int64_t height, int64_t width, int64_t channels,
                       const SourceContext& context);
-std::string place(int64_t pixel, int width);  // "row 3, column 17"
 
 }  // namespace regolith

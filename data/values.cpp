@@ -17,6 +17,10 @@ std::string text(double x) { return format("%.8g", x); }
 
 }  // namespace
 
+std::string place(int64_t pixel, int width) {
+  return "row " + std::to_string(pixel / width) + ", column " + std::to_string(pixel % width);
+}
+
 ByteScale::ByteScale(const Normalise& stated, char kind, int item, const std::string& where)
     : stated_(stated.states_range()), floats_(kind == 'f') {
   const bool bytes = kind == 'b' || (kind == 'u' && item == 1);

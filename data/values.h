@@ -12,6 +12,8 @@
 
 namespace regolith {
 
+std::string place(int64_t pixel, int width);  // "row 3, column 17"
+
 struct Normalise {
   static constexpr double kAuto = std::numeric_limits<double>::infinity();
   double scale = 1.0 / 255, shift = 0;  // the network reads byte * scale + shift

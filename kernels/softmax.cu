@@ -1,5 +1,7 @@
 #include "kernels/softmax.h"
 
+#include <limits>
+
 #include "kernels/core/launch.h"
 #include "kernels/core/math.h"
 
@@ -44,14 +46,16 @@ __device__ __forceinline__ void for_pixels(int64_t pixels, int width, F&& f) {
   }
 }
 
-template <class T>
+template <class T, class Y>
 __global__ void __launch_bounds__(kThreads)
-    softmax(const T* x, int x_pitch, T* y, int y_pitch, int64_t pixels, int C, int width) {
+    softmax(const T* x, int x_pitch, Y* y, int y_pitch, const uint8_t* excluded, int64_t pixels, int C, int width) {
   Shared shared;
   float* const tile = shared.take<float>(static_cast<size_t>(C) * width);
   for_pixels(pixels, width, [&](int64_t first, int n, int place) {
     float* const t = tile + place;
     load_pixels(x + first * x_pitch, x_pitch, n, C, t, width);
+    for (int c = 0; excluded != nullptr && c < C; ++c)
+      if (excluded[c] != 0) store(t + c * width, V(-std::numeric_limits<float>::infinity()));
     V most = load<V>(t), sum(0);
     for (int c = 1; c < C; ++c) most = max(most, load<V>(t + c * width));
     for (int c = 0; c < C; ++c) {
@@ -83,10 +87,10 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-void check(const char* kernel, std::initializer_list<TensorView> maps) {
+void check(const char* kernel, std::initializer_list<TensorView> maps, DType other) {
   const TensorView& x = *maps.begin();
   for (const TensorView& m : maps) {
-    if (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)
+    if (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || (m.dtype != x.dtype && m.dtype != other))
       throw KernelError(std::string(kernel) + ": all maps must have one shape and one element type");
   }
   if (x.C > kSoftmaxChannels)
@@ -104,18 +108,22 @@ int tile_width(int C, int tiles) {
 }  // namespace
 
 void softmax_forward(Stream& stream, const SoftmaxForward& k) {
-  check("softmax_forward", {k.x, k.y});
+  check("softmax_forward", {k.x, k.y}, DType::f32);
   const int width = tile_width(k.x.C, 1);
   with_float_type(k.x.dtype, "softmax_forward", [&](auto t) {
     using T = decltype(t);
-    launch(stream, "softmax", {blocks_for(stream, k.x.pixels(), width)}, {kThreads},
-           shared_bytes<float>(static_cast<size_t>(k.x.C) * width), softmax<T>, k.x.as<T>(), k.x.pitch, k.y.as<T>(),
-           k.y.pitch, k.x.pixels(), k.x.C, width);
+    const auto run = [&](auto y) {
+      using Y = decltype(y);
+      launch(stream, "softmax", {blocks_for(stream, k.x.pixels(), width)}, {kThreads},
+             shared_bytes<float>(static_cast<size_t>(k.x.C) * width), softmax<T, Y>, k.x.as<T>(), k.x.pitch,
+             k.y.as<Y>(), k.y.pitch, k.excluded, k.x.pixels(), k.x.C, width);
+    };
+    k.y.dtype == k.x.dtype ? run(t) : run(float{});
   });
 }
 
 void softmax_backward(Stream& stream, const SoftmaxBackward& k) {
-  check("softmax_backward", {k.y, k.dy, k.dx});
+  check("softmax_backward", {k.y, k.dy, k.dx}, k.y.dtype);
   const int width = tile_width(k.y.C, 2);
   with_float_type(k.y.dtype, "softmax_backward", [&](auto t) {
     using T = decltype(t);

@@ -1,5 +1,6 @@
 // Softmax over the channels of each pixel, as Keras' and PyTorch's softmax with the last axis of NHWC. In fp32, the
-// largest channel subtracted first. Maps are (N, H, W, C) of one element type and may be slices of channels.
+// largest channel subtracted first. Maps are (N, H, W, C) of one element type and may be slices of channels; y of the
+// forward pass may be of fp32 beside any x.
 //
 // Occupancy of softmax: at least 50% (256 threads, 5120 bytes of shared memory).
 // Occupancy of softmax_gradient: at least 50% (256 threads, 10240 bytes of shared memory).
@@ -11,8 +12,9 @@ namespace regolith::kernels {
 
 inline constexpr int kSoftmaxChannels = 384;  // at most
 
-struct SoftmaxForward {  // y = exp(x) / sum over c of exp(x)
-  TensorView x, y;       // y may be x
+struct SoftmaxForward {               // y = exp(x) / sum over c of exp(x)
+  TensorView x, y;                    // y may be x
+  const uint8_t* excluded = nullptr;  // (C) device memory; where it is not 0, the channel's y is 0 and the others share
 };
 REGOLITH_KERNEL(softmax_forward, SoftmaxForward);
 

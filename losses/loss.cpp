@@ -88,6 +88,28 @@ bool LossSpec::couples_images() const {
   return any_dice(terms(), [](const Dice& dice) { return dice.sums == Dice::Sums::batch; });
 }
 
+std::vector<int> LossSpec::unlearnt(int classes) const {
+  const auto counts = [](const auto& loss, int c) {
+    const auto weights = [&]() -> const std::vector<double>& {
+      if constexpr (std::is_same_v<decltype(loss), const Dice&>)
+        return loss.weights.values;
+      else
+        return loss.class_weights();
+    }();
+    const bool weighted = weights.empty() || weights[weights.size() == 1 ? 0 : c] > 0;
+    return weighted && std::find(loss.exclude.begin(), loss.exclude.end(), c) == loss.exclude.end();
+  };
+  std::vector<int> list;
+  for (int c = 0; c < classes; ++c) {
+    const std::vector<LossTerm> all = terms();
+    const auto learns = [&](const LossTerm& t) {
+      return t.weight > 0 && std::visit([&](const auto& loss) { return counts(loss, c); }, t.kind);
+    };
+    if (std::none_of(all.begin(), all.end(), learns)) list.push_back(c);
+  }
+  return list;
+}
+
 template <class PixelLoss>
 void Loss::add(const PixelLoss& loss, double weight, const std::string& key, std::span<const double>) {
   auto& to = next(terms_.pixel, terms_.pixel_terms, "cross-entropy and focal");

@@ -124,6 +124,8 @@ struct LossSpec {
   std::vector<LossTerm> terms() const;  // of any kind, as a weighted sum
   bool needs_frequencies() const;       // a Dice term weighs by inverse frequency
   bool couples_images() const;          // a Dice term sums over the batch
+  // Classes that no term counts: nothing tells a network when they are right, so that it must not predict them.
+  std::vector<int> unlearnt(int classes) const;
 };
 template <class V>
 void fields(V& v, LossSpec& s) {

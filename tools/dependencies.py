@@ -24,6 +24,7 @@ FLOORS = [  # from the ground up
     ["engine/report"],
     ["models", "losses", "data"],
     ["app"],
+    ["deploy"],
     ["tools"],
 ]
 OUTSIDE = {("tools", "tests")}  # engine_bench times the kernel cases of the tests

@@ -1,6 +1,7 @@
 // engine_verify CONFIG --weights W.safetensors --input BATCH.npz --output OUT.npz: logits, loss and the gradient of
 // every parameter for one batch, to compare with another framework.
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "app/command_line.h"
 #include "app/experiment.h"
@@ -41,7 +42,13 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
   } else {
     load_weights(network, load_checkpoint(weights), *stream);
   }
-  if (!save.empty()) save_checkpoint(save, save_weights(network, *stream));
+  if (!save.empty()) {
+    Checkpoint checkpoint = save_weights(network, *stream);
+    nlohmann::json order;  // in which the nodes run; the file has them by name
+    for (const auto& e : network.parameters().entries()) order.push_back(e.name);
+    checkpoint.metadata["order"] = order.dump();
+    save_checkpoint(save, checkpoint);
+  }
   if (input.empty()) return 0;
 
   const int N = static_cast<int>(batch.count);
@@ -54,7 +61,7 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
   const auto& params = network.parameters().entries();
   gradients.reserve(params.size());
   for (size_t i = 0; i < params.size(); ++i) {
-    if (!params[i].trainable) continue;
+    if (!params[i].trained()) continue;
     gradients.push_back(evaluator.read_gradient(static_cast<int>(i)));
     entries.push_back(npz_entry("grad/" + params[i].name, params[i].shape, gradients.back().data()));
   }

@@ -38,7 +38,7 @@ double NodeTimes::bytes(const Node& node, bool backward) const {
   for (const int p : node.params) {
     const ParamSpec& spec = graph_.params[p].spec;
     weights += static_cast<double>(spec.elements());
-    if (spec.trainable) trained += static_cast<double>(spec.elements());
+    if (graph_.trains(p)) trained += static_cast<double>(spec.elements());
   }
   const std::vector<bool>& wanted = wanted_[graph_.find(node.name)];
   const std::vector<bool>& saves = node.inferred.saves_input;

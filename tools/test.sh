@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS
-tools/setup.sh
+tools/setup.sh --tests
 # Threads that spin would wait for each other when tests run side by side.
 export OMP_WAIT_POLICY=passive
 options=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DREGOLITH_SANITIZERS=ON)

@@ -113,8 +113,9 @@ void Pass<T, M, R>::read(const Source<T>& in, Range channels, Range tiles, const
     for (int c = channels.begin; c < channels.end; c += kL) {
       V d[kPlanes], scale, shift;
       if constexpr (Affine) {
-        scale = load<V>(in.scale + static_cast<int64_t>(at.n) * s.C + c);
-        shift = load<V>(in.shift + static_cast<int64_t>(at.n) * s.C + c);
+        const float* const affine = in.affine + static_cast<int64_t>(at.n) * 2 * s.C + c;
+        scale = load<V>(affine);
+        shift = load<V>(affine + s.C);
       }
       if (c % 16 == 0) {
         const int64_t next = M * in.pitch + c;
@@ -147,7 +148,7 @@ void Pass<T, M, R>::read(const Source<T>& in, Range channels, Range tiles, const
 
 template <class T, int M, int R>
 void Pass<T, M, R>::read_tiles(const Source<T>& in, Range channels, Range tiles, const Layout& to, float* v) const {
-  in.scale != nullptr ? read<true>(in, channels, tiles, to, v) : read<false>(in, channels, tiles, to, v);
+  in.affine != nullptr ? read<true>(in, channels, tiles, to, v) : read<false>(in, channels, tiles, to, v);
 }
 
 // A^T m A, and the epilogue; m: the tile's K sums in each plane; sums (2, K): += those of the tile

@@ -21,13 +21,13 @@ struct Range {
   Range times(int n) const { return {begin * n, end * n}; }
 };
 
-// What is read: (N, H, W, C), pixels `pitch` elements apart; as x * scale + shift of (N, C) each, then ReLU, where
-// there is a scale.
+// What is read: (N, H, W, C), pixels `pitch` elements apart; as x * scale + shift, of (N, 2, C), then ReLU, where there
+// are such.
 template <class T>
 struct Source {
   const T* data;
   int64_t pitch;
-  const float *scale = nullptr, *shift = nullptr;
+  const float* affine = nullptr;
   bool relu = false;
 };
 

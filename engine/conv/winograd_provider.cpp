@@ -138,7 +138,7 @@ class WinogradInference : public Convolution {
     check_x(provider(), request_, x, true);
     check_y(provider(), request_, y, true);
     if (e.residual) check_y(provider(), request_, e.residual, true);
-    const Source<T> in{x.as<T>(), x.pitch, e.scale, e.shift, e.input_relu};
+    const Source<T> in{x.as<T>(), x.pitch, e.affine, e.input_relu};
     const Target<T> out{.data = y.as<T>(),
                         .pitch = y.pitch,
                         .bias = request_.bias ? bias : nullptr,

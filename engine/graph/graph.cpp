@@ -14,6 +14,7 @@ Graph& Graph::operator=(const Graph& other) {
   input = other.input;
   output = other.output;
   heads = other.heads;
+  frozen = other.frozen;
   return *this;
 }
 
@@ -89,6 +90,12 @@ int64_t Graph::parameter_count() const {
   int64_t n = 0;
   for (const Parameter& p : params) n += p.spec.elements();
   return n;
+}
+
+bool Graph::is_frozen(int node) const {
+  const std::vector<int>& own = nodes[node].params;
+  return std::any_of(own.begin(), own.end(), [&](int p) { return params[p].spec.trainable; }) &&
+         std::none_of(own.begin(), own.end(), [&](int p) { return trains(p); });
 }
 
 }  // namespace regolith

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -55,12 +56,17 @@ class Graph {
   // Takes node i away, which no node reads any more. Later nodes move up by one.
   void erase(int i);
   int64_t parameter_count() const;  // as Keras counts: running statistics included
+  bool trains(int param) const { return params[param].spec.trainable && !frozen.contains(params[param].name); }
+  // Whether the node has parameters to train, and all of them are frozen. A batch norm then runs as in inference, as
+  // Keras has it: by its running statistics, which stand still.
+  bool is_frozen(int node) const;
 
   std::vector<Node> nodes;
   std::vector<Parameter> params;  // in node order
   int input = -1;                 // the image
   int output = -1;                // logits
   std::vector<LossHead> heads;    // at least the output
+  std::set<std::string> frozen;   // names of parameters that training leaves as they are
   int classes() const { return nodes[output].shape().C; }
 };
 

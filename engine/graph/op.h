@@ -71,6 +71,7 @@ struct OpRun {
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
   std::vector<ParamView> params;
+  bool trains = true;             // false: the parameters' gradients are not wanted, and may be left out
   bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
   bool dropout = true;            // off: dropout is the identity
   uint64_t seed = 0;              // of the run and the node that random_name() names

@@ -220,7 +220,7 @@ std::vector<std::vector<bool>> wanted_gradients(const Graph& graph) {
   const int n = static_cast<int>(graph.nodes.size());
   std::vector<bool> trains(n), reaches(n);  // something before it is trained; a loss comes after it
   for (int i = 0; i < n; ++i) {
-    for (int p : graph.nodes[i].params) trains[i] = trains[i] || graph.params[p].spec.trainable;
+    for (int p : graph.nodes[i].params) trains[i] = trains[i] || graph.trains(p);
     for (int in : graph.nodes[i].inputs) trains[i] = trains[i] || trains[in];
   }
   for (const LossHead& h : graph.heads) reaches[h.node] = true;

@@ -25,7 +25,7 @@ bool write_all(int file, const char* at, size_t bytes) {
   return true;
 }
 
-bool flush(int file) { return ::fsync(file) == 0 || errno == EINVAL; }  // EINVAL: a file system without fsync
+bool flush_to_disk(int file) { return ::fsync(file) == 0 || errno == EINVAL; }  // EINVAL: a file system without fsync
 
 }  // namespace
 
@@ -44,10 +44,11 @@ void AtomicFile::write(const void* data, size_t bytes) {
   if (!write_all(file_, static_cast<const char*>(data), bytes)) fail("cannot write");
 }
 
-void AtomicFile::commit() {
-  if (!flush(file_)) fail("cannot write");
+void AtomicFile::commit(Flush flush) {
+  if (flush == Flush::yes && !flush_to_disk(file_)) fail("cannot write");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot rename to");
   ::close(std::exchange(file_, -1));
+  if (flush == Flush::no) return;
   const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
   const int entry = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (entry >= 0) {  // the rename itself must reach the disk
@@ -59,7 +60,7 @@ void AtomicFile::commit() {
 void AtomicFile::fail(const char* what) const {
   const int error = errno;
   std::string message = std::string(what) + " " + path_ + ": " + std::strerror(error);
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG) message += "; free some space or choose another run.output";
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) message += "; free some space or write to another folder";
   throw IoError(message + " (what stood there before is unchanged)");
 }
 
@@ -71,7 +72,7 @@ void write_file_atomically(const std::string& path, std::string_view text) {
 
 void append_to_file(const std::string& path, std::string_view text) {
   const int file = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  const bool whole = file >= 0 && write_all(file, text.data(), text.size()) && flush(file);
+  const bool whole = file >= 0 && write_all(file, text.data(), text.size()) && flush_to_disk(file);
   const int error = errno;
   if (file >= 0) ::close(file);
   if (!whole) throw IoError(path + ": cannot append to this file: " + std::strerror(error));

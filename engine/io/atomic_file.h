@@ -18,7 +18,8 @@ class AtomicFile {
 
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  void commit();
+  enum class Flush { yes, no };  // no: for what can be made again, many files a second; a power cut may take it
+  void commit(Flush flush = Flush::yes);
 
  private:
   [[noreturn]] void fail(const char* what) const;

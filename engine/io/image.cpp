@@ -9,7 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <span>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 // After <cstdio>, which it needs and does not include.
@@ -54,24 +54,25 @@ void turn_size(ImageHeader& image) {
 }
 
 // `image` has the size as shown, its values still stand as stored.
-void turn_pixels(ImageValues& image) {
-  if (image.orientation == 1) return;
+template <class T>
+void turn_pixels(const ImageHeader& image, std::vector<T>& values) {
+  if (image.orientation == 1 || values.empty()) return;
   const bool transposed = image.orientation > 4;
   const bool flip_rows = image.orientation == 3 || image.orientation == 4 || image.orientation > 6;
   const bool flip_columns =
       image.orientation == 2 || image.orientation == 3 || image.orientation == 6 || image.orientation == 7;
-  const int C = image.channels, stored_width = transposed ? image.height : image.width;
-  std::vector<uint16_t> shown;
-  shown.reserve(image.values.size());
+  const int C = image.channels;
+  const int64_t stored_width = transposed ? image.height : image.width;
+  std::vector<T> shown;
+  shown.reserve(values.size());
   for (int y = 0; y < image.height; ++y) {
     for (int x = 0; x < image.width; ++x) {
       const int v = flip_rows ? image.height - 1 - y : y, u = flip_columns ? image.width - 1 - x : x;
-      const auto from =
-          image.values.begin() + static_cast<ptrdiff_t>(transposed ? u * stored_width + v : v * stored_width + u) * C;
+      const auto from = values.begin() + (transposed ? u * stored_width + v : v * stored_width + u) * C;
       shown.insert(shown.end(), from, from + C);
     }
   }
-  image.values = std::move(shown);
+  values = std::move(shown);
 }
 
 // libpng and libjpeg report errors by longjmp. Variables that change between setjmp and the jump must not live in
@@ -80,11 +81,28 @@ struct PngReading {
   png_structp png = nullptr;
   png_infop info = nullptr;
   ImageValues image;
-  std::vector<uint8_t> bytes;
   std::vector<png_bytep> rows;
   std::string error;
   ~PngReading() { png_destroy_read_struct(&png, &info, nullptr); }
 };
+
+struct PngWriting {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  std::vector<png_color> palette;
+  std::vector<png_text> texts;
+  std::string pending, error;  // pending: not yet in the file, whose errors must not pass through libpng
+  ~PngWriting() { png_destroy_write_struct(&png, &info); }
+  void flush(AtomicFile& file) {
+    file.write(pending);
+    pending.clear();
+  }
+};
+
+[[noreturn]] void stop_png(png_structp png, png_const_charp text) {
+  *static_cast<std::string*>(png_get_error_ptr(png)) = text;
+  png_longjmp(png, 1);
+}
 
 // From the chunk eXIf, which may stand before the pixels or after them. The file is read anew afterwards.
 int png_orientation(std::FILE* file) {
@@ -107,11 +125,7 @@ int png_orientation(std::FILE* file) {
 ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool header_only) {
   PngReading r;
   ImageValues& image = r.image;
-  const auto on_error = [](png_structp png, png_const_charp text) {
-    *static_cast<std::string*>(png_get_error_ptr(png)) = text;
-    png_longjmp(png, 1);
-  };
-  r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.error, on_error, [](png_structp, png_const_charp) {});
+  r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.error, stop_png, [](png_structp, png_const_charp) {});
   if (r.png != nullptr) r.info = png_create_info_struct(r.png);
   if (r.info == nullptr) throw DataError(path + ": no memory to read it");
   if (setjmp(png_jmpbuf(r.png)) != 0) throw DataError(path + ": damaged or truncated PNG: " + r.error);
@@ -141,17 +155,19 @@ ImageValues read_png(std::FILE* file, const std::string& path, bool stored, bool
   png_read_update_info(r.png, r.info);
   const size_t row = png_get_rowbytes(r.png, r.info);
   const int height = static_cast<int>(png_get_image_height(r.png, r.info));  // as stored
-  r.bytes.resize(row * height);
-  for (int y = 0; y < height; ++y) r.rows.push_back(r.bytes.data() + y * row);
+  uint8_t* to = nullptr;
+  if (image.bits == 16) {
+    image.words.resize(row / 2 * height);
+    to = reinterpret_cast<uint8_t*>(image.words.data());
+  } else {
+    image.bytes.resize(row * height);
+    to = image.bytes.data();
+  }
+  for (int y = 0; y < height; ++y) r.rows.push_back(to + y * row);
   png_read_image(r.png, r.rows.data());
   png_read_end(r.png, r.info);
-  image.values.resize(static_cast<size_t>(image.width) * image.height * image.channels);
-  if (image.bits == 16) {
-    std::memcpy(image.values.data(), r.bytes.data(), r.bytes.size());
-  } else {
-    std::copy(r.bytes.begin(), r.bytes.end(), image.values.begin());
-  }
-  turn_pixels(image);
+  turn_pixels(image, image.bytes);
+  turn_pixels(image, image.words);
   return std::move(r.image);
 }
 
@@ -183,10 +199,10 @@ bool harmless(const jpeg_decompress_struct& jpeg, const jpeg_error_mgr& errors) 
 }
 
 // Ink to light, as (255 - ink) * (255 - black) / 255. Adobe's files hold 255 - ink.
-void add_cmyk_row(const std::vector<uint8_t>& row, bool inverted, std::vector<uint16_t>& to) {
+void turn_cmyk_row(const std::vector<uint8_t>& row, bool inverted, uint8_t* to) {
   const auto light = [&](uint8_t ink) { return inverted ? ink : 255 - ink; };
   for (size_t i = 0; i < row.size(); i += 4)
-    for (int c = 0; c < 3; ++c) to.push_back((light(row[i + c]) * light(row[i + 3]) + 127) / 255);
+    for (int c = 0; c < 3; ++c) *to++ = static_cast<uint8_t>((light(row[i + c]) * light(row[i + 3]) + 127) / 255);
 }
 
 ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only) {
@@ -231,19 +247,17 @@ ImageValues read_jpeg(std::FILE* file, const std::string& path, bool header_only
   check_sides(image, path);
   r.jpeg.out_color_space = cmyk ? JCS_CMYK : image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_start_decompress(&r.jpeg);
-  r.row.resize(static_cast<size_t>(r.jpeg.output_width) * r.jpeg.output_components);
-  image.values.reserve(static_cast<size_t>(image.width) * image.height * image.channels);
+  if (cmyk) r.row.resize(static_cast<size_t>(r.jpeg.output_width) * 4);
+  const size_t row_bytes = static_cast<size_t>(r.jpeg.output_width) * image.channels;
+  image.bytes.resize(row_bytes * r.jpeg.output_height);
   while (r.jpeg.output_scanline < r.jpeg.output_height) {
-    JSAMPROW row = r.row.data();
+    uint8_t* to = image.bytes.data() + r.jpeg.output_scanline * row_bytes;
+    JSAMPROW row = cmyk ? r.row.data() : to;
     jpeg_read_scanlines(&r.jpeg, &row, 1);
-    if (cmyk) {
-      add_cmyk_row(r.row, r.jpeg.saw_Adobe_marker != 0, image.values);
-    } else {
-      image.values.insert(image.values.end(), r.row.begin(), r.row.end());
-    }
+    if (cmyk) turn_cmyk_row(r.row, r.jpeg.saw_Adobe_marker != 0, to);
   }
   jpeg_finish_decompress(&r.jpeg);
-  turn_pixels(image);
+  turn_pixels(image, image.bytes);
   return std::move(r.image);
 }
 
@@ -269,19 +283,61 @@ void check_sides(const ImageHeader& image, const std::string& path) {
                   std::to_string(kLargestSide) + " pixels to a side can be read");
 }
 
-void write_png(const std::string& path, const Picture& picture) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  image.width = static_cast<png_uint_32>(picture.width);
-  image.height = static_cast<png_uint_32>(picture.height);
-  image.format = PNG_FORMAT_RGB;
-  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
-  std::string bytes(size, '\0');
-  if (png_image_write_to_memory(&image, bytes.data(), &size, 0, picture.pixels.data(), 0, nullptr) == 0) {
-    throw IoError(path + ": cannot be encoded: " + image.message);
+PngText classes_text(std::span<const std::string> names) {
+  return {"regolith:classes", nlohmann::json(names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+}
+
+void write_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row) {
+  AtomicFile file(path);
+  PngWriting w;
+  w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w.error, stop_png, [](png_structp, png_const_charp) {});
+  if (w.png != nullptr) w.info = png_create_info_struct(w.png);
+  if (w.info == nullptr) throw IoError(path + ": no memory to write it");
+  if (setjmp(png_jmpbuf(w.png)) != 0) throw IoError(path + ": cannot be encoded as PNG: " + w.error);
+  png_set_write_fn(
+      w.png, &w.pending,
+      [](png_structp png, png_bytep bytes, size_t n) {
+        static_cast<std::string*>(png_get_io_ptr(png))->append(reinterpret_cast<const char*>(bytes), n);
+      },
+      nullptr);
+  const bool indexed = !header.palette.empty();
+  png_set_check_for_invalid_index(w.png, -1);  // below, with a place
+  png_set_compression_level(w.png, 1);
+  png_set_filter(w.png, PNG_FILTER_TYPE_BASE, indexed ? PNG_FILTER_NONE : PNG_FILTER_UP);
+  png_set_IHDR(w.png, w.info, static_cast<png_uint_32>(header.width), static_cast<png_uint_32>(header.height), 8,
+               indexed ? PNG_COLOR_TYPE_PALETTE : PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  for (const Rgb& c : header.palette) w.palette.push_back({c.r, c.g, c.b});
+  if (indexed) png_set_PLTE(w.png, w.info, w.palette.data(), static_cast<int>(w.palette.size()));
+  for (const PngText& t : header.texts) {
+    png_text& to = w.texts.emplace_back();
+    const bool ascii = std::all_of(t.text.begin(), t.text.end(), [](char c) { return (c & 0x80) == 0; });
+    to.compression = ascii ? PNG_TEXT_COMPRESSION_NONE : PNG_ITXT_COMPRESSION_NONE;
+    to.key = const_cast<char*>(t.key.c_str());
+    to.text = const_cast<char*>(t.text.c_str());
+    to.text_length = to.itxt_length = t.text.size();
   }
-  bytes.resize(size);
-  write_file_atomically(path, bytes);
+  png_set_text(w.png, w.info, w.texts.data(), static_cast<int>(w.texts.size()));
+  png_write_info(w.png, w.info);
+  for (int y = 0; y < header.height; ++y) {
+    const uint8_t* bytes = row(y);
+    const uint8_t* most = indexed ? std::max_element(bytes, bytes + header.width) : bytes;
+    if (indexed && *most >= header.palette.size())
+      throw IoError(path + ": row " + std::to_string(y) + ", column " + std::to_string(most - bytes) + ": index " +
+                    std::to_string(*most) + " is not in the palette of " + std::to_string(header.palette.size()));
+    png_write_row(w.png, bytes);
+    if (w.pending.size() >= 1 << 16) w.flush(file);
+  }
+  png_write_end(w.png, w.info);
+  w.flush(file);
+  file.commit(AtomicFile::Flush::no);
+}
+
+void write_png(const std::string& path, const Picture& picture) {
+  static_assert(sizeof(Rgb) == 3);
+  write_png(path, {picture.height, picture.width}, [&](int y) {
+    return reinterpret_cast<const uint8_t*>(picture.pixels.data() + static_cast<size_t>(y) * picture.width);
+  });
 }
 
 ImageHeader read_image_header(const std::string& path, bool stored) { return read_file(path, stored, true); }

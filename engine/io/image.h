@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,7 +24,26 @@ struct Picture {
   const Rgb& at(int x, int y) const { return pixels[static_cast<size_t>(y) * width + x]; }
 };
 
-// An 8-bit RGB PNG, written atomically. Throws IoError (no such folder, no space left, no permission).
+// What programs show beside a PNG (Pillow: image.text, ImageMagick: identify -verbose): tEXt, or iTXt where it is not
+// ASCII. The key has 1 to 79 characters.
+struct PngText {
+  std::string key, text;
+};
+// The names of the classes under "regolith:classes": a JSON list, whose places are the ids.
+PngText classes_text(std::span<const std::string> names);
+
+// What stands before the rows of a PNG of 8 bits.
+struct PngHeader {
+  int height = 0, width = 0;
+  std::vector<Rgb> palette = {};  // a byte of a row is an index of it; empty: rows of RGB, three bytes a pixel
+  std::vector<PngText> texts = {};
+};
+
+// Writes row after row, atomically, and keeps none: `row(y)` gives the bytes of row y, which stay as they are until the
+// next call. Compressed little, so that it takes less than making the rows. Not flushed to the disk, which would take
+// longer than all else: after a power cut the file may be gone. Throws IoError (no such folder, no space left, no
+// permission, an index beyond the palette).
+void write_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row);
 void write_png(const std::string& path, const Picture& picture);
 
 // What the first bytes of an image file say.
@@ -34,9 +55,12 @@ struct ImageHeader {
 
 // An image file as numbers, turned as its EXIF orientation says; alpha is dropped.
 struct ImageValues : ImageHeader {
-  std::vector<uint16_t> values;  // (height, width, channels)
-  std::vector<Rgb> palette;      // of an image read as stored: its values are then indices
-  std::string warning;           // what the decoder remarked on a file whose pixels are all there
+  std::vector<uint8_t> bytes;   // (height, width, channels) of 8 bits, else empty
+  std::vector<uint16_t> words;  // (height, width, channels) of 16 bits, else empty
+  std::vector<Rgb> palette;     // of an image read as stored: its values are then indices
+  std::string warning;          // what the decoder remarked on a file whose pixels are all there
+
+  int value(size_t i) const { return bits == 16 ? words[i] : bytes[i]; }
 };
 
 // Read PNG (any depth) and JPEG (grey, colour, CMYK); the first bytes of the file say which it is. `stored` is for

@@ -53,11 +53,14 @@ std::string AsppOp::describe() const {
   return std::to_string(a_.filters) + " filters, " + rates_text(a_.rates) + (a_.prune ? "" : ", not pruned");
 }
 
+kernels::AsppTaps AsppOp::taps(int rate, int H, int W) const {
+  return {!a_.prune || rate < H ? 3 : 1, !a_.prune || rate < W ? 3 : 1, rate};
+}
+
 std::vector<AsppOp::Group> AsppOp::groups(int H, int W) const {
   std::vector<Group> list{{{}, {{0, {0}, 1}}}};
   for (size_t i = 0; i < a_.rates.size(); ++i) {
-    const int rate = a_.rates[i];
-    const kernels::AsppTaps taps{!a_.prune || rate < H ? 3 : 1, !a_.prune || rate < W ? 3 : 1, rate};
+    const kernels::AsppTaps taps = this->taps(a_.rates[i], H, W);
     Group::Member member{static_cast<int>(i) + 1, {}, 9};
     for (int t = 0; t < 9; ++t)
       if ((taps.rows == 3 || t / 3 == 1) && (taps.columns == 3 || t % 3 == 1)) member.live.push_back(t);

@@ -29,6 +29,9 @@ class AsppOp : public OpBase<AsppOp> {
  public:
   explicit AsppOp(AsppAttributes a) : a_(std::move(a)) {}
   AsppAttributes& attributes() { return a_; }
+  const AsppAttributes& attributes() const { return a_; }
+  // What a dilation keeps of its nine taps on maps of H x W.
+  kernels::AsppTaps taps(int rate, int H, int W) const;
   std::string_view kind() const override { return "aspp"; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;

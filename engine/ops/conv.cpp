@@ -140,8 +140,7 @@ void ConvOp::forward(const OpRun& run) {
     epilogue.sums = run.aux;
   }
   if (applies_norm_) {
-    epilogue.scale = run.x_aux[0];
-    epilogue.shift = epilogue.scale + shape_.C;
+    epilogue.affine = run.x_aux[0];
     epilogue.input_relu = norm_has_relu_;
   }
   conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace, epilogue);
@@ -154,7 +153,8 @@ void ConvOp::backward(const OpRun& run) {
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
   float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
-  conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
+  if (run.trains)
+    conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
     conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed[1], run.dx[0], run.workspace,
                  {.accumulate = run.accumulate[0]});
@@ -190,8 +190,9 @@ void ConvTransposeOp::forward(const OpRun& run) {
 
 void ConvTransposeOp::backward(const OpRun& run) {
   // The adjoint's input is our output: its x is dy, its dy is our x.
-  conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
-  if (a_.bias)
+  if (run.trains)
+    conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
+  if (run.trains && a_.bias)
     kernels::channel_sum(
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});

@@ -41,6 +41,9 @@ class ConvBase : public Op {
  public:
   explicit ConvBase(ConvAttributes a) : a_(a) {}
   ConvAttributes& attributes() { return a_; }
+  const ConvAttributes& attributes() const { return a_; }
+  // Once inferred: the convolution that runs, or whose adjoint does; with its padding.
+  const ConvShape& convolution() const { return shape_; }
   virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;

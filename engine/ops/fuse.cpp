@@ -153,11 +153,13 @@ class Fuser {
   }
 
   // A batch norm subtracts the mean, and with it any bias before it: that bias has a gradient of exactly zero.
+  // A frozen one subtracts its running mean.
   void drop_cancelled_biases() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       auto* conv = op<ConvOp>(static_cast<int>(i));
       const int reader = conv == nullptr ? -1 : graph_.sole_reader(static_cast<int>(i));
-      if (reader >= 0 && op<BatchNormOp>(reader) != nullptr) conv->attributes().bias_cancels = true;
+      if (reader >= 0 && op<BatchNormOp>(reader) != nullptr && !graph_.is_frozen(reader))
+        conv->attributes().bias_cancels = true;
     }
   }
 

@@ -9,6 +9,8 @@ namespace regolith {
 class MaxPoolOp : public StridedOp<MaxPoolOp> {
  public:
   MaxPoolOp(int kernel, int stride) : kernel_(kernel), stride_(stride) {}
+  int kernel() const { return kernel_; }
+  int stride() const { return stride_; }
   bool halves() const { return kernel_ == 2 && stride_ == 2; }
   std::string_view kind() const override { return "max_pool"; }
   std::string describe() const override;
@@ -25,6 +27,8 @@ class ResizeOp : public StridedOp<ResizeOp> {
  public:
   ResizeOp(int height, int width, bool bilinear) : height_(height), width_(width), bilinear_(bilinear) {}
   ResizeOp(int factor, bool bilinear) : factor_(factor), bilinear_(bilinear) {}
+  int factor() const { return factor_; }  // 0: to a height and width
+  bool bilinear() const { return bilinear_; }
   std::string_view kind() const override { return factor_ > 0 ? "upsample" : "resize"; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;

@@ -10,6 +10,7 @@ namespace regolith {
 class LayerNormOp : public StridedOp<LayerNormOp> {
  public:
   explicit LayerNormOp(float epsilon = 1e-5f) : epsilon_(epsilon) {}
+  float epsilon() const { return epsilon_; }
   std::string_view kind() const override { return "layer_norm"; }
   bool backward_in_place() const override { return true; }
   Inference infer(const std::vector<Shape>& inputs) override;
@@ -26,6 +27,7 @@ class LayerNormOp : public StridedOp<LayerNormOp> {
 class AttentionOp : public OpBase<AttentionOp> {
  public:
   explicit AttentionOp(int heads) : heads_(heads) {}
+  int heads() const { return heads_; }
   std::string_view kind() const override { return "attention"; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;

@@ -23,12 +23,6 @@ std::string_view glyph_of(char c) {
   return kUnknown;
 }
 
-void fill_box(Picture& p, int x, int y, int w, int h, Rgb colour) {
-  for (int j = std::max(y, 0); j < std::min(y + h, p.height); ++j) {
-    for (int i = std::max(x, 0); i < std::min(x + w, p.width); ++i) p.at(i, j) = colour;
-  }
-}
-
 template <class F>
 void draw_tile(Picture& p, int left, int top, int height, int width, int zoom, F&& colour_of) {
   for (int y = 0; y < height * zoom; ++y) {
@@ -50,6 +44,12 @@ std::vector<Rgb> default_colours(int n) {
     colours.push_back(c);
   }
   return colours;
+}
+
+void fill_box(Picture& p, int x, int y, int w, int h, Rgb colour) {
+  for (int j = std::max(y, 0); j < std::min(y + h, p.height); ++j) {
+    for (int i = std::max(x, 0); i < std::min(x + w, p.width); ++i) p.at(i, j) = colour;
+  }
 }
 
 int text_width(const std::string& text, int scale) { return 6 * scale * static_cast<int>(text.size()); }

@@ -31,6 +31,7 @@ Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int ch
 
 // Draws text in capitals: 5x7 pixels a character times `scale`, 6 apart, a box for a character that the font lacks.
 void draw_text(Picture& picture, int x, int y, const std::string& text, Rgb colour, int scale = 1);
+void fill_box(Picture& picture, int x, int y, int width, int height, Rgb colour);  // what of it is inside
 int text_width(const std::string& text, int scale = 1);
 
 }  // namespace regolith

@@ -35,7 +35,11 @@ std::string duration_text(double seconds) {
 }
 
 Progress::Progress(std::ostream& out, int columns, Clock clock)
-    : out_(out), columns_(columns), clock_(clock ? std::move(clock) : steady_seconds), start_(clock_()) {}
+    : out_(out),
+      columns_(columns),
+      clock_(clock ? std::move(clock) : steady_seconds),
+      start_(clock_()),
+      drawn_(start_) {}
 
 Progress::~Progress() {
   if (!current_.empty()) out_ << "\n" << std::flush;
@@ -90,6 +94,20 @@ void Progress::epoch(const ProgressState& state) {
   drawn_ = clock_();
   erase();
   out_ << line(state) << "\n" << std::flush;
+}
+
+void Progress::items(double done, int64_t total, const std::string& what) {
+  const double now = clock_(), seconds = now - start_;
+  const bool last = done >= static_cast<double>(total);
+  if (!last && now - drawn_ < (columns_ == 0 ? kPipedLine : kRedraw)) return;
+  drawn_ = now;
+  std::string text = format("%ld/%ld %s", static_cast<long>(done), static_cast<long>(total), what.c_str());
+  if (done > 0 && seconds > 0) text += format("  %.1f %s/s", done / seconds, what.c_str());
+  if (!last && done > 0) text += "  ETA " + duration_text(seconds / done * (static_cast<double>(total) - done));
+  if (last) text += "  in " + duration_text(seconds);
+  if (!last && columns_ > 0) return draw(text);
+  erase();
+  out_ << text << std::endl;
 }
 
 void Progress::message(const std::string& text) {

@@ -32,7 +32,10 @@ class Progress {
 
   void step(const ProgressState& state);   // redraws, ten times a second at most; piped, once a minute
   void epoch(const ProgressState& state);  // ends the epoch: its line stays
-  void message(const std::string& text);   // a line of its own, above the one that is being drawn
+  // Work of one kind: "120/2615 images  98.2 images/s  ETA 25s". `done` may have fractions; the last call ends the
+  // line.
+  void items(double done, int64_t total, const std::string& what);
+  void message(const std::string& text);  // a line of its own, above the one that is being drawn
 
  private:
   std::string line(const ProgressState& state) const;

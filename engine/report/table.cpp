@@ -18,8 +18,6 @@ bool is_number(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789.,+-%ex") == std::string::npos;
 }
 
-std::string score_text(double score) { return std::isnan(score) ? "-" : format("%.4f", score); }
-
 }  // namespace
 
 void Table::add(std::vector<std::string> row) {
@@ -54,6 +52,8 @@ std::string Table::text() const {
   for (const auto& row : rows_) line(row.empty() ? rule : row);
   return text;
 }
+
+std::string score_text(double score) { return std::isnan(score) ? "-" : format("%.4f", score); }
 
 std::string score_table(const std::string& split, std::span<const std::string> names, const Scores& scores,
                         std::span<const Metric> metrics) {

@@ -27,6 +27,8 @@ class Table {
   std::vector<std::vector<std::string>> rows_;  // an empty one is a rule
 };
 
+std::string score_text(double score);  // "0.7312", "-" for NaN
+
 // The table at the end of a run: IoU, precision and recall by class, then the metrics of which higher is better.
 // `split` is its title ("test"); names may be shorter than the scores ("class 3" then).
 std::string score_table(const std::string& split, std::span<const std::string> names, const Scores& scores,

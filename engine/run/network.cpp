@@ -56,8 +56,10 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
 }
 
 bool Network::couples_images() const {
-  const auto couples = [](const Node& n) { return n.op->couples_batch(); };
-  return options_.couples_images || std::any_of(graph_.nodes.begin(), graph_.nodes.end(), couples);
+  bool couples = options_.couples_images;
+  for (size_t i = 0; i < graph_.nodes.size(); ++i)
+    couples |= graph_.nodes[i].op->couples_batch() && !graph_.is_frozen(static_cast<int>(i));
+  return couples;
 }
 
 int Network::micro_batch_size(int N) const {

@@ -50,10 +50,14 @@ Parameters::Parameters(const Graph& graph, Device& device, DType compute_type, b
     : device_(device), compute_type_(compute_type) {
   for (const Parameter& p : graph.params) {
     const ParamSpec& s = p.spec;
-    int64_t& end = s.trainable ? flat_size_ : state_size_;
-    entries_.push_back({p.name, s.shape, s.init, s.fan_in, s.fan_out, s.trainable, end, s.elements()});
+    const bool frozen = s.trainable && graph.frozen.contains(p.name);
+    int64_t& end = frozen ? flat_size_ : s.trainable ? trained_size_ : state_size_;
+    entries_.push_back({p.name, s.shape, s.init, s.fan_in, s.fan_out, s.trainable, frozen, end, s.elements()});
     end += round_up(s.elements());
   }
+  for (Entry& e : entries_)
+    if (e.frozen) e.offset += trained_size_;
+  flat_size_ += trained_size_;
   const auto make = [&](int64_t elements, size_t size) { return DeviceBuffer(device, elements * size); };
   master_ = make(flat_size_, sizeof(float));
   state_ = make(state_size_, sizeof(float));

@@ -29,8 +29,10 @@ class Parameters {
     std::vector<int64_t> shape;
     Init init;
     int64_t fan_in, fan_out;
-    bool trainable;
-    int64_t offset, elements;  // in floats, in the trained or the untrained part
+    bool trainable, frozen;    // false: running statistics; true: trainable, but left as it is
+    int64_t offset, elements;  // in floats, in the flat buffers or among the running statistics
+
+    bool trained() const { return trainable && !frozen; }
   };
   const std::vector<Entry>& entries() const { return entries_; }
   ParamView view(int param) const;
@@ -41,15 +43,15 @@ class Parameters {
   // Rewrites the compute copy after master weights were written by hand. Marks the weights as changed.
   void refresh_compute_copy(DeviceStream& stream);
 
-  // Flat buffers over the trained parameters.
-  int64_t flat_size() const { return flat_size_; }
+  // Flat buffers over the trainable parameters: first those that are trained, then the frozen ones.
+  int64_t trained_size() const { return trained_size_; }
   float* master() const { return master_.as<float>(); }
   float* grad() const { return grad_.as<float>(); }
   void* compute_copy() const { return compute_.as(); }
   DType compute_type() const { return compute_type_; }
   size_t bytes() const;
   // With an optimizer that keeps `moments` numbers in fp32 for each trained weight.
-  size_t bytes_with_moments(int moments) const { return bytes() + moments * flat_size_ * sizeof(float); }
+  size_t bytes_with_moments(int moments) const { return bytes() + moments * trained_size_ * sizeof(float); }
 
   // A copy of a node's weights in a layout that its kernels read. All programs share it; the first that runs after a
   // change of the weights rewrites it.
@@ -73,7 +75,7 @@ class Parameters {
   Device& device_;
   DType compute_type_;
   std::vector<Entry> entries_;
-  int64_t flat_size_ = 0, state_size_ = 0;
+  int64_t trained_size_ = 0, flat_size_ = 0, state_size_ = 0;
   DeviceBuffer master_, grad_, compute_, state_;
   std::map<std::pair<std::string, std::string>, PrepackedCopy> prepacked_;  // by node and layout
   int64_t generation_ = 1;

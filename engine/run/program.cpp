@@ -15,6 +15,7 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
     Node& node = graph_.nodes[i];
     CompileContext c{options, device, options.batch_statistics, wanted[i]};
     c.needs_dx.resize(node.inputs.size(), false);
+    if (graph_.is_frozen(static_cast<int>(i))) c.batch_statistics = false;
     try {
       node.op->compile(c);
     } catch (const GraphError& e) {
@@ -98,6 +99,7 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
     }
     run.dropout = options_.dropout;
+    run.trains = !graph_.is_frozen(i);
     const std::string draws_as = node.op->random_name();
     run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
     run.step = step;

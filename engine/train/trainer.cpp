@@ -33,7 +33,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
       data_(data),
       options_(options),
       stream_(device_.make_stream()),
-      optimizer_(device_, *stream_, options.optimizer, network.parameters().flat_size(),
+      optimizer_(device_, *stream_, options.optimizer, network.parameters().trained_size(),
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch),

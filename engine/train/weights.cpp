@@ -16,12 +16,14 @@ std::string moment_name(int moment, const std::string& param) {
 
 }  // namespace
 
+bool is_moment(const std::string& tensor) { return tensor.starts_with(kOptimizer); }
+
 void check_parameters(Network& network, const Checkpoint& checkpoint) {
   const Parameters& parameters = network.parameters();
   std::vector<std::string> names;
   for (const auto& e : parameters.entries()) names.push_back(e.name);
   for (const auto& [name, tensor] : checkpoint.tensors) {
-    if (!name.starts_with(kOptimizer) && std::find(names.begin(), names.end(), name) == names.end())
+    if (!is_moment(name) && std::find(names.begin(), names.end(), name) == names.end())
       throw CheckpointError(checkpoint.origin + ": is of another model: its parameter '" + name +
                             "' is not in this network" + did_you_mean(name, names));
   }
@@ -58,7 +60,7 @@ Checkpoint save_training(Network& network, Trainer& trainer) {
   Checkpoint c = save_weights(network, trainer.stream());
   const auto& entries = network.parameters().entries();
   for (size_t i = 0; i < entries.size(); ++i) {
-    if (!entries[i].trainable) continue;
+    if (!entries[i].trained()) continue;
     for (int m = 0; m < trainer.moments(); ++m) {
       c.set(moment_name(m, entries[i].name), entries[i].shape,
             [&trainer, m, i] { return trainer.read_moment(m, static_cast<int>(i)); });
@@ -72,7 +74,7 @@ void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpo
   check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
   for (const auto& e : entries) {
-    for (int m = 0; e.trainable && m < trainer.moments(); ++m)
+    for (int m = 0; e.trained() && m < trainer.moments(); ++m)
       checkpoint.tensor(moment_name(m, e.name), DType::f32, e.shape);
   }
   const nlohmann::json state = nlohmann::json::parse(checkpoint.meta("optimizer"), nullptr, false);
@@ -80,7 +82,7 @@ void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpo
   trainer.set_state(step_state_from_json(state));
   load_weights(network, checkpoint, trainer.stream());
   for (size_t i = 0; i < entries.size(); ++i) {
-    for (int m = 0; entries[i].trainable && m < trainer.moments(); ++m)
+    for (int m = 0; entries[i].trained() && m < trainer.moments(); ++m)
       trainer.write_moment(m, static_cast<int>(i), checkpoint.floats(moment_name(m, entries[i].name)));
   }
 }

@@ -8,6 +8,8 @@
 
 namespace regolith {
 
+bool is_moment(const std::string& tensor);  // of the optimizer, in a checkpoint of a training
+
 // In fp32, with the model's parameter count in the metadata. The weights are read as the checkpoint is saved: network
 // and stream must live until then.
 Checkpoint save_weights(Network& network, DeviceStream& stream);

@@ -57,9 +57,9 @@ TEST(Resolved, EveryAlternativeAndSection) {
   const std::vector<std::vector<std::string>> sets{
       {"loss.combined=[{weight: 2, dice: {sums: batch, weights: inverse_frequency}}, {focal: {alpha: [1, 2, 3, 4, "
        "5]}}]",
-       "loss.ignore=255", "optimizer.sgd={momentum: 0.9}", "optimizer.clip_norm=1", "schedule.polynomial={power: 2}",
-       "schedule.warmup_steps=5", "data.oversample={class: 4}", "data.augment={fill: wrap, zoom: [0, 0.1]}",
-       "profile={}"},
+       "loss.ignore=255", "train.init={match: shape, freeze: ['*/bias']}", "optimizer.sgd={momentum: 0.9}",
+       "optimizer.clip_norm=1", "schedule.polynomial={power: 2}", "schedule.warmup_steps=5",
+       "data.oversample={class: 4}", "data.augment={fill: wrap, zoom: [0, 0.1]}", "profile={}"},
       {"loss.dice.weights=[1, 2, 3, 4, 5]", "optimizer.adamw.preset=torch", "schedule.reduce_on_plateau={}",
        "data.folder={images: im, masks: ma}", "train.early_stopping={monitor: val_miou}", "train.slices=2",
        "data.split.seed=3"},

@@ -20,6 +20,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using testing::exif_of;
 using ::testing::HasSubstr;
 using testing::PngFile;
@@ -116,8 +117,8 @@ TEST_F(Folders, Folder) {
 
 TEST_F(Folders, Jpeg) {
   const std::string photos = REGOLITH_SOURCE_DIR "/tests/data/photos";  // 16x8, grey 100; colour
-  EXPECT_NEAR(read_image(photos + "/a.jpg").values[5], 100, 2);
-  EXPECT_NEAR(read_image(photos + "/b.jpg").values[1], 100, 3);
+  EXPECT_NEAR(read_image(photos + "/a.jpg").bytes[5], 100, 2);
+  EXPECT_NEAR(read_image(photos + "/b.jpg").bytes[1], 100, 3);
   EXPECT_EQ(read_image(photos + "/b.jpg").channels, 3);
 }
 
@@ -145,7 +146,7 @@ TEST_F(Folders, PixelsStandAsTheOrientationShowsThem) {
     file.exif_last = orientation % 3 == 0;
     file.write(path("images/a.png"));
     const ImageValues image = read_image(path("images/a.png"));
-    EXPECT_EQ(image.values, shown[orientation - 1]) << orientation;
+    EXPECT_THAT(image.bytes, ElementsAreArray(shown[orientation - 1])) << orientation;
     EXPECT_EQ(image.width, orientation < 5 ? 3 : 2);
     EXPECT_EQ(read_image_header(path("images/a.png")).width, image.width);
     std::string app1(
@@ -166,7 +167,7 @@ TEST_F(Folders, OrientationsAsOddWritersLeaveThem) {
   for (const std::string& exif : {std::string("Exif\0\0", 6) + exif_of(3), wide}) {
     file.exif = exif;
     file.write(path("images/a.png"));
-    EXPECT_THAT(read_image(path("images/a.png")).values, ElementsAre(3, 2, 1));
+    EXPECT_THAT(read_image(path("images/a.png")).bytes, ElementsAre(3, 2, 1));
   }
 }
 
@@ -300,14 +301,14 @@ TEST_F(Folders, GroupsByName) {
 
 TEST_F(Folders, JpegThatOthersReadIsRead) {
   const std::string photo = read_file(REGOLITH_SOURCE_DIR "/tests/data/photos/a.jpg");
-  const std::vector<uint16_t> values = read_image(REGOLITH_SOURCE_DIR "/tests/data/photos/a.jpg").values;
+  const std::vector<uint8_t> bytes_of_it = read_image(REGOLITH_SOURCE_DIR "/tests/data/photos/a.jpg").bytes;
   std::string revision = photo;
   revision[11] = 2;
   const std::string body = photo.substr(0, photo.size() - 2);
   for (const std::string& bytes : {body + std::string("\0\0\0\0\0\0\0\0\xff\xd9", 10), body, revision}) {
     std::ofstream(path("a.jpg"), std::ios::binary | std::ios::trunc) << bytes;
     const ImageValues image = read_image(path("a.jpg"));
-    EXPECT_EQ(image.values, values);
+    EXPECT_EQ(image.bytes, bytes_of_it);
     EXPECT_NE(image.warning, "") << bytes.size() - photo.size();
   }
 }
@@ -315,9 +316,9 @@ TEST_F(Folders, JpegThatOthersReadIsRead) {
 TEST_F(Folders, CmykBecomesColour) {
   const ImageValues image = read_image(REGOLITH_SOURCE_DIR "/tests/data/photos/cmyk.jpg");  // 200, 100, 50
   ASSERT_EQ(image.channels, 3);
-  EXPECT_NEAR(image.values[0], 200, 3);
-  EXPECT_NEAR(image.values[1], 100, 3);
-  EXPECT_NEAR(image.values[2], 50, 3);
+  EXPECT_NEAR(image.bytes[0], 200, 3);
+  EXPECT_NEAR(image.bytes[1], 100, 3);
+  EXPECT_NEAR(image.bytes[2], 50, 3);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "data/sources.h"
 #include "engine/base/error.h"
 #include "engine/io/npy.h"
+#include "tests/support/memory.h"
 #include "tests/support/message.h"
 
 namespace regolith {
@@ -118,17 +119,6 @@ TEST_F(Numbers, AStatedRangeIsThatOfEveryType) {
   EXPECT_THAT(load<uint8_t>({50, 100, 150}, 1, {.low = 50, .high = 150}).images, ElementsAre(0, 128, 255));
 }
 
-int64_t kilobytes(const std::string& key) {  // of /proc/self/status
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    if (word != key) continue;
-    int64_t n = 0;
-    status >> n;
-    return n;
-  }
-  return 0;
-}
-
 // An array of doubles becomes bytes as it is read: the peak is that of the bytes.
 TEST_F(Sources, ReadingTakesLittleMoreThanTheBytes) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -140,12 +130,11 @@ TEST_F(Sources, ReadingTakesLittleMoreThanTheBytes) {
     const std::vector<double> values(kElements, 3);
     file = npz({npz_entry("training_set", {kCount, 2, 64, 128}, values.data())});
   }
-  std::ofstream clear("/proc/self/clear_refs");  // 5: the peak begins anew
-  if (!(clear << "5" << std::flush)) GTEST_SKIP() << "the peak of the memory cannot be reset here";
-  const int64_t before = kilobytes("VmRSS:");
+  if (!testing::reset_peak()) GTEST_SKIP() << "the peak of the memory cannot be reset here";
+  const int64_t before = testing::process_bytes("VmRSS:");
   const Dataset d = load_npz(file, of(5));
   EXPECT_EQ(d.images[kElements / 2 - 1], 3);
-  EXPECT_LE(kilobytes("VmHWM:") - before, 1.3 * kElements / 1024);
+  EXPECT_LE(testing::process_bytes("VmHWM:") - before, 1.3 * kElements);
 }
 
 TEST_F(Sources, EveryFaultOfAnArrayIsNamed) {

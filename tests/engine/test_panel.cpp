@@ -1,28 +1,9 @@
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
-#include "engine/base/error.h"
 #include "engine/report/panel.h"
 
 namespace regolith {
 namespace {
-
-TEST(Picture, ComesBackFromItsFile) {
-  const std::string path = ::testing::TempDir() + "regolith_picture.png";
-  Picture p(3, 2, {1, 2, 3});
-  p.at(2, 1) = {200, 100, 50};
-  write_png(path, p);
-  const ImageValues image = read_image(path);
-  EXPECT_EQ(image.width, 3);
-  EXPECT_EQ(image.height, 2);
-  EXPECT_EQ(image.channels, 3);
-  EXPECT_EQ(image.values, (std::vector<uint16_t>{1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 200, 100, 50}));
-  std::filesystem::remove(path);
-}
-
-TEST(Picture, CannotBeWrittenToNowhere) { EXPECT_THROW(write_png("/nowhere/at/all.png", Picture(1, 1, {})), IoError); }
 
 TEST(Panel, ShowsImageTruthPredictionAndLegend) {
   const std::vector<uint8_t> image{0, 50, 100, 150, 200, 250, 30, 60}, truth{0, 1, 0, 1, 1, 0, 255, 0},

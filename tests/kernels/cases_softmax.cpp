@@ -129,6 +129,25 @@ TestCase extremes_case() {
           }};
 }
 
+// What a prediction takes: probabilities in fp32, without the classes that may not be predicted.
+TestCase excluded_case() {
+  const Softmax k{"excluded", {2, 3, 7, 5}};
+  return {.name = k.title("forward"), .make = [k](Fixture& fixture) {
+            Buffer& x = fixture.input("x", k.x, normal(k.sigma));
+            Buffer& y = fixture.output("y", k.y(), DType::f32);
+            Buffer& excluded = fixture.input("excluded", {1, 1, 1, 5}, Values{1, 0, 0, 1, 0}, DType::u8);
+            Values kept = x.values();
+            for (size_t i = 0; i < kept.size(); ++i)
+              if (excluded.values()[i % 5] != 0) kept[i] = -1e9;
+            const auto run = [&fixture, &excluded, from = x.map(), to = y.map()] {
+              kernels::softmax_forward(fixture.stream(), {from, to, excluded.as<uint8_t>()});
+            };
+            return CaseRun{.run = run, .check = [&y, expected = forward(k, kept)] {
+                             y.expect(expected, tolerance(DType::f32, 5, 0.2));
+                           }};
+          }};
+}
+
 const Softmax kSoftmaxes[] = {
     {"five_classes", {2, 9, 31, 5}},
     {"one_channel", {1, 3, 5, 1}},
@@ -140,7 +159,7 @@ const Softmax kSoftmaxes[] = {
 };
 
 const Register cases_of_softmax([] {
-  std::vector<TestCase> list{in_place_case(), extremes_case()};
+  std::vector<TestCase> list{in_place_case(), extremes_case(), excluded_case()};
   for (const Softmax& k : kSoftmaxes) {
     if (!k.accumulate) list.push_back(forward_case(k));
     list.push_back(backward_case(k));

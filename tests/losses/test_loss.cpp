@@ -181,6 +181,16 @@ TEST_F(LossTest, NotANumberShows) {
   }
 }
 
+TEST(LossSpec, UnlearntAreTheClassesThatNoTermCounts) {
+  EXPECT_EQ(LossSpec{}.unlearnt(3), std::vector<int>{});
+  EXPECT_EQ((LossSpec{.kind = Focal{.exclude = {0}}}.unlearnt(3)), std::vector<int>{0});
+  EXPECT_EQ((LossSpec{.kind = CrossEntropy{.weights = {.values = {1, 0, 2}}}}.unlearnt(3)), std::vector<int>{1});
+  const std::vector<LossTerm> both{{1, Dice{.exclude = {0, 2}}}, {.5, CrossEntropy{.exclude = {0, 1}}}};
+  EXPECT_EQ((LossSpec{.kind = both}.unlearnt(3)), std::vector<int>{0});
+  EXPECT_EQ((LossSpec{.kind = std::vector<LossTerm>{{1, Dice{.exclude = {0}}}, {0, CrossEntropy{}}}}.unlearnt(2)),
+            std::vector<int>{0});
+}
+
 TEST_F(LossTest, RefusesWhatCannotBeLearned) {
   using ::testing::HasSubstr;
   const Reduction mean = Reduction::mean_pixels;

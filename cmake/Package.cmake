@@ -1,0 +1,35 @@
+# What `cmake --install` gives to other projects: find_package(regolith), regolith::regolith, <regolith/segmenter.h>.
+# One archive with everything: ops and kernels register themselves, so that it is linked whole.
+include(GNUInstallDirs)
+set(parts regolith_devices regolith regolith_ops regolith_app regolith_deploy kernels_fast)
+if(REGOLITH_CUDA)
+  list(APPEND parts kernels_gpu)
+endif()
+foreach(part ${parts})
+  list(APPEND objects "$<FILTER:$<TARGET_OBJECTS:${part}>,EXCLUDE,gch$>")
+endforeach()
+add_library(regolith_package STATIC ${objects})
+set_target_properties(regolith_package PROPERTIES OUTPUT_NAME regolith LINKER_LANGUAGE CXX UNITY_BUILD OFF
+  ARCHIVE_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/package")
+
+# Libraries that are no packages: the wheels' and the toolkit's, by their paths.
+set(REGOLITH_LIBRARIES "")
+if(REGOLITH_CUDA)
+  list(APPEND REGOLITH_LIBRARIES "${CUDART_LIBRARY}" "${NVRTC_LIBRARY}" "${CUDNN_LIBRARY}" ${CMAKE_DL_LIBS})
+endif()
+set(REGOLITH_ONEDNN_LIBRARY "")
+if(dnnl_FOUND)
+  get_target_property(onednn DNNL::dnnl LOCATION)
+  file(REAL_PATH "${onednn}" onednn)
+  get_filename_component(folder "${onednn}" DIRECTORY)
+  file(GLOB files "${folder}/libdnnl.so*")
+  install(FILES ${files} DESTINATION ${CMAKE_INSTALL_LIBDIR}/regolith COMPONENT regolith)
+  get_filename_component(REGOLITH_ONEDNN_LIBRARY "${onednn}" NAME)
+endif()
+configure_file(cmake/regolith-config.cmake.in package/regolith-config.cmake @ONLY)
+include(CMakePackageConfigHelpers)
+write_basic_package_version_file("${CMAKE_BINARY_DIR}/package/regolith-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${CMAKE_BINARY_DIR}/package/regolith-config.cmake" "${CMAKE_BINARY_DIR}/package/regolith-config-version.cmake"
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/regolith COMPONENT regolith)
+install(FILES "$<TARGET_FILE:regolith_package>" DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT regolith)
+install(FILES deploy/segmenter.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/regolith COMPONENT regolith)
