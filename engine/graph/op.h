@@ -129,6 +129,8 @@ class Op {
   virtual size_t forward_workspace() const { return 0; }
   virtual size_t backward_workspace() const { return 0; }
   virtual std::vector<Prepacked> prepacked() const { return {}; }
+  // Whether forward reads parameter k beside those copies.
+  virtual bool forward_reads(size_t /*k*/) const { return true; }
   virtual void prepack_weights(const OpRun&) {}  // rewrites all of them, after the weights have changed
   virtual void forward(const OpRun& run) = 0;
   virtual void backward(const OpRun&) {}

@@ -100,10 +100,17 @@ const CheckpointTensor& Checkpoint::tensor(const std::string& name, DType type, 
   return found;
 }
 
+std::vector<float> CheckpointTensor::floats() const {
+  if (source) return source();
+  std::vector<float> values(static_cast<size_t>(count()));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
 std::vector<float> Checkpoint::floats(const std::string& name) const {
-  if (const auto& source = tensor(name).source) return source();
-  const auto stored = values<float>(name);
-  return {stored.begin(), stored.end()};
+  const CheckpointTensor& found = tensor(name);
+  if (found.type != DType::f32) wrong_type(name, found.type, DType::f32);
+  return found.floats();
 }
 
 void Checkpoint::wrong_type(const std::string& name, DType found, DType expected) const {

@@ -24,6 +24,7 @@ struct CheckpointTensor {
   // than one tensor is in memory at a time.
   std::function<std::vector<float>()> source = {};
 
+  std::vector<float> floats() const;  // of an fp32 tensor, wherever its values are
   int64_t count() const { return static_cast<int64_t>(bytes.size() / size_of(type)); }
 };
 
@@ -44,8 +45,7 @@ struct Checkpoint {
   // Each throws CheckpointError that names the file and what is missing, or has another type or shape.
   const CheckpointTensor& tensor(const std::string& name) const;
   const CheckpointTensor& tensor(const std::string& name, DType type, std::span<const int64_t> shape) const;
-  // Of an fp32 tensor, wherever its values are.
-  std::vector<float> floats(const std::string& name) const;
+  std::vector<float> floats(const std::string& name) const;  // as CheckpointTensor::floats()
   const std::string& meta(const std::string& key) const;
   template <class T>
   std::span<const T> values(const std::string& name) const {

@@ -211,6 +211,14 @@ std::vector<BranchSum::Branch> AsppOp::branches(const OpRun& run, bool backward)
   return list;
 }
 
+bool AsppOp::forward_reads(size_t k) const {
+  if (a_.bias && k % 2 == 1) return true;
+  const int branch = static_cast<int>(a_.bias ? k / 2 : k);
+  return branch != project_branch() && std::any_of(groups_.begin(), groups_.end(), [&](const Group& g) {
+           return g.whole() && g.members[0].branch == branch;
+         });
+}
+
 // Branches of several taps lie in the packed weights as (K, taps, C), the members of a group one after the other; the
 // projection as one (F, K) for each group.
 void AsppOp::prepack_weights(const OpRun& run) {

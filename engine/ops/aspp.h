@@ -42,6 +42,7 @@ class AsppOp : public OpBase<AsppOp> {
   size_t forward_workspace() const override { return forward_.bytes; }
   size_t backward_workspace() const override { return backward_.bytes; }
   std::vector<Prepacked> prepacked() const override { return packed_; }
+  bool forward_reads(size_t k) const override;
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;

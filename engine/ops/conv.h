@@ -76,6 +76,7 @@ class ConvOp : public ConvBase {
   bool applies_norm() const override { return has_epilogue_; }
   void apply_norm(bool relu) override { applies_norm_ = true, norm_has_relu_ = relu; }
   void compile(const CompileContext& context) override;
+  bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::forward).bytes == 0; }
   size_t forward_workspace() const override { return conv_->forward_workspace(); }
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
@@ -98,6 +99,7 @@ class ConvTransposeOp : public ConvBase {
   bool filters_first() const override { return false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
+  bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::dgrad).bytes == 0; }
   size_t forward_workspace() const override { return conv_->dgrad_workspace(); }
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;

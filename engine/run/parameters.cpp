@@ -47,7 +47,7 @@ uint64_t name_hash(const std::string& name) {  // FNV-1a
 }
 
 Parameters::Parameters(const Graph& graph, Device& device, DType compute_type, bool training)
-    : device_(device), compute_type_(compute_type) {
+    : device_(device), training_(training), compute_type_(compute_type) {
   for (const Parameter& p : graph.params) {
     const ParamSpec& s = p.spec;
     const bool frozen = s.trainable && graph.frozen.contains(p.name);
@@ -58,11 +58,16 @@ Parameters::Parameters(const Graph& graph, Device& device, DType compute_type, b
   for (Entry& e : entries_)
     if (e.frozen) e.offset += trained_size_;
   flat_size_ += trained_size_;
+  if (!training) {
+    inference_.resize(entries_.size());
+    source_ = [this](int param) { return std::vector<float>(entries_[param].elements); };
+    return;
+  }
   const auto make = [&](int64_t elements, size_t size) { return DeviceBuffer(device, elements * size); };
   master_ = make(flat_size_, sizeof(float));
   state_ = make(state_size_, sizeof(float));
   if (compute_type != DType::f32) compute_ = make(flat_size_, size_of(compute_type));
-  if (training) grad_ = make(flat_size_, sizeof(float));
+  grad_ = make(flat_size_, sizeof(float));
   auto stream = device.make_stream();  // the padding between parameters stays zero for ever
   for (DeviceBuffer* b : {&master_, &state_, &compute_, &grad_})
     if (b->bytes() > 0) device.fill(b->as(), 0, b->bytes(), *stream);
@@ -70,15 +75,50 @@ Parameters::Parameters(const Graph& graph, Device& device, DType compute_type, b
 }
 
 void Parameters::initialise(uint64_t seed, DeviceStream& stream) {
+  if (!training_) return read_from([this, seed](int param) { return fresh(entries_[param], seed); });
   for (size_t i = 0; i < entries_.size(); ++i)
     write(static_cast<int>(i), ParamField::weight, fresh(entries_[i], seed), stream);
   refresh_compute_copy(stream);
+}
+
+void Parameters::read_from(Source source) {
+  source_ = std::move(source);
+  for (OwnMemory& own : inference_) own.master = {}, own.compute = {};
+  mark_dirty();
+}
+
+void Parameters::load(int param, bool keep, DeviceStream& stream) {
+  if (training_) return;
+  OwnMemory& own = inference_[param];
+  own.kept = own.kept || keep;
+  if (own.master.bytes() > 0) return;
+  const Entry& e = entries_[param];
+  const std::vector<float> values = source_(param);
+  own.master = DeviceBuffer(device_, values.size() * sizeof(float));
+  device_.upload(own.master.as(), values.data(), own.master.bytes(), stream);
+  if (e.trainable && compute_type_ != DType::f32) {
+    own.compute = DeviceBuffer(device_, values.size() * size_of(compute_type_));
+    kernels::cast(stream, {own.master.as(), DType::f32, own.compute.as(), compute_type_, e.elements});
+  }
+  stream.synchronize();
+}
+
+void Parameters::unload(int param, DeviceStream& stream) {
+  if (training_ || inference_[param].kept) return;
+  stream.synchronize();
+  inference_[param].master = {}, inference_[param].compute = {};
 }
 
 ParamView Parameters::view(int param) const {
   const Entry& e = entries_[param];
   ParamView v;
   v.elements = e.elements;
+  if (!training_) {
+    const OwnMemory& own = inference_[param];
+    v.master = own.master.as<float>();
+    v.compute = own.compute.bytes() > 0 ? own.compute.as() : v.master;
+    return v;
+  }
   v.master = location(param, ParamField::weight);
   v.compute = v.master;
   if (!e.trainable) return v;
@@ -94,6 +134,7 @@ float* Parameters::location(int param, ParamField field) const {
 }
 
 std::vector<float> Parameters::read(int param, ParamField field, DeviceStream& stream) const {
+  if (!training_) return source_(param);
   std::vector<float> values(entries_[param].elements);
   device_.download(values.data(), location(param, field), values.size() * sizeof(float), stream);
   stream.synchronize();
@@ -101,13 +142,15 @@ std::vector<float> Parameters::read(int param, ParamField field, DeviceStream& s
 }
 
 void Parameters::write(int param, ParamField field, const std::vector<float>& values, DeviceStream& stream) {
+  if (!training_)
+    return read_from([param, values, others = source_](int p) { return p == param ? values : others(p); });
   device_.upload(location(param, field), values.data(), values.size() * sizeof(float), stream);
   stream.synchronize();
   mark_dirty();
 }
 
 void Parameters::refresh_compute_copy(DeviceStream& stream) {
-  if (compute_type_ != DType::f32)
+  if (training_ && compute_type_ != DType::f32)
     kernels::cast(
         stream,
         {.from = master(), .from_type = DType::f32, .to = compute_copy(), .to_type = compute_type_, .n = flat_size_});
@@ -118,6 +161,7 @@ void Parameters::refresh_compute_copy(DeviceStream& stream) {
 size_t Parameters::bytes() const {
   size_t n = 0;
   for (const DeviceBuffer* b : {&master_, &state_, &compute_, &grad_}) n += b->bytes();
+  for (const OwnMemory& own : inference_) n += own.master.bytes() + own.compute.bytes();
   return n;
 }
 

@@ -1,7 +1,9 @@
 // The weights of a network in device memory: one flat fp32 master buffer, its gradient, a copy in the maps' type, and
-// the copies in the layouts that kernels ask for. The optimizer sees flat buffers only.
+// the copies in the layouts that kernels ask for. The optimizer sees flat buffers only. Without training there are
+// none: a parameter is in memory while it is packed, and longer where kernels read it beside the copies.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,8 +20,9 @@ enum class ParamField { weight, gradient };  // the master weights, or their gra
 
 class Parameters {
  public:
-  // Memory for the parameters of an inferred graph. training: with gradients.
+  // For the parameters of an inferred graph. training: with memory for them and their gradients.
   Parameters(const Graph& graph, Device& device, DType compute_type, bool training);
+  Parameters(const Parameters&) = delete;
 
   // Fresh weights; the same seed and names give the same weights, whatever else the graph holds.
   void initialise(uint64_t seed, DeviceStream& stream);
@@ -36,6 +39,14 @@ class Parameters {
   };
   const std::vector<Entry>& entries() const { return entries_; }
   ParamView view(int param) const;
+
+  // Without training: where the values of a parameter come from, from now on. Marks the weights as changed.
+  using Source = std::function<std::vector<float>(int param)>;
+  void read_from(Source source);
+  // Has a parameter in memory, and gives its memory back where no program has asked to keep it; view() changes with
+  // both. In training they are always there.
+  void load(int param, bool keep, DeviceStream& stream);
+  void unload(int param, DeviceStream& stream);
 
   // Blocking copies to and from the host, in fp32.
   std::vector<float> read(int param, ParamField field, DeviceStream& stream) const;
@@ -70,9 +81,16 @@ class Parameters {
   void mark_dirty() { ++generation_; }
 
  private:
+  struct OwnMemory {  // of a parameter without training
+    DeviceBuffer master, compute;
+    bool kept = false;
+  };
   float* location(int param, ParamField field) const;
 
   Device& device_;
+  bool training_;
+  std::vector<OwnMemory> inference_;
+  Source source_;
   DType compute_type_;
   std::vector<Entry> entries_;
   int64_t trained_size_ = 0, flat_size_ = 0, state_size_ = 0;

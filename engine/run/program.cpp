@@ -93,7 +93,7 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     }
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
-    for (int param : node.params) run.params.push_back(parameters.view(param));
+    view_parameters(i);
     for (const Prepacked& p : node.op->prepacked()) {
       if (p.bytes > 0) prepacked_[i].push_back(&parameters.prepacked(node.name, p));
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
@@ -105,17 +105,32 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     run.step = step;
   }
   arena_ = arena;
+  packed_generation_ = 0;
+}
+
+void Program::view_parameters(size_t node) {
+  runs_[node].params.clear();
+  for (int param : graph_.nodes[node].params) runs_[node].params.push_back(parameters_->view(param));
 }
 
 void Program::pack(DeviceStream& stream) {
   const int64_t generation = parameters_->generation();
+  if (packed_generation_ == generation) return;
   for (size_t i = 0; i < runs_.size(); ++i) {
-    const auto stale = [&](const auto* copy) { return copy->generation != generation; };
-    if (std::none_of(prepacked_[i].begin(), prepacked_[i].end(), stale)) continue;
+    const Node& node = graph_.nodes[i];
+    const auto is_stale = [&](const auto* copy) { return copy->generation != generation; };
+    const bool stale = std::any_of(prepacked_[i].begin(), prepacked_[i].end(), is_stale);
+    for (size_t k = 0; k < node.params.size(); ++k)
+      if (const bool read = node.op->forward_reads(k); read || stale) parameters_->load(node.params[k], read, stream);
+    view_parameters(i);
+    if (!stale) continue;
     runs_[i].stream = &stream;
-    graph_.nodes[i].op->prepack_weights(runs_[i]);
+    node.op->prepack_weights(runs_[i]);
     for (auto* copy : prepacked_[i]) copy->generation = generation;
+    for (int param : node.params) parameters_->unload(param, stream);
+    view_parameters(i);
   }
+  packed_generation_ = generation;
 }
 
 void Program::forward(DeviceStream& stream, int first_sample) {

@@ -46,7 +46,7 @@ class Program {
   TensorView value(int node) const { return runs_[node].y; }
   TensorView gradient(int node) const { return runs_[node].dy; }
 
-  // Rewrites the prepacked weights that are of an older generation.
+  // Rewrites the prepacked weights that are of an older generation, and loads those that are read beside them.
   void pack(DeviceStream& stream);
   // first_sample: of this micro-batch within the batch.
   void forward(DeviceStream& stream, int first_sample = 0);
@@ -57,6 +57,7 @@ class Program {
 
  private:
   void leave_norms_to_readers();
+  void view_parameters(size_t node);
   TensorView place(const Placement& placement, int node, void* arena) const;
   void* buffer(int index, void* arena) const;
 
@@ -71,6 +72,7 @@ class Program {
   std::vector<std::vector<Parameters::PrepackedCopy*>> prepacked_;  // per node
   void* arena_ = nullptr;
   Parameters* parameters_ = nullptr;
+  int64_t packed_generation_ = 0;  // of the weights that forward would read
   RunObserver* observer_ = nullptr;
 };
 

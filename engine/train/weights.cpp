@@ -51,6 +51,12 @@ Checkpoint save_weights(Network& network, DeviceStream& stream) {
 void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream) {
   check_parameters(network, checkpoint);
   const auto& entries = network.parameters().entries();
+  if (!network.options().training) {
+    std::vector<CheckpointTensor> tensors;
+    for (const auto& e : entries) tensors.push_back(checkpoint.tensor(e.name));
+    return network.parameters().read_from(
+        [tensors = std::move(tensors)](int param) { return tensors[param].floats(); });
+  }
   for (size_t i = 0; i < entries.size(); ++i)
     network.parameters().write(static_cast<int>(i), ParamField::weight, checkpoint.floats(entries[i].name), stream);
   network.parameters().refresh_compute_copy(stream);

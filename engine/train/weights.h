@@ -16,7 +16,8 @@ Checkpoint save_weights(Network& network, DeviceStream& stream);
 // Throws CheckpointError where the checkpoint lacks a parameter of the network, has one of another shape, or has one
 // that the network does not know.
 void check_parameters(Network& network, const Checkpoint& checkpoint);
-// Checks first, and then changes nothing where that throws.
+// Checks first, and then changes nothing where that throws. A network without training reads the values as it packs
+// them, from the file if they were left there.
 void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream);
 
 // The same with the moments and the optimizer's state.

@@ -81,5 +81,43 @@ TEST(Prepacked, OneProgramReadsWhatAnotherHasPacked) {
   EXPECT_EQ(logits(shared), logits(alone));
 }
 
+// Without training a parameter that is packed is in memory while it is, and is there again for another layout.
+TEST(Inference, KeepsOnlyWhatIsReadBesideTheCopies) {
+  const Yaml model = Yaml::load_string(
+      "input: {height: 32, width: 32, channels: 32}\n"
+      "nodes:\n"
+      "  a: {op: conv, in: input, filters: 32}\n"
+      "  b: {op: conv, in: a, filters: 32, stride: 2}\n"
+      "  p: {op: aspp, in: b, filters: 32, rates: [2, 18]}\n"
+      "  u: {op: conv_transpose, in: p, filters: 16, kernel: 2, stride: 2}\n",
+      "model.yaml");
+  auto cpu = make_cpu_device(2);
+  auto stream = cpu->make_stream();
+  NetworkOptions options;
+  options.training = false;
+  Network network(read_model(model), *cpu, options), training(read_model(model), *cpu, {});
+  Parameters& parameters = network.parameters();
+  EXPECT_EQ(parameters.bytes(), 0U);
+  for (Network* n : {&network, &training}) n->parameters().initialise(4, *stream);
+  const auto logits = [&](Network& of, int N) {
+    Program& p = of.program(N, Mode::eval);
+    const TensorView x = p.image(), y = p.value(p.graph().output);
+    for (int64_t i = 0; i < x.elements(); ++i) x.as<float>()[i] = static_cast<float>(i % 7) - 3;
+    p.pack(*stream);
+    p.forward(*stream);
+    return std::vector<float>(y.as<float>(), y.as<float>() + y.elements());
+  };
+  for (const int N : {4, 1, 4}) {
+    const std::vector<float> actual = logits(network, N), expected = logits(training, N);
+    for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(actual[i], expected[i], 1e-4) << i;
+  }
+  EXPECT_LT(parameters.bytes(), training.parameters().bytes() / 8);
+  std::vector<float> kernel = parameters.read(0, ParamField::weight, *stream);
+  for (float& w : kernel) w *= 2;
+  const std::vector<float> before = logits(network, 4);
+  parameters.write(0, ParamField::weight, kernel, *stream);
+  EXPECT_NE(logits(network, 4), before);
+}
+
 }  // namespace
 }  // namespace regolith
