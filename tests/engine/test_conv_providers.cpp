@@ -370,7 +370,8 @@ TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
                                   .bias = true,
                                   .relu = shape.C != 32,
                                   .needs_dgrad = false,
-                                  .needs_wgrad = false};
+                                  .needs_wgrad = false,
+                                  .frozen = true};
         auto made = winograd_provider().create(*device, request);
         if (std::holds_alternative<UnsupportedReason>(made)) continue;  // 2x2 of bf16
         Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
