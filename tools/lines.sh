@@ -5,13 +5,13 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  9690
-engine  11961
+engine  12130
 models    565
 losses    345
 data     2415
 app      1925
 deploy   1685
-tools    1049"
+tools    1059"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -387,6 +387,40 @@ TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
   for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 6) << tiles;
 }
 
+TEST(Upscale, MatchesPlainLoops) {
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, 3}) {
+    const auto device = make_cpu_device(threads);
+    const auto stream = device->make_stream();
+    for (const ConvShape& shape : {same(2, 8, 12, 16, 32, 2, 2, 2), same(1, 10, 14, 48, 5, 2, 2, 2),
+                                   same(3, 9, 6, 80, 24, 3, 3, 3), same(1, 4, 4, 32, 16, 4, 4, 4)}) {
+      SCOPED_TRACE(to_string(shape) + ", threads: " + std::to_string(threads));
+      const ConvRequest request{.shape = shape, .needs_wgrad = false};
+      const auto conv = pick_convolution(*device, request, {.provider = "upscale"});
+      const Oracle oracle(shape, false, false);
+      const Tensor w(*device, DType::f32, oracle.w), dy(*device, DType::f32, oracle.dy);
+      const Tensor bias(*device, DType::f32, integers(shape.C, 5, 3));
+      Tensor dx(*device, DType::f32, oracle.dx.size());
+      const Tensor packed(*device, DType::f32, conv->prepacked(WeightUse::dgrad).bytes / 4);
+      conv->prepack_weights(*stream, WeightUse::dgrad, w.memory.as(), packed.memory.as());
+      const TensorView map_x{dx.memory.as(), shape.N, shape.H, shape.W, shape.C, shape.C, DType::f32};
+      const TensorView map_y{dy.memory.as(), shape.N, shape.P(), shape.Q(), shape.K, shape.K, DType::f32};
+      const auto expect = [&](const DgradEpilogue& e, const std::vector<double>& want, const char* what) {
+        conv->dgrad(*stream, map_y, w.memory.as(), packed.memory.as(), map_x, nullptr, e);
+        stream->synchronize();
+        expect_equal(dx, want, what, 0);
+      };
+      expect({}, oracle.dx, "dx");
+      std::vector<double> want = oracle.dx;
+      for (double& v : want) v *= 2;
+      expect({.accumulate = true}, want, "dx, accumulated");
+      for (size_t i = 0; i < want.size(); ++i) want[i] = oracle.dx[i] + bias.get(i % shape.C);
+      expect({.bias = bias.memory.as<float>()}, want, "dx with bias");
+    }
+  }
+  omp_set_num_threads(before);
+}
+
 TEST(Winograd, KeepsNaN) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
