@@ -19,8 +19,9 @@ NetworkOptions resolved(NetworkOptions options, const Device& device) {
 // Limit of the largest tensor of a micro-batch on a CPU. Larger micro-batches read the prepacked weights less often,
 // smaller ones keep their tensors in the cache; measured with a cache of 32 MiB.
 constexpr size_t kMicroBatchBytes = 13 << 20;
-// The same where nothing is kept for backward.
-constexpr size_t kPredictionBytes = 4 << 20;
+// The same where nothing is kept for backward. More images than that only take memory: four are enough tiles for the
+// convolutions of the smallest maps.
+constexpr size_t kPredictionBytes = 14 << 20, kPredictionImages = 4;
 
 // The size of the slices of N images, `most` at most, of one size where there is one that is not much smaller: they
 // share a program.
@@ -77,7 +78,8 @@ size_t Network::widest_map() const {
 
 int Network::prediction_slice(int N) const {
   if (device_.kind() != DeviceKind::cpu) return N;
-  return equal_slices(N, static_cast<int>(std::clamp<size_t>(kPredictionBytes / widest_map(), 1, N)));
+  return equal_slices(N, static_cast<int>(std::clamp<size_t>(kPredictionBytes / widest_map(), 1,
+                                                             std::min<size_t>(N, kPredictionImages))));
 }
 
 void Network::step_counter(const int64_t* step) {

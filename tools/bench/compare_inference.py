@@ -199,7 +199,7 @@ def best_of(args, name):
             fastest = min(tried.values(), default=float("inf"))
             ran = peer.run(1)
             if ran["ms"][0] < HOPELESS * fastest:
-                ran = peer.run(4)
+                ran = peer.run(2)
         except (RuntimeError, BrokenPipeError) as e:
             print(f"  {peer!s:34} not here: {e}", flush=True)
             peer.close()
