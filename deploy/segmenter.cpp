@@ -96,6 +96,7 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
   if (o.batch < 1) throw ConfigError("a batch of " + std::to_string(o.batch) + " tiles: expected 1 or more");
   if (!(o.overlap >= 0 && o.overlap <= 0.9)) throw ConfigError("overlap " + number(o.overlap) + ": expected 0 to 0.9");
   std::string first;
+  Normalise numbers;  // in the files of the first
   std::set<int> excluded_by_all;
   for (const std::string& folder : runs) {
     TrainedRun run = open_run(folder, o.weights, overrides(options));
@@ -106,7 +107,7 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
     }
     PredictorOptions p;
     p.network.precision = run.config.run.precision;
-    p.network.conv = run.config.conv;
+    p.network.conv.workspace_mib = run.config.conv.workspace_mib;  // the provider was that of another machine, perhaps
     p.network.deterministic = run.config.run.deterministic;
     p.divisor = static_cast<float>(1 / run.config.data.normalise.scale);
     p.offset = static_cast<float>(-run.config.data.normalise.shift / run.config.data.normalise.scale);
@@ -133,6 +134,11 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
                         "; " + first + " has " + std::to_string(channels) + " and " + join(names) +
                         ": only runs of one kind of image and the same classes can be put together");
     }
+    const Normalise& range = run.config.data.normalise;
+    if (networks.empty()) numbers = range;
+    if (range.bits != numbers.bits || range.low != numbers.low || range.high != numbers.high)
+      throw ConfigError(folder + "/config.yaml: data.normalise.bits, low or high are others than those of " + first +
+                        ": the same numbers would be other images to them; give them one range, or predict apart");
     std::erase_if(excluded_by_all,
                   [&](int c) { return std::find(p.excluded.begin(), p.excluded.end(), c) == p.excluded.end(); });
     try {

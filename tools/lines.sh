@@ -10,7 +10,7 @@ models    565
 losses     350
 data      2415
 app       1930
-deploy    2950
+deploy    2970
 tools     1205"
 total=0 most=0 over=0
 while read -r folder lines; do

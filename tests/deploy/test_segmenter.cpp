@@ -252,6 +252,8 @@ TEST(Segmenter, RefusesWithTheFileAndWhatWasExpected) {
         AllOf(HasSubstr("'a/kernel' has the shape (9, 1, 1, 1), expected (8, 1, 1, 1)"), Not(HasSubstr("position"))));
   const std::string other = make_run(folder, "other", kPixelModel + std::string("data: {classes: {names: [a, b, c]}}"));
   EXPECT_THAT(refusal({run, other}), HasSubstr("other: has 1 channels and the classes a, b, c"));
+  const std::string deep = make_run(folder, "deep", kPixelModel + std::string("data: {normalise: {bits: 12}}"));
+  EXPECT_THAT(refusal({run, deep}), HasSubstr("deep/config.yaml: data.normalise.bits, low or high are others"));
   std::filesystem::copy_file(folder / "other/best.safetensors", run + "/last.safetensors");
   Checkpoint wrong = load_checkpoint(run + "/best.safetensors");
   wrong.tensors.erase("a/bias");
