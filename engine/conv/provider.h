@@ -124,8 +124,9 @@ class ConvProvider {
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is used where it is named,
-// and on the simulated device. Throws GraphError, with every provider's reason, where none supports the request.
+// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is used where it
+// is named, and on the simulated device. Throws GraphError, with every provider's reason, where none supports the
+// request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
 // The providers of this build, in the order in which "auto" asks them.
