@@ -199,12 +199,23 @@ void evaluate(const EvaluationOptions& o) {
     for (const std::string& run : o.runs)
       if (!names.insert(last_part(run)).second)
         throw UsageError("--output: has a folder for each run, but two are called " + last_part(run));
+  const std::string input = fs::path(last_part(o.input)).stem().string(), known = input.empty() ? o.split : input;
+  const auto output_of = [&](const std::string& folder, const std::string& title) {
+    const fs::path output = o.output.empty()     ? fs::path(folder) / ("eval-" + title)
+                            : o.runs.size() == 1 ? fs::path(o.output)
+                                                 : fs::path(o.output) / last_part(folder);
+    if (fs::exists(output) && !o.force)
+      throw IoError(output.string() + ": is there already; --force writes over it, or choose another --output");
+    return output.string();
+  };
+  if (!known.empty() || !o.output.empty())
+    for (const std::string& folder : o.runs) output_of(folder, known);  // before the first is scored
   std::vector<Evaluated> results;
   for (const std::string& folder : o.runs) {
     const TrainedRun run = open_run(folder, o.segmenter.weights);
     Segmenter segmenter({folder}, o.segmenter);
     std::unique_ptr<ImageSource> images;
-    std::string title = fs::path(last_part(o.input)).stem().string();
+    std::string title = input;
     if (o.input.empty()) {
       auto part =
           std::make_unique<SplitImages>(load_run_config(fs::path(folder) / "config.yaml",
@@ -217,15 +228,11 @@ void evaluate(const EvaluationOptions& o) {
           open_labelled(o.input, o.images, o.masks,
                         run.source_context(segmenter.channels(), static_cast<int>(segmenter.class_names().size())));
     }
-    const fs::path output = o.output.empty()     ? fs::path(folder) / ("eval-" + title)
-                            : o.runs.size() == 1 ? fs::path(o.output)
-                                                 : fs::path(o.output) / last_part(folder);
-    if (fs::exists(output) && !o.force)
-      throw IoError(output.string() + ": is there already; --force writes over it, or choose another --output");
+    const std::string output = output_of(folder, title);
     std::printf("%s%s: %s of %s; %s\n", images->notes().c_str(), folder.c_str(), title.c_str(),
                 run.weights_file.c_str(), segmenter.device().c_str());
     results.push_back(evaluate(segmenter, *images, title));
-    write_evaluation(output.string(), results.back(), segmenter.class_colours());
+    write_evaluation(output, results.back(), segmenter.class_colours());
     std::printf("\n%s\nwritten in %s\n\n", evaluation_text(results.back()).c_str(), output.c_str());
   }
   if (o.runs.size() > 1) std::fputs(comparison_text(o.runs, results).c_str(), stdout);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "deploy/outputs.h"
 #include "deploy/prediction.h"
 #include "engine/base/error.h"
 #include "engine/base/text.h"
@@ -48,13 +49,6 @@ std::vector<Metric> all_metrics(const Evaluated& r) {
 }
 
 json number_or_null(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
-
-std::string csv_field(const std::string& text) {
-  if (text.find_first_of(",\"\n\r") == text.npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + "\"";
-}
 
 std::string csv_text(const Evaluated& r) {
   std::string text = "name,miou,accuracy";

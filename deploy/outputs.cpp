@@ -119,15 +119,23 @@ class FileOutputs : public Outputs {
                       size_text({width_, height_}) + ": " + path_ + " takes images of one size; choose a folder");
   }
 
+  std::string note_of(const char* what) const {
+    return finished_ ? std::to_string(count_) + " " + what + " in " + path_
+                     : path_ + " is not written: that is done at the end";
+  }
+
   std::string path_;
   int height_ = 0, width_ = 0;
   int64_t count_ = 0;
+  bool finished_ = false;
 };
 
 // masks (N, H, W) uint8, names (N) of text, probabilities (N, H, W, K) and confidence (N, H, W) fp32.
 class NpzOutputs : public FileOutputs {
  public:
-  NpzOutputs(const std::string& path, const OutputOptions& options) : FileOutputs(path, options), options_(options) {}
+  NpzOutputs(const std::string& path, const OutputOptions& options) : FileOutputs(path, options), options_(options) {
+    AtomicFile{path};  // that there is a place for it is known before the work
+  }
 
   void write(const Item& item, const Segmentation& s) override {
     check_size(item.name, s);
@@ -149,8 +157,9 @@ class NpzOutputs : public FileOutputs {
       entries.push_back(npz_entry("probabilities", {count_, height_, width_, classes_}, probabilities_.data()));
     if (options_.confidence) entries.push_back(npz_entry("confidence", {count_, height_, width_}, confidence_.data()));
     write_npz(path_, entries);
+    finished_ = true;
   }
-  std::string note() const override { return std::to_string(count_) + " masks in " + path_; }
+  std::string note() const override { return note_of("masks"); }
 
  private:
   OutputOptions options_;
@@ -178,12 +187,15 @@ class CsvOutputs : public FileOutputs {
       for (size_t i = 0; i < s.ids.size(); ++i) text += "," + std::to_string(i);
       text += "\n";
     }
-    text += numbered_ ? std::to_string(item.index) : item.name;
+    text += numbered_ ? std::to_string(item.index) : csv_field(item.name);
     for (const uint8_t id : s.ids) text += "," + std::to_string(id);
     file_.write(text + "\n");
   }
-  void finish() override { file_.commit(); }
-  std::string note() const override { return std::to_string(count_) + " rows in " + path_; }
+  void finish() override {
+    file_.commit();
+    finished_ = true;
+  }
+  std::string note() const override { return note_of("rows"); }
 
  private:
   AtomicFile file_;
@@ -191,6 +203,13 @@ class CsvOutputs : public FileOutputs {
 };
 
 }  // namespace
+
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\n\r") == text.npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
+}
 
 std::unique_ptr<Outputs> open_outputs(const std::string& path, const OutputOptions& options,
                                       const std::vector<std::string>& names, const Segmenter& segmenter) {

@@ -132,6 +132,17 @@ class Pipeline {
   int64_t failed_ = 0, done_ = 0, left_ = 0;
 };
 
+// Throws UsageError where masks or overlays would lie among the images that are read, or in the place of one.
+void keep_input(const PredictionOptions& o) {
+  namespace fs = std::filesystem;
+  const fs::path input = o.input, output = o.output;
+  const std::string name = fs::is_directory(input) ? "" : input.stem().string() + ".png";
+  std::error_code none;  // of a path that is not there
+  for (const fs::path& place : {output, output / name, output / "overlay" / name})
+    if (fs::equivalent(input, place, none))
+      throw UsageError("--output " + o.output + ": would be written over " + o.input + ", which is read; name another");
+}
+
 }  // namespace
 
 void set_part(PredictionOptions& options, const std::string& text) {
@@ -150,6 +161,7 @@ std::string note_of_never_predicted(const std::vector<std::string>& names, const
 
 bool predict(const PredictionOptions& o, Interrupts* interrupts) {
   if (o.force && o.go_on) throw UsageError("--force, --continue: write all anew, or leave what is there");
+  keep_input(o);
   Segmenter segmenter(o.runs, o.segmenter);
   const std::vector<std::string> names = segmenter.class_names();
   const TrainedRun run = open_run(o.runs[0], o.segmenter.weights);

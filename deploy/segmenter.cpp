@@ -30,11 +30,13 @@ Graph graph_for(const TrainedRun& run, const SegmenterOptions& o) {
   try {
     Graph graph = read_model(run.config.model);
     graph.infer(1);
-    for (const Parameter& p : graph.params) {
+    for (const Node& node : graph.nodes) {
+      if (node.op->kind() != "position_embedding") continue;
+      const Parameter& p = graph.params[node.params[0]];
       const auto trained = run.weights.tensors.find(p.name);
       if (trained != run.weights.tensors.end() && trained->second.shape != p.spec.shape)
         throw ConfigError(tile + " do not fit: its parameter '" + p.name + "' " + shape_text(trained->second.shape) +
-                          " belongs to images of one size, such as a position embedding; leave out --tile");
+                          " is a position embedding, of images of one size; leave out --tile, and name this run first");
     }
     return read_model(run.config.model);
   } catch (const GraphError& e) {
@@ -92,11 +94,12 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
   if (o.tile_height < 0 || o.tile_width < 0 || (o.tile_height > 0) != (o.tile_width > 0))
     throw ConfigError("tiles of " + size_text({o.tile_height, o.tile_width}) + ": expected a height and a width");
   if (o.batch < 1) throw ConfigError("a batch of " + std::to_string(o.batch) + " tiles: expected 1 or more");
-  if (o.overlap < 0 || o.overlap > 0.9) throw ConfigError("overlap " + number(o.overlap) + ": expected 0 to 0.9");
+  if (!(o.overlap >= 0 && o.overlap <= 0.9)) throw ConfigError("overlap " + number(o.overlap) + ": expected 0 to 0.9");
   std::string first;
+  Normalise numbers;  // in the files of the first
   std::set<int> excluded_by_all;
   for (const std::string& folder : runs) {
-    TrainedRun run = open_run(folder, o.weights, overrides(o));
+    TrainedRun run = open_run(folder, o.weights, overrides(options));
     if (device == nullptr) {
       const bool cuda = run.config.run.device == DeviceChoice::cuda ||
                         (run.config.run.device == DeviceChoice::automatic && cuda_available());
@@ -104,11 +107,11 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
     }
     PredictorOptions p;
     p.network.precision = run.config.run.precision;
-    p.network.conv = run.config.conv;
+    p.network.conv.workspace_mib = run.config.conv.workspace_mib;  // the provider was that of another machine, perhaps
     p.network.deterministic = run.config.run.deterministic;
     p.divisor = static_cast<float>(1 / run.config.data.normalise.scale);
     p.offset = static_cast<float>(-run.config.data.normalise.shift / run.config.data.normalise.scale);
-    Graph graph = graph_for(run, o);
+    Graph graph = graph_for(run, options);
     graph.infer(1);
     const int K = graph.classes();
     const Shape in = graph.nodes[graph.input].shape();
@@ -123,7 +126,7 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
       names = its_names;
       colours = regolith::class_colours(run.config.data.classes, K);
       excluded_by_all = {p.excluded.begin(), p.excluded.end()};
-      // The others take tiles of the same size.
+      // The others take tiles of the same size, whatever theirs was.
       options.tile_height = in.H;
       options.tile_width = in.W;
     } else if (in.C != channels || its_names != names) {
@@ -131,6 +134,11 @@ Segmenter::State::State(const std::vector<std::string>& runs, const SegmenterOpt
                         "; " + first + " has " + std::to_string(channels) + " and " + join(names) +
                         ": only runs of one kind of image and the same classes can be put together");
     }
+    const Normalise& range = run.config.data.normalise;
+    if (networks.empty()) numbers = range;
+    if (range.bits != numbers.bits || range.low != numbers.low || range.high != numbers.high)
+      throw ConfigError(folder + "/config.yaml: data.normalise.bits, low or high are others than those of " + first +
+                        ": the same numbers would be other images to them; give them one range, or predict apart");
     std::erase_if(excluded_by_all,
                   [&](int c) { return std::find(p.excluded.begin(), p.excluded.end(), c) == p.excluded.end(); });
     try {

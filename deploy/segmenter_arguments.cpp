@@ -12,7 +12,7 @@ SegmenterArguments::SegmenterArguments(CommandLine& line) {
   line.option("--batch", o.batch, "tiles at a time", {.min = 1, .max = 4096});
   line.option("--device", o.device, "where it runs", {.names = {"auto", "cpu", "cuda"}});
   line.option("--precision", o.precision, "of the maps", {.names = {"auto", "fp32", "tf32", "fp16", "bf16"}});
-  line.option("--threads", o.threads, "of the CPU; 0: all", {.min = 0, .max = 4096});
+  line.option("--threads", o.threads, "of the CPU; 0: all", {.min = 0, .max = 1024});
   line.flag("--all-classes", o.all_classes, "predict the classes too that the loss leaves out");
 }
 

@@ -44,6 +44,7 @@ void bench(Device& device, int N, DType type, bool inference, const std::vector<
     ConvRequest request{.shape = {N, H, W, C, K, edge, edge, {1, 1}, {1, 1}, {before, before}, {after, after}},
                         .type = type};
     request.needs_dgrad = request.needs_wgrad = !inference;
+    request.frozen = inference;
     const size_t x_size = static_cast<size_t>(N) * H * W * C, y_size = x_size / C * K, w_size = request.shape.weights();
     const DeviceBuffer x = random_numbers(device, *stream, x_size, type, 1),
                        dy = random_numbers(device, *stream, y_size, type, 2),

@@ -4,14 +4,14 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  9690
-engine  12130
+kernels   9745
+engine   13060
 models    565
-losses    345
-data     2415
-app      1925
-deploy   1685
-tools    1059"
+losses     350
+data      2415
+app       1930
+deploy    2970
+tools     1205"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -85,7 +85,8 @@ Reading read(const std::string& file, const Graph& graph) {
   if (!model.ParseFromIstream(&in) || model.graph().input_size() != 1) refuse("is no ONNX file of this program");
   Reading r;
   for (const auto& entry : model.metadata_props())
-    if (entry.key() == "regolith.excluded_classes") r.excluded = nlohmann::json::parse(entry.value()).get<std::vector<int>>();
+    if (entry.key() == "regolith.excluded_classes")
+      r.excluded = nlohmann::json::parse(entry.value()).get<std::vector<int>>();
   const onnx::TypeProto::Tensor& image = model.graph().input(0).type().tensor_type();
   r.bytes = image.elem_type() == onnx::TensorProto::UINT8;
   const Shape map = graph.nodes[graph.input].shape();

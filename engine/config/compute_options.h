@@ -37,6 +37,7 @@ struct ComputeOptions {
   DType type = DType::f32;  // of the maps
   bool tf32 = false;        // fp32 products may round their factors to tf32
   bool training = true;     // backward will run
+  bool frozen = false;      // of this network it never will: copies of weights need not be those of training
   bool deterministic = true;
   ConvChoice conv;
 };

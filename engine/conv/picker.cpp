@@ -21,6 +21,7 @@ ConvRequest conv_request(const ConvShape& shape, const ComputeOptions& options) 
           .type = options.type,
           .tf32 = options.tf32,
           .needs_wgrad = options.training,
+          .frozen = options.frozen,
           .deterministic = options.deterministic,
           .workspace_limit = static_cast<size_t>(options.conv.workspace_mib) << 20};
 }

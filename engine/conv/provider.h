@@ -41,7 +41,9 @@ struct ConvRequest {
   bool bias = false;        // forward adds a bias per output channel (fp32) ...
   bool relu = false;        // ... and applies ReLU, in its epilogue
   bool needs_dgrad = true;
-  bool needs_wgrad = true;  // without it the request is one of inference
+  bool needs_wgrad = true;
+  bool frozen =
+      false;  // of the network: it is asked for no gradients, and shares no copies of weights with those that are
   bool deterministic = true;
   size_t workspace_limit = kWorkspaceLimit;              // bytes that an engine of cuDNN may ask for
   auto operator<=>(const ConvRequest&) const = default;  // a key of caches of what was compiled
@@ -122,8 +124,9 @@ class ConvProvider {
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is used where it is named,
-// and on the simulated device. Throws GraphError, with every provider's reason, where none supports the request.
+// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is used where it
+// is named, and on the simulated device. Throws GraphError, with every provider's reason, where none supports the
+// request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
 // The providers of this build, in the order in which "auto" asks them.

@@ -143,7 +143,7 @@ struct UpscaleProvider : ConvProvider {
                                                                        const ConvRequest& request) override {
     const ConvShape& s = request.shape;
     if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
-    if (!request.needs_dgrad || request.needs_wgrad || request.type != DType::f32)
+    if (!request.frozen || !request.needs_dgrad || request.needs_wgrad || request.type != DType::f32)
       return UnsupportedReason{"takes transposed convolutions of fp32 inference"};
     constexpr std::array none{0, 0}, one{1, 1};
     if (s.stride != std::array{s.R, s.S} || s.pad_before != none || s.pad_after != none || s.dilation != one ||

@@ -178,7 +178,7 @@ struct WinogradProvider : ConvProvider {
     const ConvShape& s = request.shape;
     if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
     constexpr std::array one{1, 1};
-    const bool inference = !request.needs_dgrad && !request.needs_wgrad;
+    const bool inference = request.frozen && !request.needs_dgrad && !request.needs_wgrad;
     const bool two = inference && request.type == DType::f32 && s.R == 2;
     if ((s.R != 3 && !two) || s.S != s.R || s.stride != one || s.dilation != one)
       return UnsupportedReason{"takes 3x3 of stride 1 undilated, and 2x2 in fp32 inference"};

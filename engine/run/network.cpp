@@ -12,6 +12,7 @@ NetworkOptions resolved(NetworkOptions options, const Device& device) {
   if (options.precision == Precision::automatic) options.precision = best_precision(device);
   options.type = storage_type(options.precision);
   options.tf32 = options.precision == Precision::tf32;
+  options.frozen = !options.training;
   return options;
 }
 

@@ -146,6 +146,9 @@ TEST_F(Evaluations, RunsStandBesideEachOther) {
   o.output = folder / "both";
   EXPECT_THAT(printed(o), HasSubstr("both/b"));
   EXPECT_TRUE(fs::exists(folder / "both/a/scores.json"));
+  fs::remove_all(folder / "both/a");
+  EXPECT_THAT(printed(o), AllOf(HasSubstr("both/b: is there already"), Not(HasSubstr("images/s"))));
+  EXPECT_FALSE(fs::exists(folder / "both/a")) << "known before the first is scored";
   o.runs[1] = o.runs[0] + "/";
   EXPECT_THAT(printed(o), HasSubstr("two are called a"));
 }

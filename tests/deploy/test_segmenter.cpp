@@ -14,9 +14,11 @@
 namespace regolith::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::vector<uint8_t> random_bytes(size_t n, unsigned seed = 1) {
   std::mt19937 random(seed);
@@ -181,6 +183,25 @@ TEST(Segmenter, SeveralRunsAreTheMeanOfTheirProbabilities) {
   expect_pixelwise(Segmenter({a, b}, o).predict({pixels.data(), 40, 40, 1}, {true, true}), pixels, 40, 40, table);
 }
 
+TEST(Segmenter, RunsOfOtherSizesTakeTheTilesOfTheFirst) {
+  const Folder folder("regolith_sizes");
+  std::string larger = kPixelModel;
+  larger.replace(larger.find("height: 16, width: 24"), 21, "height: 64, width: 40");
+  const std::string a = make_run(folder, "a", kPixelModel, 1), b = make_run(folder, "b", larger, 2);
+  auto table = by_byte(a);
+  const auto other = by_byte(b);
+  for (int i = 0; i < 256; ++i)
+    for (int k = 0; k < 3; ++k) table[i][k] = (table[i][k] + other[i][k]) / 2;
+  SegmenterOptions o;
+  o.precision = "fp32";
+  const auto pixels = random_bytes(70 * 50);
+  for (const std::vector<std::string>& runs : {std::vector{a, b}, std::vector{b, a}}) {
+    Segmenter segmenter(runs, o);
+    EXPECT_EQ(segmenter.tile_height(), runs[0] == a ? 16 : 64);
+    expect_pixelwise(segmenter.predict({pixels.data(), 70, 50, 1}, {true, true}), pixels, 70, 50, table);
+  }
+}
+
 TEST(Segmenter, ClassesThatTheLossExcludesAreNeverPredicted) {
   const Folder folder("regolith_excluded");
   const std::string run =
@@ -217,8 +238,22 @@ TEST(Segmenter, RefusesWithTheFileAndWhatWasExpected) {
   SegmenterOptions tile;
   tile.tile_height = 16;
   EXPECT_THAT(refusal({run}, tile), HasSubstr("expected a height and a width"));
+  SegmenterOptions overlap;
+  overlap.overlap = std::nan("");
+  EXPECT_THAT(refusal({run}, overlap), HasSubstr("overlap nan: expected 0 to 0.9"));
+  std::string wide = kPixelModel;
+  wide.replace(wide.find("filters: 8"), 10, "filters: 9");
+  SegmenterOptions foreign;
+  foreign.weights = make_run(folder, "wide", wide) + "/best.safetensors";
+  for (foreign.tile_height = foreign.tile_width = 0; foreign.tile_height <= 16;
+       foreign.tile_height = foreign.tile_width += 16)
+    EXPECT_THAT(
+        refusal({run}, foreign),
+        AllOf(HasSubstr("'a/kernel' has the shape (9, 1, 1, 1), expected (8, 1, 1, 1)"), Not(HasSubstr("position"))));
   const std::string other = make_run(folder, "other", kPixelModel + std::string("data: {classes: {names: [a, b, c]}}"));
   EXPECT_THAT(refusal({run, other}), HasSubstr("other: has 1 channels and the classes a, b, c"));
+  const std::string deep = make_run(folder, "deep", kPixelModel + std::string("data: {normalise: {bits: 12}}"));
+  EXPECT_THAT(refusal({run, deep}), HasSubstr("deep/config.yaml: data.normalise.bits, low or high are others"));
   std::filesystem::copy_file(folder / "other/best.safetensors", run + "/last.safetensors");
   Checkpoint wrong = load_checkpoint(run + "/best.safetensors");
   wrong.tensors.erase("a/bias");
@@ -249,7 +284,8 @@ model:
     logits: {op: conv, in: t, filters: 3, kernel: 1}
 )");
   o.tile_height = o.tile_width = 16;
-  EXPECT_THAT(message([&] { Segmenter({fixed}, o); }), HasSubstr("position embedding; leave out --tile"));
+  EXPECT_THAT(message([&] { Segmenter({fixed}, o); }),
+              HasSubstr("is a position embedding, of images of one size; leave out --tile"));
 }
 
 }  // namespace

@@ -370,7 +370,8 @@ TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
                                   .bias = true,
                                   .relu = shape.C != 32,
                                   .needs_dgrad = false,
-                                  .needs_wgrad = false};
+                                  .needs_wgrad = false,
+                                  .frozen = true};
         auto made = winograd_provider().create(*device, request);
         if (std::holds_alternative<UnsupportedReason>(made)) continue;  // 2x2 of bf16
         Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
@@ -394,7 +395,7 @@ TEST(Upscale, MatchesPlainLoops) {
     for (const ConvShape& shape : {same(2, 8, 12, 16, 32, 2, 2, 2), same(1, 10, 14, 48, 5, 2, 2, 2),
                                    same(3, 9, 6, 80, 24, 3, 3, 3), same(1, 4, 4, 32, 16, 4, 4, 4)}) {
       SCOPED_TRACE(to_string(shape) + ", threads: " + std::to_string(threads));
-      const ConvRequest request{.shape = shape, .needs_wgrad = false};
+      const ConvRequest request{.shape = shape, .needs_wgrad = false, .frozen = true};
       const auto conv = pick_convolution(*device, request, {.provider = "upscale"});
       const Oracle oracle(shape, false, false);
       const Tensor w(*device, DType::f32, oracle.w), dy(*device, DType::f32, oracle.dy);

@@ -38,7 +38,7 @@ def config(name):
 
 def convert(script, *arguments):
     """Its message where it refuses, else ""."""
-    ran = subprocess.run([sys.executable, CONVERT / script, *map(str, arguments)], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, CONVERT / script, "--force", *map(str, arguments)], capture_output=True, text=True)
     if ran.returncode and "Traceback" in ran.stderr:
         sys.exit(ran.stderr)
     return ran.stderr.strip()

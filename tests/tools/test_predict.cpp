@@ -9,7 +9,9 @@
 namespace regolith::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class Predict : public Cli {
  protected:
@@ -76,8 +78,9 @@ TEST_F(Predict, APictureAnArrayAndATableSayTheSame) {
   }
   EXPECT_EQ(folder_.read("masks.csv"), csv);
   EXPECT_EQ(read_image(folder_ / "masks/p0.png", true).palette.size(), 5);
+  write_photo("photos/a, \"b\".png", 1, kH, kW);
   ASSERT_EQ(predict("named.csv").code, 0);
-  EXPECT_THAT(folder_.read("named.csv"), HasSubstr("\np3,"));
+  EXPECT_THAT(folder_.read("named.csv"), AllOf(HasSubstr("\np3,"), HasSubstr("\n\"a, \"\"b\"\"\",")));
 }
 
 TEST_F(Predict, NothingIsWrittenOverUnasked) {
@@ -97,6 +100,27 @@ TEST_F(Predict, NothingIsWrittenOverUnasked) {
   EXPECT_EQ(ids("masks/p1.png").size(), kH * kW);
   ASSERT_EQ(predict("masks.npz", {}, "images.npz").code, 0);
   EXPECT_THAT(predict("masks.npz", {}, "images.npz").err, HasSubstr("masks.npz: is there already; --force"));
+}
+
+TEST_F(Predict, WhatIsReadIsNotWrittenOver) {
+  const std::string photo = folder_.read("photos/p0.png"), array = folder_.read("images.npz");
+  std::filesystem::create_directory_symlink(folder_ / "photos", folder_ / "link");
+  const auto refused = [&](const std::string& input, const std::string& output, const std::string& how) {
+    const Outcome o = predict(output, {how, "--overlay"}, input);
+    EXPECT_EQ(o.code, 2);
+    EXPECT_THAT(o.err, HasSubstr("--output " + output + ": would be written over " + input));
+  };
+  for (const char* how : {"--force", "--continue"}) {
+    refused("photos", "photos", how);
+    refused("photos", "link/", how);
+    refused("photos/p0.png", "photos", how);
+  }
+  std::filesystem::create_directories(folder_ / "out");
+  std::filesystem::rename(folder_ / "photos", folder_ / "out/overlay");
+  refused("out/overlay", "out", "--force");
+  refused("images.npz", "images.npz", "--force");
+  EXPECT_EQ(folder_.read("out/overlay/p0.png"), photo);
+  EXPECT_EQ(folder_.read("images.npz"), array);
 }
 
 TEST_F(Predict, PartsAreTheWhole) {
@@ -142,6 +166,10 @@ TEST_F(Predict, SaysWhatIsWrong) {
   EXPECT_THAT(error("m", {"--weights", "none.safetensors"}), HasSubstr("none.safetensors: is missing"));
   folder_.write("file", "");
   EXPECT_THAT(error("file/masks", {}), HasSubstr("file/masks: cannot be made"));
+  std::filesystem::create_directory(folder_ / "m.npz.tmp");
+  const Outcome early = predict("m.npz");
+  EXPECT_THAT(early.err, HasSubstr("cannot create m.npz"));
+  EXPECT_THAT(early.out, Not(HasSubstr("images of photos"))) << "known before the work";
   std::filesystem::remove(folder_ / "runs/tiny/best.safetensors");
   EXPECT_THAT(error("m", {}), HasSubstr("best.safetensors: is missing; --weights last is there"));
 }

@@ -175,6 +175,7 @@ def main(description, read, write):
     parser.add_argument("file", help="of the other framework; with --back it gives names and layouts")
     parser.add_argument("--config", required=True, help="of the engine, with the same network")
     parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--force", action="store_true", help="replace the output where it is there already")
     parser.add_argument("--back", metavar="W.safetensors", help="the other way: these weights, as FILE has its own")
     parser.add_argument("--map", metavar="NAMES.json", help='{"their layer": "our node", ...} for those that neither '
                         "name nor order tell")
@@ -183,6 +184,12 @@ def main(description, read, write):
     try:
         if pathlib.Path(args.output).resolve() in [pathlib.Path(f).resolve() for f in (args.file, args.back or "")]:
             raise ConvertError(f"--output {args.output}: is what is read; name another file")
+        if pathlib.Path(args.output).exists() and not args.force:
+            raise ConvertError(f"{args.output}: is there already; --force replaces it")
+        if not pathlib.Path(args.output).absolute().parent.is_dir():
+            raise ConvertError(f"--output {args.output}: there is no such folder")
+        if not pathlib.Path(args.file).is_file():
+            raise ConvertError(f"{args.file}: there is no such file")
         given = load_map(args.map) if args.map else {}
         ours, shapes = engine_layers(args)
         streams, rest = read(args.file)

@@ -9,6 +9,7 @@ one at its place in the order, if all shapes agree. The network must be the same
 epsilons (PyTorch's norms have 1e-5, the engine's 1e-3 unless `epsilon` says otherwise) or activations.
 """
 import pathlib
+import pickle
 
 import numpy as np
 
@@ -31,7 +32,10 @@ def load(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as e:  # of pickle, zipfile or torch
+    except pickle.UnpicklingError as e:  # torch's advice, to load it all the same, would run its code
+        raise ConvertError(f"{path}: is no file of tensors alone, such as one of a whole model; write it with "
+                           "torch.save(model.state_dict(), FILE)") from e
+    except Exception as e:  # of zipfile or torch
         raise ConvertError(f"{path}: cannot be read as what torch.save(model.state_dict(), FILE) writes: "
                            f"{type(e).__name__}: {str(e).splitlines()[0]}")
     for key in ("state_dict", "model_state_dict", "model"):
