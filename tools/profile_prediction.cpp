@@ -30,12 +30,14 @@ std::unique_ptr<Network> frozen_network(Experiment& experiment, const std::strin
   Graph graph = read_model(experiment.config.model);
   NetworkOptions options = experiment.network_options();
   options.training = false;
-  std::unique_ptr<Network> fresh;
   Checkpoint weights;
   if (file.empty()) {
-    fresh = std::make_unique<Network>(graph, experiment.device(), options);
-    fresh->parameters().initialise(options.seed, stream);
-    weights = save_weights(*fresh, stream);
+    Network fresh(graph, experiment.device(), options);
+    Parameters& parameters = fresh.parameters();
+    parameters.initialise(options.seed, stream);
+    for (size_t i = 0; i < parameters.entries().size(); ++i)
+      weights.set<float>(parameters.entries()[i].name, parameters.entries()[i].shape,
+                         parameters.read(static_cast<int>(i), ParamField::weight, stream));
   } else {
     weights = load_checkpoint(file, Loading::when_used);
   }

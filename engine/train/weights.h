@@ -17,7 +17,7 @@ Checkpoint save_weights(Network& network, DeviceStream& stream);
 // that the network does not know.
 void check_parameters(Network& network, const Checkpoint& checkpoint);
 // Checks first, and then changes nothing where that throws. A network without training reads the values as it packs
-// them, from the file if they were left there.
+// them, from the file if they were left there: what a tensor's source reads must live as long as the network.
 void load_weights(Network& network, const Checkpoint& checkpoint, DeviceStream& stream);
 
 // The same with the moments and the optimizer's state.
