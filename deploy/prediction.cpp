@@ -37,11 +37,8 @@ class Pipeline {
            Interrupts* interrupts)
       : source_(source), todo_(std::move(todo)), segmenter_(segmenter), outputs_(outputs), interrupts_(interrupts) {}
 
-  struct Result {
-    int64_t written = 0, failed = 0;
-    bool interrupted = false;
-  };
-  Result run(const SegmentationOutputs& wanted) {
+  // Returns how many images could not be read.
+  int64_t run(const SegmentationOutputs& wanted) {
     std::thread reader([this] { read(); }), writer([this] { write(); });
     std::exception_ptr error;
     try {
@@ -57,11 +54,11 @@ class Pipeline {
     writer.join();
     for (const std::exception_ptr& e : {write_error_, read_error_, error})
       if (e) std::rethrow_exception(e);
-    return {std::ssize(todo_) - failed_ - left_, failed_, interrupted()};
+    return failed_;
   }
+  bool interrupted() const { return interrupts_ != nullptr && interrupts_->signal != 0; }
 
  private:
-  bool interrupted() const { return interrupts_ != nullptr && interrupts_->signal != 0; }
   int64_t total() const { return std::ssize(todo_); }
 
   void read() {
@@ -105,7 +102,6 @@ class Pipeline {
       progress_.message((*item)->error);
       ++failed_;
     }
-    left_ = total();  // less what done() hears of
     return std::nullopt;
   }
 
@@ -116,7 +112,6 @@ class Pipeline {
     const size_t bytes = item->image.pixels.size() + item->result.ids.size() +
                          (item->result.probabilities.size() + item->result.confidence.size()) * sizeof(float);
     written_.push(std::move(item), bytes);
-    ++done_;
   }
 
   ImageSource& source_;
@@ -129,7 +124,7 @@ class Pipeline {
   std::deque<ItemPtr> under_way_;
   std::exception_ptr read_error_, write_error_;
   std::atomic<bool> stopped_{false};
-  int64_t failed_ = 0, done_ = 0, left_ = 0;
+  int64_t failed_ = 0;
 };
 
 // Throws UsageError where masks or overlays would lie among the images that are read, or in the place of one.
@@ -195,15 +190,15 @@ bool predict(const PredictionOptions& o, Interrupts* interrupts) {
 
   if (interrupts != nullptr) interrupts->begun = true;
   Pipeline pipeline(*source, todo, segmenter, *outputs, interrupts);
-  const Pipeline::Result result = pipeline.run({o.probabilities, o.confidence});
-  if (result.interrupted) {
+  const int64_t failed = pipeline.run({o.probabilities, o.confidence});
+  if (pipeline.interrupted()) {
     std::printf("interrupted: %s\n", outputs->note().c_str());
     return false;
   }
   outputs->finish();
   std::printf("%s\n", outputs->note().c_str());
-  if (result.failed > 0)
-    throw DataError(std::to_string(result.failed) + " of " + std::to_string(todo.size()) +
+  if (failed > 0)
+    throw DataError(std::to_string(failed) + " of " + std::to_string(todo.size()) +
                     " images could not be read; they are named above, the others are written");
   return true;
 }
