@@ -10,7 +10,6 @@
 #include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/report/page.h"
-#include "engine/report/panel.h"
 #include "engine/report/progress.h"
 #include "engine/report/table.h"
 #include "kernels/sample.h"
@@ -85,41 +84,45 @@ class Gallery {
 
   std::string html() const {
     if (ranked_.empty()) return "";
+    std::string legend;
+    const std::vector<std::string> names = experiment_.class_names();
+    const std::vector<Colour> colours = experiment_.class_colours();
+    for (size_t k = 0; k < names.size(); ++k) {
+      const Colour& c = colours[k];
+      legend += colour_chip(format("rgb(%d, %d, %d)", c[0], c[1], c[2]), escape_markup(names[k])) + "\n";
+    }
     const size_t n = std::min<size_t>(kShownImages, ranked_.size());
-    std::vector<std::pair<double, size_t>> worst(ranked_.begin(), ranked_.begin() + n),
-        best(ranked_.rbegin(), ranked_.rbegin() + n);
-    return "<h2>Worst and best images</h2>\n<p class=\"muted\">By " + metric_ + " of the image, in percent.</p>\n" +
-           "<div class=\"pictures\">" + figure(worst, "worst") + figure(best, "best") + "</div>\n";
+    std::string worst, best;
+    for (size_t i = 0; i < n; ++i) worst += figure(ranked_[i]), best += figure(ranked_[ranked_.size() - 1 - i]);
+    return "<h2>Worst and best images</h2>\n<p class=\"muted\">By " + metric_ +
+           " of the image, in percent: image, truth, prediction.</p>\n<div class=\"legend\">" + legend +
+           "</div>\n<div class=\"plots\">\n<div><h3>worst</h3>\n" + worst + "</div>\n<div><h3>best</h3>\n" + best +
+           "</div>\n</div>\n";
   }
 
  private:
-  std::string figure(const std::vector<std::pair<double, size_t>>& images, const std::string& which) const {
+  std::string figure(const std::pair<double, size_t>& ranked) const {
     const Dataset& data = experiment_.data().images;
+    const int64_t sample = report_.samples[ranked.second];
     const int every = (std::max(data.height, data.width) + kShownSide - 1) / kShownSide;
-    const int H = (data.height + every - 1) / every, W = (data.width + every - 1) / every;
-    std::vector<std::vector<uint8_t>> shrunk;
-    const auto shrink = [&](const uint8_t* from, int channels) {
-      std::vector<uint8_t>& to = shrunk.emplace_back();
-      for (int y = 0; y < data.height; y += every)
-        for (int x = 0; x < data.width; x += every) {
-          const uint8_t* pixel = from + (static_cast<int64_t>(y) * data.width + x) * channels;
-          to.insert(to.end(), pixel, pixel + channels);
-        }
-      return to.data();
-    };
-    shrunk.reserve(3 * images.size());
-    std::vector<PanelRow> rows;
-    for (const auto& [value, i] : images)
-      rows.push_back({shrink(data.image(report_.samples[i]), data.channels), shrink(data.mask(report_.samples[i]), 1),
-                      shrink(report_.predictions.data() + i * data.mask_bytes(), 1),
-                      data.name(report_.samples[i]) + ": " + percent(value)});
-    std::vector<LegendEntry> legend;
-    const std::vector<std::string> names = experiment_.class_names();
+    const int H = (data.height + every - 1) / every, W = (data.width + every - 1) / every, gap = std::max(1, W / 32);
+    constexpr Rgb kNoTruth{150, 150, 150};
+    Picture picture(3 * W + 2 * gap, H, {255, 255, 255});
     const std::vector<Colour> colours = experiment_.class_colours();
-    for (size_t k = 0; k < names.size(); ++k)
-      legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
-    const std::string text = "the " + which + " images: image, truth, prediction";
-    return "<figure>" + html_picture(draw_panel(rows, H, W, data.channels, legend), text) + "<figcaption>" + text +
+    const uint8_t* ids[] = {data.mask(sample), report_.predictions.data() + ranked.second * data.mask_bytes()};
+    for (int y = 0; y < H; ++y)
+      for (int x = 0; x < W; ++x) {
+        const int64_t at = static_cast<int64_t>(y) * every * data.width + static_cast<int64_t>(x) * every;
+        const uint8_t* pixel = data.image(sample) + at * data.channels;
+        picture.at(x, y) = data.channels >= 3 ? Rgb{pixel[0], pixel[1], pixel[2]} : Rgb{*pixel, *pixel, *pixel};
+        for (int i = 0; i < 2; ++i) {
+          const uint8_t id = ids[i][at];
+          picture.at((i + 1) * (W + gap) + x, y) =
+              id < colours.size() ? Rgb{colours[id][0], colours[id][1], colours[id][2]} : kNoTruth;
+        }
+      }
+    const std::string caption = data.name(sample) + ": " + percent(ranked.first);
+    return "<figure>" + html_picture(picture, caption) + "<figcaption>" + escape_markup(caption) +
            "</figcaption></figure>\n";
   }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 
 #include "engine/base/error.h"
@@ -28,9 +27,11 @@ void read_axis(const Yaml& yaml, const std::string& key, std::vector<SweepAxis>&
     const std::string kind = yaml.one_of({"uniform", "log_uniform"});
     const Yaml range = yaml.at(kind.empty() ? "uniform" : kind);
     axis.logarithmic = kind == "log_uniform";
-    if (range.size() != 2) range.fail("expected [low, high]");
-    axis.low = range.elements()[0].as_double(axis.logarithmic ? std::numeric_limits<double>::min() : -1e300, 1e300);
-    axis.high = range.elements()[1].as_double(axis.low, 1e300);
+    if (!range.is_list() || range.size() != 2) range.fail("expected [low, high]");
+    axis.low = range.elements()[0].as_double(-1e300, 1e300);
+    axis.high = range.elements()[1].as_double(-1e300, 1e300);
+    if (axis.low >= axis.high || (axis.logarithmic && axis.low <= 0))
+      range.fail(std::string("expected [low, high] with ") + (axis.logarithmic ? "0 < low < high" : "low < high"));
   } else {
     if (!yaml.is_list() || yaml.size() == 0)
       yaml.fail("expected a list of values, {uniform: [low, high]} or {log_uniform: [low, high]}");

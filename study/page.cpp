@@ -38,7 +38,7 @@ std::string detail(const std::vector<StudyRow>& rows, const std::string& split) 
     for (const StudyRun& run : row.runs)
       if (const auto s = run.results.splits.find(split); s != run.results.splits.end() && classes.empty())
         classes = s->second.classes;
-  for (const std::string& cls : classes) header.push_back("IoU " + cls);
+  for (const std::string& cls : classes) header.push_back(cls);
   std::vector<HtmlRow> lines;
   for (const StudyRow& row : rows) {
     HtmlRow& line = lines.emplace_back(HtmlRow{{escape_markup(row.name)}});
@@ -54,7 +54,7 @@ std::string detail(const std::vector<StudyRow>& rows, const std::string& split) 
     for (size_t k = 0; k < classes.size(); ++k)
       add([&](const SplitResult& s) { return k < s.iou.size() ? s.iou[k] : EpochRecord::kNone; });
   }
-  return "<h3>" + escape_markup(split) + "</h3>\n" + html_table(header, lines);
+  return "<h3>" + escape_markup(split) + ": the three mIoUs, then IoU by class</h3>\n" + html_table(header, lines);
 }
 
 }  // namespace
@@ -66,10 +66,11 @@ std::string table_html(const std::vector<StudyRow>& rows, const StudyOptions& op
     runs += row.runs.size();
     finished += static_cast<size_t>(std::ranges::count(row.runs, RunState::finished, &StudyRun::state));
   }
-  std::string body = "<h1>" + escape_markup(options.output) + "</h1>\n<p class=\"lead\">" +
-                     std::to_string(rows.size()) + (rows.size() == 1 ? " configuration, " : " configurations, ") +
-                     std::to_string(finished) + " of " + std::to_string(runs) + " runs finished. Scores are <code>" +
-                     escape_markup(options.score) + "</code> in percent" +
+  const std::string title = "Table of runs: " + options.output;
+  std::string body = "<h1>" + escape_markup(title) + "</h1>\n<p class=\"lead\">" + std::to_string(rows.size()) +
+                     (rows.size() == 1 ? " configuration, " : " configurations, ") + std::to_string(finished) + " of " +
+                     std::to_string(runs) + " runs finished. Scores are <code>" + escape_markup(options.score) +
+                     "</code> in percent" +
                      (options.seeds > 1 ? ": the mean over the seeds ± their standard deviation." : ".") + "</p>\n";
 
   std::vector<HtmlRow> lines;
@@ -87,8 +88,8 @@ std::string table_html(const std::vector<StudyRow>& rows, const StudyOptions& op
   for (size_t r = 0; r < rows.size(); ++r)
     if (rows[r].config) body += colour_chip(curve_colour(r), escape_markup(rows[r].name)) + "\n";
   body += "</div>\n" +
-          html_plots({curves_of(rows, "validation " + options.score,
-                                [&](const EpochRecord& e) { return validation_of(e, options.score); }),
+          html_plots({curves_of(rows, "validation " + options.score + ", percent",
+                                [&](const EpochRecord& e) { return 100 * validation_of(e, options.score); }),
                       curves_of(rows, "training loss", [](const EpochRecord& e) { return e.loss; }),
                       curves_of(rows, "validation loss", [](const EpochRecord& e) { return validation_of(e, "loss"); }),
                       curves_of(rows, "learning rate", [](const EpochRecord& e) { return e.lr; })});
@@ -123,7 +124,7 @@ std::string table_html(const std::vector<StudyRow>& rows, const StudyOptions& op
       body += "<details><summary>" + escape_markup(row.name) + "</summary><pre>" +
               escape_markup(row.config->to_yaml()) + "</pre></details>\n";
   body += "<p class=\"muted\">Regolith " + std::string(kVersion) + "</p>\n";
-  return html_page(options.output, body);
+  return html_page(title, body);
 }
 
 }  // namespace regolith

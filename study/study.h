@@ -14,11 +14,11 @@
 namespace regolith {
 
 struct StudyOptions {
-  std::vector<std::string> configs, overrides;  // YAML files; key.path=value over each
-  int seeds = 3, jobs = 0;                      // jobs 0: one per GPU, or one
-  std::string output = "study";                 // a folder
-  std::string hidden;                           // .npz with the masks of data.npz's test_set; empty: none
-  std::string score = "miou_foreground";        // of the table's columns, and what halving goes by
+  std::vector<std::string> configs = {}, overrides = {};  // YAML files; key.path=value over each
+  int seeds = 3, jobs = 0;                                // jobs 0: one per GPU, or one
+  std::string output = "study";                           // a folder
+  std::string hidden = {};                                // .npz with the masks of data.npz's test_set; empty: none
+  std::string score = "miou_foreground";                  // of the table's columns, and what halving goes by
 };
 
 enum class RunState { waiting, running, paused, finished, failed, interrupted };

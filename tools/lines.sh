@@ -11,7 +11,7 @@ losses     350
 data      2415
 app       2580
 deploy    2970
-study     1120
+study     1300
 tools     1260"
 total=0 most=0 over=0
 while read -r folder lines; do

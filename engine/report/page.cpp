@@ -26,6 +26,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; background: 
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
 p { margin: .5rem 0; max-width: 46rem } .lead, .muted, figcaption { color: var(--soft) }
 a { color: var(--link) }
 .wide { overflow-x: auto }
@@ -39,11 +40,10 @@ tr.failed td { color: var(--bad) } tr.muted td { color: var(--soft) }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .9rem; margin: .3rem 0 .8rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem }
 svg { display: block; width: 100%; max-width: 34rem; height: auto; font: 13px system-ui, sans-serif }
-figure { margin: .8rem 0 } figure img { display: block; max-width: 100%; height: auto; border-radius: 4px }
-figure img { image-rendering: pixelated }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .5rem 1.5rem }
+figure { margin: .4rem 0 .9rem } figcaption { font-size: .85rem }
+figure img { display: block; width: 100%; height: auto; image-rendering: pixelated }
 .bar { display: flex; height: 1.4rem; border-radius: 4px; overflow: hidden; margin: .6rem 0 }
-.confusion td { text-align: center; min-width: 4.6rem; line-height: 1.3 } .confusion small { color: var(--soft) }
+.confusion th + th { text-align: center } .confusion td { text-align: center; min-width: 4.6rem; line-height: 1.3 } .confusion small { color: var(--soft) }
 .confusion td.left { text-align: left }
 pre { background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; overflow-x: auto;
   font: .82rem/1.5 ui-monospace, monospace }

@@ -128,8 +128,9 @@ TEST_F(StudyTest, ABadSweepIsRefusedAtItsPlace) {
       {"{train.batch: [4], train: {batch: [8]}}", "sweep.train.batch: this key stands in the sweep twice"},
       {"{run.seed: [1, 2]}", "sweep.run.seed: engine_table itself"},
       {"{optimizer.adamw.lr: {uniform: [1, 2]}}", "sweep.samples: is missing"},
-      {"{optimizer.adamw.lr: {log_uniform: [0, 2]}, samples: 2}", "log_uniform.0: expected a number"},
-      {"{optimizer.adamw.lr: {uniform: [2, 1]}, samples: 2}", "uniform.1: expected a number of at least 2"},
+      {"{optimizer.adamw.lr: {log_uniform: [0, 2]}, samples: 2}",
+       "lr.log_uniform: expected [low, high] with 0 < low < high"},
+      {"{optimizer.adamw.lr: {uniform: [2, 1]}, samples: 2}", "lr.uniform: expected [low, high] with low < high"},
       {"{optimizer.adamw.lr: {uniform: [2]}, samples: 2}", "expected [low, high]"}};
   for (const auto& [text, message] : bad) {
     const std::vector<StudyRow> rows = study_rows({.configs = {write("s.yaml", "sweep: " + text + "\n")}});
@@ -181,7 +182,7 @@ TEST_F(StudyTest, TheTableHoldsScoresFailuresAndTheReference) {
   rows[1].runs[0].message = "no <memory> | left";
   EXPECT_EQ(table_text(rows, options),
             "miou_foreground in percent, mean and spread over seeds\n"
-            "configuration         validation          test  parameters  s/epoch    runs  note\n"
+            "configuration        validation          test  parameters  s/epoch    runs  note\n"
             "-----------------  ------------  ------------  ----------  -------  ------  --------------------------\n"
             "a                  55.00 ± 7.07  55.00 ± 7.07       1,234    2 ± 0       2\n"
             "  U-Net | <study>             -         45.32     473,669        -          as published\n"
@@ -195,7 +196,7 @@ TEST_F(StudyTest, TheTableHoldsScoresFailuresAndTheReference) {
   EXPECT_THAT(csv, HasSubstr("\na,mean,,,1234,2,2,0.500000,0.550000,"));
   EXPECT_THAT(csv, HasSubstr("\nb,run,7,failed,"));
   const std::string html = table_html(rows, options);
-  for (const char* text : {"U-Net | &lt;study&gt;", "no &lt;memory&gt; | left", "IoU &lt;soil&gt;", "55.00 ± 7.07",
+  for (const char* text : {"U-Net | &lt;study&gt;", "no &lt;memory&gt; | left", "<th>&lt;soil&gt;</th>", "55.00 ± 7.07",
                            "href=\"a-seed7/report.html\"", "validation miou_foreground", "prefers-color-scheme: dark"})
     EXPECT_THAT(html, HasSubstr(text));
   for (const char* text : {"<soil>", "<script", "http://", "https://", "nan"}) EXPECT_THAT(html, Not(HasSubstr(text)));

@@ -59,7 +59,7 @@ TEST_F(Cli, TrainsToATable) {
   EXPECT_THAT(written, ::testing::UnorderedElementsAre("runs/tiny/config.yaml", "runs/tiny/history.jsonl",
                                                        "runs/tiny/best.safetensors", "runs/tiny/last.safetensors",
                                                        "runs/tiny/scores.json", "runs/tiny/panels.png",
-                                                       "runs/tiny/history.svg"));
+                                                       "runs/tiny/history.svg", "runs/tiny/report.html"));
   for (const std::string& path : written) EXPECT_TRUE(folder_.has(path)) << path;
 
   const std::vector<json> records = history(folder_, "runs/tiny");
