@@ -106,8 +106,8 @@ class Gallery {
     const int64_t sample = report_.samples[ranked.second];
     const int every = (std::max(data.height, data.width) + kShownSide - 1) / kShownSide;
     const int H = (data.height + every - 1) / every, W = (data.width + every - 1) / every, gap = std::max(1, W / 32);
-    constexpr Rgb kNoTruth{150, 150, 150};
-    Picture picture(3 * W + 2 * gap, H, {255, 255, 255});
+    constexpr Rgb kGrey{128, 128, 128};  // gaps, and pixels without truth
+    Picture picture(3 * W + 2 * gap, H, kGrey);
     const std::vector<Colour> colours = experiment_.class_colours();
     const uint8_t* ids[] = {data.mask(sample), report_.predictions.data() + ranked.second * data.mask_bytes()};
     for (int y = 0; y < H; ++y)
@@ -118,7 +118,7 @@ class Gallery {
         for (int i = 0; i < 2; ++i) {
           const uint8_t id = ids[i][at];
           picture.at((i + 1) * (W + gap) + x, y) =
-              id < colours.size() ? Rgb{colours[id][0], colours[id][1], colours[id][2]} : kNoTruth;
+              id < colours.size() ? Rgb{colours[id][0], colours[id][1], colours[id][2]} : kGrey;
         }
       }
     const std::string caption = data.name(sample) + ": " + percent(ranked.first);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 
 #include "app/resume.h"
 #include "engine/base/text.h"
@@ -8,9 +9,6 @@
 namespace regolith {
 namespace {
 
-using Cell = std::function<std::string(const StudyRow&)>;
-
-// A column of one number of every epoch, for the curves.
 using EpochValue = std::function<double(const EpochRecord&)>;
 
 std::string curves_of(const std::vector<StudyRow>& rows, const std::string& title, const EpochValue& value) {
@@ -36,8 +34,9 @@ std::string detail(const std::vector<StudyRow>& rows, const std::string& split) 
     if (m.higher_is_better) header.push_back(m.name);
   for (const StudyRow& row : rows)
     for (const StudyRun& run : row.runs)
-      if (const auto s = run.results.splits.find(split); s != run.results.splits.end() && classes.empty())
-        classes = s->second.classes;
+      if (const auto s = run.results.splits.find(split); s != run.results.splits.end())
+        for (const std::string& cls : s->second.classes)
+          if (std::ranges::find(classes, cls) == classes.end()) classes.push_back(cls);
   for (const std::string& cls : classes) header.push_back(cls);
   std::vector<HtmlRow> lines;
   for (const StudyRow& row : rows) {
@@ -51,8 +50,7 @@ std::string detail(const std::vector<StudyRow>& rows, const std::string& split) 
     };
     for (const Metric& m : all)
       if (m.higher_is_better) add([&](const SplitResult& s) { return s.value(m.name); });
-    for (size_t k = 0; k < classes.size(); ++k)
-      add([&](const SplitResult& s) { return k < s.iou.size() ? s.iou[k] : EpochRecord::kNone; });
+    for (const std::string& cls : classes) add([&](const SplitResult& s) { return s.iou_of(cls); });
   }
   return "<h3>" + escape_markup(split) + ": the three mIoUs, then IoU by class</h3>\n" + html_table(header, lines);
 }

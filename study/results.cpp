@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "app/experiment.h"
 #include "engine/base/error.h"
 #include "engine/io/safetensors.h"
 
@@ -16,13 +17,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr double kNone = EpochRecord::kNone;
-
-double number_of(const json& j) { return j.is_number() ? j.get<double>() : kNone; }
+double number_of(const json& j) { return j.is_number() ? j.get<double>() : EpochRecord::kNone; }
 
 SplitResult split_of(const json& j) {
   SplitResult s;
-  for (const Metric& m : metrics({}, 0, kNone))
+  for (const Metric& m : metrics({}, 0, EpochRecord::kNone))
     s.metrics.push_back({m.name, number_of(j.value(m.name, json())), m.higher_is_better});
   for (const json& c : j.at("classes")) {
     s.classes.push_back(c.at("name"));
@@ -35,19 +34,24 @@ SplitResult split_of(const json& j) {
 
 double SplitResult::value(const std::string& metric) const {
   const auto found = std::ranges::find(metrics, metric, &Metric::name);
-  return found == metrics.end() ? kNone : found->value;
+  return found == metrics.end() ? EpochRecord::kNone : found->value;
+}
+
+double SplitResult::iou_of(const std::string& cls) const {
+  const auto at = std::ranges::find(classes, cls) - classes.begin();
+  return at < std::ssize(classes) && at < std::ssize(iou) ? iou[at] : EpochRecord::kNone;
 }
 
 double RunResults::score(const std::string& split, const std::string& metric) const {
   const auto found = splits.find(split);
-  return found == splits.end() ? kNone : found->second.value(metric);
+  return found == splits.end() ? EpochRecord::kNone : found->second.value(metric);
 }
 
 double RunResults::epoch_seconds() const {
   std::vector<double> seconds;
   for (const EpochRecord& r : history)
     if (std::isfinite(r.seconds)) seconds.push_back(r.seconds);
-  if (seconds.empty()) return kNone;
+  if (seconds.empty()) return EpochRecord::kNone;
   const auto middle = seconds.begin() + std::ssize(seconds) / 2;
   std::nth_element(seconds.begin(), middle, seconds.end());
   return *middle;
@@ -65,7 +69,7 @@ const EpochRecord* best_record(const std::vector<EpochRecord>& history, const st
   return best;
 }
 
-RunResults read_results(const std::string& folder, const std::string& monitor) {
+RunResults read_results(const std::string& folder, const RunConfig& config) {
   RunResults r;
   const auto path = [&](const char* name) { return (fs::path(folder) / name).string(); };
   if (fs::exists(path("history.jsonl"))) r.history = History::read(path("history.jsonl"));
@@ -87,8 +91,9 @@ RunResults read_results(const std::string& folder, const std::string& monitor) {
   } catch (const json::exception& e) {
     throw IoError(folder + ": was not written by this version of engine_run: " + e.what());
   }
-  if (const EpochRecord* best = best_record(r.history, monitor); best != nullptr && !r.finished)
-    r.splits["validation"] = {best->validation, {}, best->val_iou};
+  if (const EpochRecord* best = best_record(r.history, config.monitor()); best != nullptr && !r.finished)
+    r.splits["validation"] = {best->validation,
+                              class_names(config.data.classes, static_cast<int>(best->val_iou.size())), best->val_iou};
   return r;
 }
 

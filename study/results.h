@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "app/run_config.h"
 #include "engine/report/history.h"
 #include "engine/train/metrics.h"
 
@@ -17,6 +18,7 @@ struct SplitResult {
   std::vector<std::string> classes;
   std::vector<double> iou;                        // by class
   double value(const std::string& metric) const;  // NaN where there is none
+  double iou_of(const std::string& cls) const;    // the same
 };
 
 struct RunResults {
@@ -31,7 +33,7 @@ struct RunResults {
 };
 
 // Throws IoError for a folder whose files cannot be read. A folder that is not there has no results.
-RunResults read_results(const std::string& folder, const std::string& monitor);
+RunResults read_results(const std::string& folder, const RunConfig& config);
 
 // The record whose weights are the best by `monitor` ("val_loss"), of those up to epoch `until` (0: of all); null where
 // none was validated.

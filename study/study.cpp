@@ -139,7 +139,7 @@ class Study {
   // The state of a run that no process works at.
   void look_at(const StudyRow& row, StudyRun& run) const {
     try {
-      run.results = read_results(path(run.name), row.config->monitor());
+      run.results = read_results(path(run.name), *row.config);
       run.state = run.results.finished     ? RunState::finished
                   : run.results.epochs > 0 ? RunState::paused
                                            : RunState::waiting;
@@ -282,7 +282,7 @@ class Study {
         if (run.state != RunState::finished || interrupts_.signal != 0) continue;
         try {
           score_hidden(path(run.name), *row.config, options_.hidden);
-          run.results = read_results(path(run.name), row.config->monitor());
+          run.results = read_results(path(run.name), *row.config);
         } catch (const Error& e) {
           fail(run, e.what());
         }

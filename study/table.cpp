@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
-#include <set>
 
 #include "deploy/outputs.h"
 #include "engine/base/text.h"
-#include "engine/report/page.h"
 #include "engine/report/table.h"
 
 namespace regolith {
@@ -200,9 +197,7 @@ std::string table_csv(const std::vector<StudyRow>& rows, const StudyOptions& opt
     for (const std::string& cls : classes)
       columns.push_back({std::string(split) + " iou " + cls, [split, cls](const RunResults& r) {
                            const auto s = r.splits.find(split);
-                           if (s == r.splits.end()) return kNone;
-                           const auto at = std::ranges::find(s->second.classes, cls) - s->second.classes.begin();
-                           return at < std::ssize(s->second.iou) ? s->second.iou[at] : kNone;
+                           return s == r.splits.end() ? kNone : s->second.iou_of(cls);
                          }});
   }
   std::string text = "configuration,kind,seed,state";

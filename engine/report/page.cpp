@@ -43,11 +43,12 @@ svg { display: block; width: 100%; max-width: 34rem; height: auto; font: 13px sy
 figure { margin: .4rem 0 .9rem } figcaption { font-size: .85rem }
 figure img { display: block; width: 100%; height: auto; image-rendering: pixelated }
 .bar { display: flex; height: 1.4rem; border-radius: 4px; overflow: hidden; margin: .6rem 0 }
-.confusion th + th { text-align: center } .confusion td { text-align: center; min-width: 4.6rem; line-height: 1.3 } .confusion small { color: var(--soft) }
+.confusion th + th { text-align: center } .confusion td { text-align: center; min-width: 4.6rem; line-height: 1.3 } .confusion small { opacity: .75 }
 .confusion td.left { text-align: left }
 pre { background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; overflow-x: auto;
   font: .82rem/1.5 ui-monospace, monospace }
 summary { cursor: pointer; color: var(--link) }
+@media (max-width: 32rem) { th, td { padding: .3rem .4rem } }
 )";
 
 std::string base64(const std::string& bytes) {
