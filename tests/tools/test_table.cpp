@@ -1,4 +1,5 @@
 // engine_table as its user meets it: runs, failures, interruption, sweeps, hidden labels.
+#include <omp.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -103,6 +104,27 @@ TEST_F(TableOfRuns, CtrlCReachesTheRunsAndTheSameCommandGoesOn) {
   EXPECT_THAT(again.out, HasSubstr("tiny-seed7: goes on"));
   EXPECT_THAT(again.out, HasSubstr("tiny-seed8: finished"));
   EXPECT_THAT(folder_.read("t/tiny-seed7.log"), HasSubstr("interrupted after"));
+}
+
+TEST_F(TableOfRuns, ARunThatIsKilledIsAFailureAndGoesOnLater) {
+  std::vector<std::string> words{"engine_table", "--output", "t", "tiny.yaml", "--seeds", "1", "train.epochs=100000"};
+  Child child(folder_.path(), words);
+  ASSERT_TRUE(child.wait_for("tiny-seed7: begins"));
+  for (int i = 0; i < 6000 && !folder_.has("t/tiny-seed7/last.safetensors"); ++i) ::usleep(10000);
+  ::kill(std::stoi(folder_.read("t/tiny-seed7/lock")), SIGKILL);
+  const Outcome o = child.wait();
+  EXPECT_EQ(o.code, 1) << o.out;
+  EXPECT_THAT(o.out, HasSubstr("tiny-seed7: failed: ended by signal 9; see t/tiny-seed7.log"));
+  Child again(folder_.path(), words);
+  EXPECT_TRUE(again.wait_for("tiny-seed7: goes on"));
+}
+
+TEST_F(TableOfRuns, RunsAtOnceShareTheProcessors) {
+  const Outcome o = table({"tiny.yaml", "--seeds", "2", "--jobs", "2", "train.epochs=1", "run.threads=auto"});
+  ASSERT_EQ(o.code, 0) << o.out << o.err;
+  const std::string threads = "\n  threads: " + std::to_string(std::max(1, omp_get_max_threads() / 2)) + "\n";
+  for (const char* run : {"t/tiny-seed7", "t/tiny-seed8"})
+    EXPECT_THAT(folder_.read(run + std::string("/config.yaml")), HasSubstr(threads));
 }
 
 TEST_F(TableOfRuns, HalvingStopsTheWorstAndTrainsTheBestAsIfAlone) {
