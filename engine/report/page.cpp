@@ -106,7 +106,10 @@ std::string html_plots(const std::vector<std::string>& plots) {
   return "<div class=\"plots\">\n" + join(plots, "") + "</div>\n";
 }
 
-std::string curve_colour(size_t i) { return "var(--curve-" + std::to_string(i % kCurveColours) + ")"; }
+std::string curve_colour(size_t i) {
+  if (i < kCurveColours) return "var(--curve-" + std::to_string(i) + ")";
+  return "hsl(" + std::to_string(i * 137 % 360) + ", 60%, 50%)";  // the golden angle: neighbours differ the most
+}
 
 std::string colour_chip(const std::string& colour, const std::string& text) {
   return "<span><span class=\"chip\" style=\"background:" + colour + "\"></span>" + text + "</span>";

@@ -24,7 +24,7 @@ std::string html_table(const std::vector<std::string>& header, std::span<const H
 // A plot in the page's colours, under its title.
 std::string html_plot(const std::string& title, const std::vector<Curve>& curves);
 std::string html_plots(const std::vector<std::string>& plots);  // side by side, as many as there is room for
-std::string curve_colour(size_t i);                             // of the page; after eight they begin anew
+std::string curve_colour(size_t i);  // of the page: no two that stand beside each other are alike
 std::string colour_chip(const std::string& colour, const std::string& text);  // text as HTML
 
 // Percent of the truth, with the pixels: the larger the share, the deeper the colour.
