@@ -108,6 +108,19 @@ const ExperimentData& Experiment::data() {
   return *data_;
 }
 
+std::string ExperimentData::list() const {
+  std::vector<int> times(static_cast<size_t>(images.count));
+  for (const SampleIndex& s : epoch) ++times[s.index];
+  std::string text = "row,name,part,times\n";
+  for (const auto& [part, samples] : {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}})
+    for (const int64_t i : *samples) {
+      std::string name = images.names.empty() ? "" : images.names[i];
+      for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
+      text += std::to_string(images.source[i]) + ",\"" + name + "\"," + part + "," + std::to_string(times[i]) + "\n";
+    }
+  return text;
+}
+
 SourceContext Experiment::source_context() {
   return {.classes = classes(),
           .channels = network().graph().nodes[network().graph().input].shape().C,
