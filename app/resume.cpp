@@ -189,9 +189,11 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   } catch (const ConfigError& e) {
     throw CheckpointError(std::string("the configuration that it keeps cannot be read: ") + e.what());
   }
+  const bool unnamed = now.train.init.from.path.empty();  // weights to begin with need not be named again
   const auto settled = [&](RunConfig config) {  // a seed that is said, and one that follows from another
     if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
-    config.train.init.from = {}, config.train.init.match = {};  // were for the beginning
+    if (unnamed) config.train.init.from = {};
+    config.train.init.match = {};
     return Yaml::load_string(kept_config(std::move(config)), path);
   };
   compare(settled(run.config), settled(now), run.changes);
