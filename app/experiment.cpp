@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/clean.h"
+#include "data/overlap.h"
 #include "data/sources.h"
 #include "engine/base/text.h"
 #include "engine/report/panel.h"
@@ -81,6 +82,11 @@ const ExperimentData& Experiment::data() {
     p->report += cleaned.summary();
     samples = std::move(cleaned.samples);
   }
+  if (d.split.group == kOverlapGroup) {
+    Overlaps overlaps = find_overlaps(all);
+    p->report += overlaps.summary;
+    p->images.group = std::move(overlaps.group);
+  }
   const uint64_t seed = d.split.seed < 0 ? config.run.seed : static_cast<uint64_t>(d.split.seed);
   Split parts = all.part.empty() ? split(all, samples, d.split.train, d.split.validation, d.split.test, seed)
                                  : given_split(all, samples);
@@ -129,7 +135,7 @@ SourceContext Experiment::source_context() {
           .normalise = config.data.normalise,
           .coding = config.data.classes,
           .ignore = config.loss.ignore,
-          .group = config.data.split.group == kNoGroup ? "" : config.data.split.group,
+          .group = config.data.split.group_of_source(),
           .check = [this](const Dataset& images) { check_image(images); }};
 }
 

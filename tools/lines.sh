@@ -8,7 +8,7 @@ kernels   9745
 engine   13060
 models    565
 losses     350
-data      2415
+data      2715
 app       1930
 deploy    2970
 tools     1205"
