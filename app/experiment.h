@@ -19,6 +19,9 @@ struct ExperimentData {
   kernels::Augment augment;                      // of those that are augmented
   std::vector<double> frequencies;               // share of each class in the training pixels
   std::string report;                            // what was read, dropped, split and repeated: a few lines
+
+  // CSV of the samples that have a part: row, name, part, and how often an epoch holds the sample.
+  std::string list() const;
 };
 
 // One for each class: made up where the configuration has none.

@@ -122,9 +122,11 @@ json digests(const ExperimentData& data) {
 }
 
 std::vector<Change> changes_between(const RunConfig& before, const RunConfig& now) {
-  const auto settled = [](RunConfig config) {  // a seed that is said, and one that follows from another
+  const bool unnamed = now.train.init.from.path.empty();  // weights to begin with need not be named again
+  const auto settled = [&](RunConfig config) {            // a seed that is said, and one that follows from another
     if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
-    config.train.init.from = {}, config.train.init.match = {};  // were for the beginning
+    if (unnamed) config.train.init.from = {};
+    config.train.init.match = {};
     return Yaml::load_string(kept_config(std::move(config)), "");
   };
   std::vector<Change> changes;

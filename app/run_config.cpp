@@ -196,8 +196,9 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
     yaml.find("split").fail_key("files", "names no list");
   if (split.group == kNoGroup) return;
   if (by_source || split.files) yaml.find("split").fail_key("group", effect);
-  if (!folder && !npz && !std::holds_alternative<std::monostate>(data.source))
-    yaml.find("split").fail_key("group", "needs data.folder (an expression for names) or data.npz (an array)");
+  if (!split.group_of_source().empty() && !folder && !npz && !std::holds_alternative<std::monostate>(data.source))
+    yaml.find("split").fail_key("group",
+                                "is overlap, or needs data.folder (an expression for names) or data.npz (an array)");
 }
 
 // What no single key can tell.

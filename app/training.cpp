@@ -102,6 +102,7 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     lock_ = FileLock(folder_);
     write_config(folder_, chosen_, network.device());
     config_written_ = true;
+    write_file_atomically(path("samples.csv"), experiment_.data().list());
     if (initial_) write_file_atomically(path("init.txt"), initial_->list());
   }
   if (initial_) std::fputs(initial_->summary().c_str(), stdout);
@@ -311,7 +312,8 @@ bool Training::finish() {
     report.validation = scores_of(e);
   }
   report.written = {"config.yaml"};
-  if (fs::exists(path("init.txt"))) report.written.push_back("init.txt");
+  for (const char* file : {"samples.csv", "init.txt"})
+    if (fs::exists(path(file))) report.written.push_back(file);
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();
   std::printf("\nwritten\n");

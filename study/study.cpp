@@ -129,8 +129,7 @@ class Study {
     before.run.tensorboard = row.config->run.tensorboard;
     std::string changed;
     for (const Change& c : changes_between(before, *row.config)) changed += (changed.empty() ? "" : ", ") + c.text();
-    if (before.train.init.from.path != row.config->train.init.from.path)
-      changed += std::string(changed.empty() ? "" : ", ") + "train.init.from";
+    if (before.train.init.from.path != row.config->train.init.from.path && changed.empty()) changed = "train.init.from";
     if (!changed.empty())
       throw ConfigError(options_.output + ": holds runs of another " + row.name + " (" + changed +
                         "); choose another --output, or remove " + file + " and its run folders");

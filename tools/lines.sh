@@ -8,8 +8,8 @@ kernels   9745
 engine   13300
 models    565
 losses     350
-data      2415
-app       2580
+data      2715
+app       2640
 deploy    2970
 study     1300
 tools     1260"

@@ -174,7 +174,9 @@ TEST(RunConfig, KeysOfDataThatContradictOrDoNothing) {
               HasSubstr("must be of different images"));
   EXPECT_THAT(error("data: {split: {files: {}}}"), HasSubstr("data.split.files: names no list"));
   EXPECT_THAT(error("data: {folder: {images: a, masks: a}}"), HasSubstr("data: images and masks are the same"));
-  EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"), HasSubstr("data.split.group: needs"));
+  EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"),
+              HasSubstr("data.split.group: is overlap, or needs"));
+  EXPECT_EQ(error("data: {npy: {images: a, masks: b}, split: {group: overlap}}"), "no error");
   for (const char* arrays : {"masks: m", "training: t", "test: {images: u, masks: v}"})
     EXPECT_THAT(error("data: {synthetic: {}, arrays: {" + std::string(arrays) + "}}"),
                 HasSubstr("data.arrays: names arrays of data.npz, but the data is another source"));
