@@ -8,7 +8,7 @@ using namespace regolith;
 int main(int argc, char** argv) {
   CommandLine p(
       argc, argv, "engine_table", "Trains a set of configurations, several seeds each, and prints their table.",
-      "engine_table configs/experiments/*_mars.yaml data.npz=FILE --output mars\n"
+      "engine_table configs/table1/*.yaml data.npz=FILE --output table1\n"
       "engine_table a.yaml b.yaml --seeds 5 --jobs 2 --hidden LABELS.npz train.epochs=50\n\n"
       "Run it again to go on after Ctrl-C or to add seeds and configurations: what is finished is not run again.\n"
       "A configuration may hold a `sweep` (engine_run --help-config): a row for each of its combinations.\n"

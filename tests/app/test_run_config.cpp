@@ -200,7 +200,7 @@ TEST(RunConfig, TheConfigurationsOfTheProjectLoad) {
       load_run_config(configs / "quickstart.yaml", {}, ConfigUse::training).data.source));
   for (const char* name : {"unet", "se_unet", "unet_plus_plus", "double_unet"}) {
     if (!std::filesystem::exists(configs / "models" / (std::string(name) + ".yaml"))) continue;
-    const RunConfig c = load_run_config(configs / "experiments" / (std::string(name) + "_mars.yaml"),
+    const RunConfig c = load_run_config(configs / "table1" / (std::string(name) + ".yaml"),
                                         {"data.npz=" + kFolder + "base.yaml"}, ConfigUse::training);
     EXPECT_EQ(c.run.name, std::string(name) + "_mars");
     EXPECT_EQ(c.train.batch, 128);
