@@ -1,6 +1,8 @@
 #include "app/experiment.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "data/clean.h"
 #include "data/overlap.h"
@@ -59,12 +61,17 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  if (d.augment || d.oversample) p->augment = d.augment ? *d.augment : d.oversample->augment;
+  if (d.augment || d.oversample || d.balance)
+    p->augment = d.augment ? *d.augment : d.oversample ? d.oversample->augment : d.balance->augment;
   try {
     if (kernels::Augment& a = p->augment; a.mask_fill == kernels::Fill::constant) {
       a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
       if (a.mask_fill_value < 0)
-        throw OptionError("data", std::string(d.augment ? "" : "oversample.") + "augment.mask_fill_value",
+        throw OptionError("data",
+                          std::string(d.augment      ? ""
+                                      : d.oversample ? "oversample."
+                                                     : "balance.") +
+                              "augment.mask_fill_value",
                           "is no class, 0 to " + std::to_string(classes() - 1) +
                               ", and no id without truth, which loss.ignore or data.classes.map names");
     }
@@ -110,6 +117,14 @@ const ExperimentData& Experiment::data() {
   } else {
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
+  p->draws = std::ssize(p->epoch);
+  if (d.balance) {
+    p->repeats = repeat_factors(all, p->train, d.balance->threshold);
+    p->draws = std::llround(std::accumulate(p->repeats.begin(), p->repeats.end(), 0.0));
+    p->report += "balance: images are seen 1 to " +
+                 number(std::round(10 * *std::max_element(p->repeats.begin(), p->repeats.end())) / 10) + " times, " +
+                 std::to_string(p->draws) + " images an epoch\n";
+  }
   data_ = std::move(p);
   return *data_;
 }
@@ -137,6 +152,23 @@ SourceContext Experiment::source_context() {
           .ignore = config.loss.ignore,
           .group = config.data.split.group_of_source(),
           .check = [this](const Dataset& images) { check_image(images); }};
+}
+
+void Experiment::check_heads() {
+  const Graph& graph = network().graph();
+  std::vector<std::string> names;
+  for (const LossHead& head : graph.heads)
+    if (head.node != graph.output) names.push_back(head.name);
+  for (const auto& [node, loss] : config.loss.heads) {
+    if (std::find(names.begin(), names.end(), node) != names.end()) continue;
+    const bool output = std::any_of(graph.heads.begin(), graph.heads.end(), [&, &name = node](const LossHead& head) {
+      return head.node == graph.output && head.name == name;
+    });
+    config.fail("loss", {"loss", "heads." + node,
+                         (output ? "is the output, whose loss is `loss` itself" : "is no head of the model") +
+                             std::string(names.empty() ? "; the model has none but its output (model.heads)"
+                                                       : "; its other heads: " + join(names))});
+  }
 }
 
 // What would do nothing, or stand beside the wrong class.
@@ -196,6 +228,7 @@ std::optional<InitialWeights> Experiment::initial_weights() {
 }
 
 Loss Experiment::loss(const std::vector<double>& frequencies) {
+  check_heads();
   try {
     return {config.loss, classes(), frequencies};
   } catch (const OptionError& e) {
@@ -214,6 +247,7 @@ TrainerOptions Experiment::trainer_options() {
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
   o.capture = config.run.cuda_graph;
+  o.image_losses = config.data.hard_examples.has_value();
   if (config.profile) o.profile_start = config.profile->start, o.profile_steps = config.profile->steps;
   return o;
 }

@@ -8,6 +8,7 @@
 
 #include "app/run_config.h"
 #include "data/dataset.h"
+#include "data/sampling.h"
 #include "engine/train/trainer.h"
 
 namespace regolith {
@@ -15,7 +16,9 @@ namespace regolith {
 struct ExperimentData {
   Dataset images;
   std::vector<int64_t> train, validation, test;  // samples of it
-  std::vector<SampleIndex> epoch;                // an epoch's worth of the training samples
+  std::vector<SampleIndex> epoch;                // what an epoch is drawn from
+  std::vector<double> repeats;                   // how often it has each of them on the mean; empty: each once
+  int64_t draws = 0;                             // the length of an epoch
   kernels::Augment augment;                      // of those that are augmented
   std::vector<double> frequencies;               // share of each class in the training pixels
   std::string report;                            // what was read, dropped, split and repeated: a few lines
@@ -58,6 +61,7 @@ class Experiment {
  private:
   void check_image(const Dataset& images);
   void check_classes();
+  void check_heads();  // those that the loss names
 
   std::unique_ptr<Device> device_;
   bool plan_only_;

@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels   9745
-engine   13300
+kernels  10540
+engine   13315
 models    565
-losses     350
-data      2715
-app       2640
+losses     545
+data      2840
+app       2665
 deploy    2970
 study     1300
 tools     1260"
