@@ -58,15 +58,8 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  if (d.augment || d.oversample) p->augment = d.augment ? *d.augment : d.oversample->augment;
   try {
-    if (kernels::Augment& a = p->augment; a.mask_fill == kernels::Fill::constant) {
-      a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
-      if (a.mask_fill_value < 0)
-        throw OptionError("data", std::string(d.augment ? "" : "oversample.") + "augment.mask_fill_value",
-                          "is no class, 0 to " + std::to_string(classes() - 1) +
-                              ", and no id without truth, which loss.ignore or data.classes.map names");
-    }
+    settle_augment(*p);
     p->images = load(d.source, source_context());
   } catch (const OptionError& e) {
     config.fail("data", e);
@@ -104,8 +97,65 @@ const ExperimentData& Experiment::data() {
   } else {
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
+  try {
+    settle_paste(*p);
+  } catch (const OptionError& e) {
+    config.fail("data", e);
+  }
   data_ = std::move(p);
   return *data_;
+}
+
+std::vector<int32_t> Experiment::order(int64_t epoch) {
+  const std::vector<SampleIndex>& samples = data().epoch;
+  std::vector<int32_t> entries;
+  for (const int64_t i : epoch_order(config.run.seed, epoch, std::ssize(samples)))
+    entries.push_back(kernels::sample_index(samples[i].index, samples[i].augment));
+  return entries;
+}
+
+// Throws OptionError.
+void Experiment::settle_augment(ExperimentData& data) {
+  const DataOptions& d = config.data;
+  if (!d.augment && !d.oversample) return;
+  kernels::Augment& a = data.augment = d.augment ? *d.augment : d.oversample->augment;
+  const std::string section = d.augment ? "augment." : "oversample.augment.";
+  if (a.mask_fill == kernels::MaskFill::constant) {
+    a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
+    if (a.mask_fill_value < 0)
+      throw OptionError("data", section + "mask_fill_value",
+                        "is no class, 0 to " + std::to_string(classes() - 1) +
+                            ", and no id without truth, which loss.ignore or data.classes.map names");
+  }
+  if (a.copy_paste.on && (a.copy_paste.class_id >= classes() || a.copy_paste.class_id == config.loss.ignore))
+    throw OptionError("data", section + "copy_paste.class",
+                      a.copy_paste.class_id >= classes()
+                          ? "the model's last layer has only classes 0 to " + std::to_string(classes() - 1)
+                          : "is loss.ignore, whose pixels are not learnt");
+}
+
+// What copy_paste takes regions of, and from which images. Throws OptionError.
+void Experiment::settle_paste(ExperimentData& data) {
+  kernels::CopyPaste& paste = data.augment.copy_paste;
+  if (!paste.on) return;
+  const bool chosen = paste.class_id == kernels::kAutoClass;
+  if (chosen && config.data.oversample) {
+    paste.class_id = config.data.oversample->class_id;
+  } else if (chosen) {
+    const std::vector<int> unlearnt = config.loss.unlearnt(classes());
+    for (int c = 0; c < classes(); ++c)
+      if (const double share = data.frequencies[c]; share > 0 &&
+                                                    (paste.class_id < 0 || share < data.frequencies[paste.class_id]) &&
+                                                    std::find(unlearnt.begin(), unlearnt.end(), c) == unlearnt.end())
+        paste.class_id = c;
+  }
+  for (const int64_t i : samples_with(data.images, data.train, paste.class_id))
+    data.paste_rows.push_back(static_cast<int32_t>(i));
+  if (data.paste_rows.empty())
+    throw OptionError("data", std::string(config.data.augment ? "" : "oversample.") + "augment.copy_paste.class",
+                      "no training image holds class " + std::to_string(paste.class_id));
+  data.report += "copy_paste: regions of class " + std::to_string(paste.class_id) + " of " +
+                 std::to_string(data.paste_rows.size()) + " training images\n";
 }
 
 SourceContext Experiment::source_context() {
@@ -156,8 +206,8 @@ void Experiment::check_image(const Dataset& images) {
 
 DeviceData& Experiment::device_data() {
   if (!device_data_)
-    device_data_ =
-        std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch, config.data.streaming);
+    device_data_ = std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch,
+                                                config.data.streaming, partners_of(data().augment));
   return *device_data_;
 }
 
@@ -191,7 +241,7 @@ TrainerOptions Experiment::trainer_options() {
   o.steps_per_epoch = config.train.steps_per_epoch;
   o.seed = config.run.seed;
   o.optimizer = config.optimizer;
-  if (data_) o.augment = data_->augment;
+  if (data_) o.augment = data_->augment, o.paste_rows = data_->paste_rows;
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
   o.capture = config.run.cuda_graph;

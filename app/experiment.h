@@ -17,6 +17,7 @@ struct ExperimentData {
   std::vector<int64_t> train, validation, test;  // samples of it
   std::vector<SampleIndex> epoch;                // an epoch's worth of the training samples
   kernels::Augment augment;                      // of those that are augmented
+  std::vector<int32_t> paste_rows;               // training samples with the class of copy_paste
   std::vector<double> frequencies;               // share of each class in the training pixels
   std::string report;                            // what was read, dropped, split and repeated: a few lines
 };
@@ -39,6 +40,8 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on.
+  std::vector<int32_t> order(int64_t epoch);
   // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
   // fit the network.
   std::optional<InitialWeights> initial_weights();
@@ -55,6 +58,8 @@ class Experiment {
  private:
   void check_image(const Dataset& images);
   void check_classes();
+  void settle_augment(ExperimentData& data);
+  void settle_paste(ExperimentData& data);
 
   std::unique_ptr<Device> device_;
   bool plan_only_;

@@ -176,14 +176,6 @@ void Training::save_last(int64_t epochs) {
   saved_ = Clock::now();
 }
 
-std::vector<int32_t> Training::order() {
-  const std::vector<SampleIndex>& epoch = experiment_.data().epoch;
-  std::vector<int32_t> entries;
-  for (int64_t i : epoch_order(config_.run.seed, epoch_, static_cast<int64_t>(epoch.size())))
-    entries.push_back(kernels::sample_index(epoch[i].index, epoch[i].augment));
-  return entries;
-}
-
 // False where a signal ended it.
 bool Training::train_epochs() {
   saved_ = Clock::now();
@@ -230,7 +222,7 @@ StepProgress Training::train_steps() {
   const std::chrono::duration<double, std::ratio<60>> interval(config_.train.checkpoint_minutes);
   while (now.step < now.steps && !interrupted()) {
     trainer_->run_epoch(
-        order(), [&](int64_t step) { return schedule_->learning_rate(step); },
+        experiment_.order(epoch_), [&](int64_t step) { return schedule_->learning_rate(step); },
         [&](const StepReport& r) {
           if (std::isfinite(r.loss)) loss_sum_ += r.loss * r.images, loss_images_ += r.images;
           images += r.images;

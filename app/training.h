@@ -45,7 +45,6 @@ class Training {
   StepProgress train_steps();
   std::optional<EpochReport> end_epoch(const StepProgress& last, double seconds);
   bool finish();
-  std::vector<int32_t> order();
   std::string memory_text();
 
   Experiment& experiment_;
