@@ -16,23 +16,6 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 inline constexpr int kPixels = REGOLITH_VECTOR_EXTENSION ? kLanes<float> : 1;
 using Pixels = Vec<kPixels>;
 
-template <int L>
-__device__ __forceinline__ Vec<L> load_bytes(const uint8_t* p) {
-  Vec<L> r;
-#if REGOLITH_VECTOR_EXTENSION
-  if constexpr (Vec<L>::native) {
-    detail::Lanes<uint8_t, L> bytes;
-    std::memcpy(&bytes, p, L);
-    r.v = __builtin_convertvector(bytes, detail::Lanes<float, L>);
-    return r;
-  }
-#endif
-  uint8_t bytes[L];
-  memcpy(bytes, __builtin_assume_aligned(p, L), L);
-  for (int i = 0; i < L; ++i) r.set(i, static_cast<float>(bytes[i]));
-  return r;
-}
-
 // What a block keeps in shared memory, for options and maps of these sizes.
 struct AugmentSizes {
   int columns;  // of a tile
@@ -106,8 +89,8 @@ __device__ __forceinline__ void for_each_vector(int n, F&& f) {
 }
 __device__ __forceinline__ Pixels first_numbers(float from) {  // from, from + 1, ...
   Pixels r;
-  for (int l = 0; l < kPixels; ++l) r.set(l, from + static_cast<float>(l));
-  return r;
+  for (int l = 0; l < kPixels; ++l) r.set(l, static_cast<float>(l));
+  return r + Pixels(from);
 }
 __device__ __forceinline__ Pixels clip(const Pixels& grey) { return min(max(grey, Pixels(0)), Pixels(255)); }
 
@@ -128,13 +111,40 @@ __device__ __forceinline__ int extend(int i, int n) {  // by reflection
   return p < n ? p : period - 1 - p;
 }
 
-// times * v of whole numbers.
-__device__ __forceinline__ void to_integers(const Pixels& v, int times, int32_t* out) {
+// The values of one or two bytes at base + place, whole numbers of at most 2^24.
+template <class T>
+__device__ __forceinline__ void fetch(const uint8_t* base, const Pixels& place, T (&values)[kPixels]) {
+  int32_t at[kPixels];
 #if REGOLITH_VECTOR_EXTENSION
-  const auto whole = __builtin_convertvector(v.v, detail::Lanes<int32_t, kPixels>) * times;
-  std::memcpy(out, &whole, sizeof whole);
+  const auto whole = __builtin_convertvector(place.v, detail::Lanes<int32_t, kPixels>);
+  std::memcpy(at, &whole, sizeof whole);
+  asm volatile("" : "+m"(at));  // g++ would take the lanes out of the register, one after the other
 #else
-  for (int l = 0; l < kPixels; ++l) out[l] = static_cast<int32_t>(v[l]) * times;
+  at[0] = static_cast<int32_t>(place[0]);
+#endif
+  for (int l = 0; l < kPixels; ++l) memcpy(&values[l], base + at[l], sizeof(T));
+}
+#if REGOLITH_VECTOR_EXTENSION
+using WholePixels = detail::Lanes<int32_t, kPixels>;
+template <class T>
+__device__ __forceinline__ WholePixels whole_pixels(const T (&values)[kPixels]) {
+  detail::Lanes<T, kPixels> v;
+  std::memcpy(&v, values, sizeof v);
+  return __builtin_convertvector(v, WholePixels);
+}
+__device__ __forceinline__ Pixels to_pixels(const WholePixels& whole) {
+  Pixels r;
+  r.v = __builtin_convertvector(whole, detail::Lanes<float, kPixels>);
+  return r;
+}
+#endif
+__device__ __forceinline__ Pixels fetch_bytes(const uint8_t* base, const Pixels& place) {
+  uint8_t bytes[kPixels];
+  fetch(base, place, bytes);
+#if REGOLITH_VECTOR_EXTENSION
+  return to_pixels(whole_pixels(bytes));
+#else
+  return Pixels(static_cast<float>(bytes[0]));
 #endif
 }
 
@@ -172,38 +182,53 @@ __device__ __forceinline__ void bilinear(const uint8_t* image, int H, int W, int
                                          const Places& place, Store&& store) {
   const Pixels left = floor(place.x), top = floor(place.y), wx = place.x - left, wy = place.y - top;
   const Line x0(left, W, a.fill), x1(left + Pixels(1), W, a.fill), y0(top, H, a.fill), y1(top + Pixels(1), H, a.fill);
-  int32_t columns[2][kPixels], rows[2][kPixels];
-  to_integers(x0.at, C, columns[0]);
-  to_integers(x1.at, C, columns[1]);
-  to_integers(y0.at, W * C, rows[0]);
-  to_integers(y1.at, W * C, rows[1]);
-  for (int c = 0; c < C; ++c) {
-    const auto corner = [&](int row, int column, const Line& y, const Line& x) {
-      uint8_t bytes[kPixels];
-      for (int l = 0; l < kPixels; ++l) bytes[l] = image[rows[row][l] + columns[column][l] + c];
-      const Pixels grey = load_bytes<kPixels>(bytes), fill(a.fill_value);
-      return a.fill == Fill::constant ? fma(x.inside * y.inside, grey - fill, fill) : grey;
-    };
-    const Pixels a0 = corner(0, 0, y0, x0), b0 = corner(0, 1, y0, x1);
-    const Pixels a1 = corner(1, 0, y1, x0), b1 = corner(1, 1, y1, x1);
+  const Pixels fill(a.fill_value);
+  const auto between = [&](Pixels a0, Pixels b0, Pixels a1, Pixels b1) {
+    if (a.fill == Fill::constant) {
+      const auto filled = [&](const Pixels& grey, const Line& x, const Line& y) {
+        return fma(x.inside * y.inside, grey - fill, fill);
+      };
+      a0 = filled(a0, x0, y0), b0 = filled(b0, x1, y0), a1 = filled(a1, x0, y1), b1 = filled(b1, x1, y1);
+    }
     const Pixels upper = fma(wx, b0 - a0, a0), lower = fma(wx, b1 - a1, a1);
-    store(c, fma(wy, lower - upper, upper));
+    return fma(wy, lower - upper, upper);
+  };
+  const Pixels row(static_cast<float>(W * C)), column(static_cast<float>(C));
+  const Pixels upper = y0.at * row, lower = y1.at * row;
+#if REGOLITH_VECTOR_EXTENSION
+  if (C == 1 && W > 1 && a.fill != Fill::wrap) {  // two neighbours at once: x0 and x1 differ by one, or not at all
+    const Pixels pair = min(min(x0.at, x1.at), Pixels(static_cast<float>(W - 2)));
+    const auto read = [&](const Pixels& line, Pixels& a, Pixels& b) {
+      uint16_t pairs[kPixels];
+      fetch(image, line + pair, pairs);
+      const WholePixels words = whole_pixels(pairs);
+      const Pixels first = to_pixels(words & 255), second = to_pixels(words >> 8);
+      a = select(x0.at > pair, second, first);
+      b = select(x1.at > pair, second, first);
+    };
+    Pixels a0, b0, a1, b1;
+    read(upper, a0, b0);
+    read(lower, a1, b1);
+    return store(0, between(a0, b0, a1, b1));
+  }
+#endif
+  const Pixels left_at = x0.at * column, right_at = x1.at * column;
+  for (int c = 0; c < C; ++c) {
+    const auto corner = [&](const Pixels& line, const Pixels& at) { return fetch_bytes(image + c, line + at); };
+    store(c, between(corner(upper, left_at), corner(upper, right_at), corner(lower, left_at), corner(lower, right_at)));
   }
 }
 
 // The class of the pixel nearest to each place, halves away from zero.
 __device__ __forceinline__ void nearest_classes(const uint8_t* mask, int H, int W, const Augment& a,
-                                                const Places& place, uint8_t* classes) {
+                                                const Places& place, uint8_t (&classes)[kPixels]) {
   const auto nearest = [](const Pixels& v) {
     const Pixels t = trunc(v), rest = v - t, one(1), zero(0);
     return t + select(rest >= Pixels(0.5f), one, zero) - select(Pixels(-0.5f) >= rest, one, zero);
   };
   const Fill fill = static_cast<Fill>(a.mask_fill);
   const Line x(nearest(place.x), W, fill), y(nearest(place.y), H, fill);
-  int32_t columns[kPixels], rows[kPixels];
-  to_integers(x.at, 1, columns);
-  to_integers(y.at, W, rows);
-  for (int l = 0; l < kPixels; ++l) classes[l] = mask[rows[l] + columns[l]];
+  fetch(mask, fma(y.at, Pixels(static_cast<float>(W)), x.at), classes);
   if (fill != Fill::constant) return;
   const Pixels inside = x.inside * y.inside;
   for (int l = 0; l < kPixels; ++l)
@@ -302,8 +327,10 @@ struct AugmentTile {
       const Places place = source(picture, column, y);
       bilinear(plan.image[picture], k.x.H, k.x.W, k.x.C, k.augment, place,
                [&](int c, const Pixels& grey) { put(column, c, grey); });
-      if (plan.mask[picture] != nullptr)
-        nearest_classes(plan.mask[picture], k.x.H, k.x.W, k.augment, place, class_at(column));
+      if (plan.mask[picture] == nullptr) return;
+      uint8_t classes[kPixels];
+      nearest_classes(plan.mask[picture], k.x.H, k.x.W, k.augment, place, classes);
+      memcpy(class_at(column), classes, kPixels);
     });
   }
 

@@ -7,6 +7,23 @@
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
+template <int L>
+__device__ __forceinline__ Vec<L> load_bytes(const uint8_t* p) {
+  Vec<L> r;
+#if REGOLITH_VECTOR_EXTENSION
+  if constexpr (Vec<L>::native) {
+    detail::Lanes<uint8_t, L> bytes;
+    std::memcpy(&bytes, p, L);
+    r.v = __builtin_convertvector(bytes, detail::Lanes<float, L>);
+    return r;
+  }
+#endif
+  uint8_t bytes[L];
+  memcpy(bytes, __builtin_assume_aligned(p, L), L);
+  for (int i = 0; i < L; ++i) r.set(i, static_cast<float>(bytes[i]));
+  return r;
+}
+
 // (x - offset) / divisor, rounded as a division is: the quotient by the reciprocal, corrected by what it leaves over.
 // (P. Markstein, "Computation of elementary functions on the IBM RISC System/6000", 1990.)
 struct Normalise {

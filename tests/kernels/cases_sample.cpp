@@ -1,5 +1,6 @@
 #include "kernels/sample.h"
 
+#include "data/augment.h"
 #include "tests/kernels/augment_oracle.h"
 
 namespace regolith::testing {
@@ -152,6 +153,12 @@ const Augment kEverything = with(
     },
     kMixed);
 
+Augment massive() {
+  Augment a = augment_of(kernels::AugmentPreset::massive);
+  a.copy_paste.class_id = 4;
+  return a;
+}
+
 TestCase large(TestCase c) {
   c.large = true;
   return c;
@@ -219,7 +226,7 @@ const Register cases_of_sample({
     make_case({"everything_in_slices", 3, 20, 33, 1, kEverything, {1, 3, 5, 7, 1, 7, 3, 2}, 5, 1, 4}),
     large(make_case({"large", 8, 64, 128, 1, kAll, {1, 3, 5, 7, 1, 7, 3, 5}})),
     large(make_case({"large_plain", 8, 64, 128, 1, {}, {1, 3, 5, 7, 1, 7, 3, 5}})),
-    large(make_case({"large_massive", 8, 64, 128, 1, kEverything, {1, 3, 5, 7, 1, 7, 3, 5}})),
+    large(make_case({"large_massive", 32, 64, 128, 1, massive(), Values(32, 3)})),
 });
 
 }  // namespace
