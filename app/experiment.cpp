@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/clean.h"
+#include "data/overlap.h"
 #include "data/sources.h"
 #include "engine/base/text.h"
 #include "engine/report/panel.h"
@@ -73,6 +74,11 @@ const ExperimentData& Experiment::data() {
     CleanReport cleaned = clean(all, samples, d.clean);
     p->report += cleaned.summary();
     samples = std::move(cleaned.samples);
+  }
+  if (d.split.group == kOverlapGroup) {
+    Overlaps overlaps = find_overlaps(all);
+    p->report += overlaps.summary;
+    p->images.group = std::move(overlaps.group);
   }
   const uint64_t seed = d.split.seed < 0 ? config.run.seed : static_cast<uint64_t>(d.split.seed);
   Split parts = all.part.empty() ? split(all, samples, d.split.train, d.split.validation, d.split.test, seed)
@@ -158,6 +164,19 @@ void Experiment::settle_paste(ExperimentData& data) {
                  std::to_string(data.paste_rows.size()) + " training images\n";
 }
 
+std::string ExperimentData::list() const {
+  std::vector<int> times(static_cast<size_t>(images.count));
+  for (const SampleIndex& s : epoch) ++times[s.index];
+  std::string text = "row,name,part,times\n";
+  for (const auto& [part, samples] : {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}})
+    for (const int64_t i : *samples) {
+      std::string name = images.names.empty() ? "" : images.names[i];
+      for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
+      text += std::to_string(images.source[i]) + ",\"" + name + "\"," + part + "," + std::to_string(times[i]) + "\n";
+    }
+  return text;
+}
+
 SourceContext Experiment::source_context() {
   return {.classes = classes(),
           .channels = network().graph().nodes[network().graph().input].shape().C,
@@ -166,7 +185,7 @@ SourceContext Experiment::source_context() {
           .normalise = config.data.normalise,
           .coding = config.data.classes,
           .ignore = config.loss.ignore,
-          .group = config.data.split.group == kNoGroup ? "" : config.data.split.group,
+          .group = config.data.split.group_of_source(),
           .check = [this](const Dataset& images) { check_image(images); }};
 }
 

@@ -20,6 +20,9 @@ struct ExperimentData {
   std::vector<int32_t> paste_rows;               // training samples with the class of copy_paste
   std::vector<double> frequencies;               // share of each class in the training pixels
   std::string report;                            // what was read, dropped, split and repeated: a few lines
+
+  // CSV of the samples that have a part: row, name, part, and how often an epoch holds the sample.
+  std::string list() const;
 };
 
 // One for each class: made up where the configuration has none.

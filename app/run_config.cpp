@@ -22,6 +22,8 @@ void fields(V& v, RunOptions& s) {
   v("deterministic", s.deterministic,
     {.doc = "same seed, same bytes on the same number of threads; false may be faster on CUDA"});
   v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
+  v("tensorboard", s.tensorboard,
+    {.doc = "events for TensorBoard in the run's folder: scalars by epoch, and pictures"});
 }
 template <class V>
 void fields(V& v, DataOptions& s) {
@@ -71,6 +73,16 @@ void fields(V& v, ProfileOptions& s) {
   v("steps", s.steps, {.doc = "steps that are recorded", .min = 1, .max = 1e6});
 }
 template <class V>
+void fields(V& v, Reference& s) {
+  const FieldInfo percent{.doc = "mIoU in percent", .min = 0, .max = 100, .word = "none", .word_value = s.kNone};
+  v("name", s.name, {.doc = "of its row"});
+  v("validation", s.validation, percent);
+  v("test", s.test, percent);
+  v("hidden", s.hidden, percent);
+  v("parameters", s.parameters, {.doc = "of the network", .min = 1, .word = "none"});
+  v("epoch_seconds", s.epoch_seconds, {.doc = "of training", .min = 0, .word = "none", .word_value = s.kNone});
+}
+template <class V>
 void fields(V& v, RunConfig& s) {
   v("run", s.run, {});
   v("data", s.data, {});
@@ -82,6 +94,7 @@ void fields(V& v, RunConfig& s) {
   v("graph", s.graph, {});
   v("profile", s.profile,
     {.doc = "steps that Nsight records (--capture-range=cudaProfilerApi, --profile-from-start off)"});
+  v("reference", s.reference, {.doc = "what others published for this network; a row of engine_table"});
 }
 
 namespace {
@@ -183,8 +196,9 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
     yaml.find("split").fail_key("files", "names no list");
   if (split.group == kNoGroup) return;
   if (by_source || split.files) yaml.find("split").fail_key("group", effect);
-  if (!folder && !npz && !std::holds_alternative<std::monostate>(data.source))
-    yaml.find("split").fail_key("group", "needs data.folder (an expression for names) or data.npz (an array)");
+  if (!split.group_of_source().empty() && !folder && !npz && !std::holds_alternative<std::monostate>(data.source))
+    yaml.find("split").fail_key("group",
+                                "is overlap, or needs data.folder (an expression for names) or data.npz (an array)");
 }
 
 // What no single key can tell.
@@ -216,15 +230,29 @@ void check(const RunConfig& c, ConfigUse use) {
 
 RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
   RunConfig config;
-  config::Names names{{"model"}};
+  config::Names names{{"model", "sweep"}};
   fields(names, config);
   yaml.expect_keys(names.names);
   config.yaml = yaml;
   config.model = yaml.at("model");
   config::Reader reader{yaml};
   fields(reader, config);
+  config.sweep = read_sweep(yaml.find("sweep"));
+  if (use == ConfigUse::training && config.sweep)
+    yaml.fail_key("sweep", "is for engine_table, which makes a run of each of its rows; sweep=off leaves it out");
   check(config, use);
   return config;
+}
+
+std::optional<SweepSpec> read_sweep(const Yaml& yaml) {
+  if (yaml.is_off()) return {};
+  SweepSpec sweep;
+  config::Names names;
+  fields(names, static_cast<SweepOptions&>(sweep));
+  config::Reader reader{yaml};
+  fields(reader, static_cast<SweepOptions&>(sweep));
+  sweep.read_axes(yaml, names.names);
+  return sweep;
 }
 
 RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use) {
@@ -287,6 +315,12 @@ std::string help_config() {
   RunConfig config;
   config::Help help{out, ""};
   fields(help, config);
+  std::optional<SweepOptions> sweep;
+  help(
+      "sweep", sweep,
+      {.doc = "for engine_table, a row for each combination: {KEY.PATH: [value, ...]}. With samples a row for each of "
+              "them,\n    drawn from such lists, {KEY.PATH: {uniform: [low, high]}} and {KEY.PATH: {log_uniform: [low, "
+              "high]}}"});
   return out.str();
 }
 

@@ -21,6 +21,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
+double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
+
 // The next free folder NAME, NAME-2, NAME-3 ... under `output`: a run never writes into an earlier one.
 std::string new_folder(const RunOptions& run) {
   std::error_code e;
@@ -71,9 +73,10 @@ bool Training::run() {
               static_cast<double>(network.arena_bytes()) / (1 << 20), folder_.c_str());
   phases_.start("training");
   if (!train_epochs() || !finish()) {
-    std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
-                static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
-                options_.command.c_str(), shell_word(folder_).c_str());
+    for (const auto& l : listeners_) l->interrupted(*this);
+    std::printf("%s after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
+                interrupted() ? "interrupted" : "paused", static_cast<long long>(trainer_->state().step),
+                path("last.safetensors").c_str(), options_.command.c_str(), shell_word(folder_).c_str());
     return false;
   }
   return true;
@@ -99,6 +102,7 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     lock_ = FileLock(folder_);
     write_config(folder_, chosen_, network.device());
     config_written_ = true;
+    write_file_atomically(path("samples.csv"), experiment_.data().list());
     if (initial_) write_file_atomically(path("init.txt"), initial_->list());
   }
   if (initial_) std::fputs(initial_->summary().c_str(), stdout);
@@ -176,24 +180,30 @@ void Training::save_last(int64_t epochs) {
   saved_ = Clock::now();
 }
 
-// False where a signal ended it.
+// False where a signal ended it, or the last epoch for now.
 bool Training::train_epochs() {
   saved_ = Clock::now();
   for (; epoch_ < config_.train.epochs && !stopped_; ++epoch_) {
+    if (paused()) return false;
     const auto began = Clock::now();
     const StepProgress last = train_steps();
+    const double seconds = since(began);
+    times_.training += seconds;
     std::optional<EpochReport> report;
-    if (last.step == last.steps) report = end_epoch(last, std::chrono::duration<double>(Clock::now() - began).count());
+    if (last.step == last.steps) report = end_epoch(last, seconds);
     if (!report) {
       save_last(epoch_);
       return false;
     }
     loss_sum_ = 0;
     loss_images_ = 0;
+    const auto trained = Clock::now();
     for (const auto& l : listeners_) {
       l->epoch(*this, *report);
       stopped_ = report->stop;
     }
+    times_.checkpoints += since(trained);
+    ++times_.epochs;
     if (stopped_) {
       const int patience = config_.train.early_stopping->patience, every = config_.train.validate_every;
       std::printf("stopping early: %s has not improved for %d %s\n", config_.monitor().c_str(), patience,
@@ -258,8 +268,10 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
+  const auto began = Clock::now();
   const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
   if (!e.whole) return {};
+  times_.validation += since(began);
   report.validated = true;
   report.record.validation = metrics(e.confusion, experiment_.classes(), e.loss);
   report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
@@ -277,12 +289,23 @@ bool Training::finish() {
   const bool has_test = !data.test.empty();
   report.samples = has_test ? data.test : validates() ? data.validation : data.train;
   report.split = has_test ? "test" : validates() ? "validation" : "training";
-  report.evaluation = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
-  if (!report.evaluation.whole) return false;
-  report.scores = score(report.evaluation.confusion, experiment_.classes());
-  report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
+  const auto scores_of = [&](Evaluation& e) -> SplitScores {
+    return {e.confusion, score(e.confusion, experiment_.classes()),
+            metrics(e.confusion, experiment_.classes(), e.loss)};
+  };
+  Evaluation e = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
+  if (!e.whole) return false;
+  static_cast<SplitScores&>(report) = scores_of(e);
+  report.predictions = std::move(e.predictions);
+  if (report.split == "validation") report.validation = report;
+  if (report.split == "test" && validates()) {
+    e = trainer_->evaluate(data.validation, false, [this] { return !interrupted(); });
+    if (!e.whole) return false;
+    report.validation = scores_of(e);
+  }
   report.written = {"config.yaml"};
-  if (fs::exists(path("init.txt"))) report.written.push_back("init.txt");
+  for (const char* file : {"samples.csv", "init.txt"})
+    if (fs::exists(path(file))) report.written.push_back(file);
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();
   std::printf("\nwritten\n");
@@ -291,7 +314,12 @@ bool Training::finish() {
   return true;
 }
 
-// The memory that was planned, and the most that the process took.
+const EpochTimes& Training::times() {
+  const StepSeconds& s = trainer_->seconds();
+  times_.read = s.read, times_.augment = s.augment, times_.compute = s.step - s.augment;
+  return times_;
+}
+
 std::string Training::memory_text() {
   Network& network = experiment_.network();
   rusage usage{};

@@ -25,13 +25,15 @@ void fields(V& v, SplitFiles& s) {
   v("test", s.test, {.doc = "the same", .word = "none"});
 }
 
-inline constexpr const char* kNoGroup = "none";
+inline constexpr const char *kNoGroup = "none", *kOverlapGroup = "overlap";
 struct SplitShares {
   double train = 0.8, validation = 0.1, test = 0.1;
   int64_t seed = -1;  // -1: auto, the run's
   std::string group = kNoGroup;
   std::optional<SplitFiles> files;
 
+  // Of the source: an expression or an array; empty: none.
+  std::string group_of_source() const { return group == kNoGroup || group == kOverlapGroup ? "" : group; }
   bool are_default() const { return train == 0.8 && validation == 0.1 && test == 0.1; }
 };
 template <class V>
@@ -42,8 +44,9 @@ void fields(V& v, SplitShares& s) {
   v("seed", s.seed, {.doc = "of the split; auto: run.seed", .min = 0, .word = "auto", .word_value = -1});
   v("group", s.group,
     {.doc =
-         "keeps images of one group, such as the frames of a scene, in one part. Of a folder: a regular expression for "
-         "file names, whose first parentheses (or whole match) are the group. Of data.npz: an array of N numbers"});
+         "keeps images of one group, such as the frames of a scene, in one part. overlap: images that share pixels or "
+         "lie edge to edge, tiles of one picture. Of a folder: a regular expression for file names, whose first "
+         "parentheses (or whole match) are the group. Of data.npz: an array of N numbers"});
   v("files", s.files, {.doc = "the parts by name, in place of shares"});
 }
 

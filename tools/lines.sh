@@ -5,13 +5,14 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels   9745
-engine   13060
+engine   13300
 models    565
 losses     350
-data      2415
-app       1930
+data      2715
+app       2640
 deploy    2970
-tools     1205"
+study     1300
+tools     1260"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 
 #include "engine/base/error.h"
@@ -12,6 +13,14 @@ namespace {
 // Steps in a row without finite gradients after which training stops: a loss scale of 2^16 halves this often before it
 // is below one.
 constexpr int64_t kMostSkipped = 20;
+
+// Adds the time of `work` to `seconds`.
+template <class F>
+void timed(double& seconds, F&& work) {
+  const auto began = std::chrono::steady_clock::now();
+  work();
+  seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
 
 }  // namespace
 
@@ -87,7 +96,7 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   sample.paste_rows = paste_.entries.as<int32_t>();
   sample.paste_count = static_cast<int>(paste_.count);
   for (const Evaluator::MicroBatch& part : parts) {
-    evaluator_.enqueue_sample(sample, part);
+    timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
     evaluator_.enqueue_losses(part, images, {.gradients = true, .confusion = confusion_.as<int64_t>()});
     part.program->backward(*stream_, part.first > 0);
@@ -109,7 +118,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   if (static_cast<int64_t>(order.size()) != entries_)
     throw TrainError("an epoch's order has " + std::to_string(order.size()) + " entries; expected " +
                      std::to_string(entries_));
-  data_.set(order_, order, *stream_);
+  timed(seconds_.read, [&] { data_.set(order_, order, *stream_); });
   device_.fill(confusion_.as(), 0, confusion_.bytes(), *stream_);
   const int64_t begin = state().step, in_epoch = begin % steps_per_epoch_;
   const Mixing mixing{options_.augment, options_.seed, paste_};
@@ -137,7 +146,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   bool go_on = true;
   int pending = -1;  // the slot of a step that has not been read yet
   const auto on_step = [&](int slot) {
-    pinned_->events[slot]->synchronize();
+    timed(seconds_.step, [&] { pinned_->events[slot]->synchronize(); });
     const StepReport r = pinned_->slots[slot];
     if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(std::to_string(kMostSkipped) + " steps in a row");
     return report(r);
@@ -146,8 +155,10 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const bool is_tail = rest_ > 0 && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
-    data_.prefetch(order_, i * options_.batch, options_.batch, *stream_, &mixing, begin / steps_per_epoch_);
-    run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_);
+    timed(seconds_.read, [&] {
+      data_.prefetch(order_, i * options_.batch, options_.batch, *stream_, &mixing, begin / steps_per_epoch_);
+    });
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].images = is_tail ? rest_ : options_.batch;
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);

@@ -30,6 +30,11 @@ struct StepReport {
   int images = 0;
 };
 
+// Of all steps so far. augment: where the device does its work at once, part of step; elsewhere next to nothing.
+struct StepSeconds {
+  double read = 0, step = 0, augment = 0;
+};
+
 class Trainer {
  public:
   // Network, loss and data must outlive this object. `entries_per_epoch`: the length of the orders that will come.
@@ -67,6 +72,7 @@ class Trainer {
   std::vector<float> read_moment(int moment, int param);
   void write_moment(int moment, int param, const std::vector<float>& values);
   DeviceStream& stream() { return *stream_; }
+  const StepSeconds& seconds() const { return seconds_; }
 
   // Memory of the data, its order and the losses.
   size_t data_bytes() const { return data_.bytes() + order_.entries.bytes() + evaluator_.bytes(); }
@@ -96,6 +102,7 @@ class Trainer {
   std::pair<const void*, int>
       captured_memory_;  // the arena and evaluator_.moves() that the captured steps were made for
   RunObserver* observer_ = nullptr;
+  StepSeconds seconds_;
 };
 
 }  // namespace regolith

@@ -174,7 +174,9 @@ TEST(RunConfig, KeysOfDataThatContradictOrDoNothing) {
               HasSubstr("must be of different images"));
   EXPECT_THAT(error("data: {split: {files: {}}}"), HasSubstr("data.split.files: names no list"));
   EXPECT_THAT(error("data: {folder: {images: a, masks: a}}"), HasSubstr("data: images and masks are the same"));
-  EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"), HasSubstr("data.split.group: needs"));
+  EXPECT_THAT(error("data: {npy: {images: a, masks: b}, split: {group: g}}"),
+              HasSubstr("data.split.group: is overlap, or needs"));
+  EXPECT_EQ(error("data: {npy: {images: a, masks: b}, split: {group: overlap}}"), "no error");
   for (const char* arrays : {"masks: m", "training: t", "test: {images: u, masks: v}"})
     EXPECT_THAT(error("data: {synthetic: {}, arrays: {" + std::string(arrays) + "}}"),
                 HasSubstr("data.arrays: names arrays of data.npz, but the data is another source"));
@@ -198,7 +200,7 @@ TEST(RunConfig, TheConfigurationsOfTheProjectLoad) {
       load_run_config(configs / "quickstart.yaml", {}, ConfigUse::training).data.source));
   for (const char* name : {"unet", "se_unet", "unet_plus_plus", "double_unet"}) {
     if (!std::filesystem::exists(configs / "models" / (std::string(name) + ".yaml"))) continue;
-    const RunConfig c = load_run_config(configs / "experiments" / (std::string(name) + "_mars.yaml"),
+    const RunConfig c = load_run_config(configs / "table1" / (std::string(name) + ".yaml"),
                                         {"data.npz=" + kFolder + "base.yaml"}, ConfigUse::training);
     EXPECT_EQ(c.run.name, std::string(name) + "_mars");
     EXPECT_EQ(c.train.batch, 128);

@@ -1,6 +1,7 @@
 // A run that a signal meets at any of its steps, in a validation or in the test, and that then goes on.
 #include "app/training.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -81,6 +82,68 @@ TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) {
       for (const char* key : {"\"loss\"", "\"val_loss\"", "\"lr\""})
         EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
     }
+  }
+}
+
+// One file with all that there is to see, whatever characters its texts have.
+TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
+  ASSERT_TRUE(run("<b>&", false, -1));
+  const std::string page = read("<b>&/report.html");
+  for (const char* text :
+       {"<title>&lt;b&gt;&amp;</title>", "3 of 3 epochs", "<h2>Scores</h2>", ">miou_foreground<", "<h2>Confusion</h2>",
+        "<h2>Worst and best images</h2>", "src=\"data:image/png;base64,iVBORw0KGgo", "seconds an epoch",
+        "reduce_on_plateau:", ">validation IoU by class<", "prefers-color-scheme: dark"})
+    EXPECT_THAT(page, testing::HasSubstr(text));
+  for (const char* text : {"<b>&", "<script", "src=\"http", "href=", "url("})
+    EXPECT_THAT(page, testing::Not(testing::HasSubstr(text)));
+  ASSERT_FALSE(run("r", false, 5));
+  EXPECT_THAT(read("r/report.html"), testing::HasSubstr("1 of 3 epochs, interrupted"));
+}
+
+TEST(EpochTime, NamesTheRemedyOfAPartThatTakesLong) {
+  EpochTimes times{.epochs = 2, .training = 10, .read = 3, .augment = 0.5, .compute = 6, .validation = 1};
+  const std::string html = epoch_time_html(times, true);
+  EXPECT_THAT(html, testing::HasSubstr("<strong>read</strong> takes 27.3% of an epoch."));
+  EXPECT_THAT(html, testing::HasSubstr("data.streaming"));
+  EXPECT_THAT(html, testing::Not(testing::HasSubstr("<strong>validation")));
+  EXPECT_THAT(html, testing::HasSubstr("wait</span></td><td>0.25</td><td>4.5</td>"));
+  times.read = 0.1;
+  times.augment = 0;
+  times.training = 6.2;
+  EXPECT_THAT(epoch_time_html(times, false), testing::HasSubstr("No part beside compute"));
+  EXPECT_THAT(epoch_time_html(times, false), testing::Not(testing::HasSubstr("augment</span>")));
+  EXPECT_THAT(epoch_time_html({}, true), testing::HasSubstr("No epoch was trained"));
+}
+
+TEST_F(TrainingTest, AnEpochsPartsAreNoMoreThanTheEpoch) {
+  class Times : public Listener {
+   public:
+    explicit Times(EpochTimes& times) : times_(times) {}
+    void end(Training& t, FinalReport&) override { times_ = t.times(); }
+
+   private:
+    EpochTimes& times_;
+  };
+  EpochTimes times;
+  Experiment experiment(read_run_config(
+      Yaml::load_string(kConfig, "r.yaml").with_overrides({"run.output=" + folder_.string()}), ConfigUse::training));
+  Listeners listeners = all_listeners(experiment);
+  listeners.push_back(std::make_unique<Times>(times));
+  ASSERT_TRUE(Training(experiment, {}, std::move(listeners)).run());
+  EXPECT_EQ(times.epochs, 3);
+  for (const double part : {times.read, times.augment, times.compute, times.validation, times.checkpoints})
+    EXPECT_GT(part, 0);
+  EXPECT_LE(times.read + times.augment + times.compute, times.training);
+}
+
+TEST_F(TrainingTest, TensorboardIsRefusedWhereItWasNotBuilt) {
+  Experiment experiment(read_run_config(Yaml::load_string(kConfig, "r.yaml").with_overrides({"run.tensorboard=true"}),
+                                        ConfigUse::training));
+  try {
+    all_listeners(experiment);
+    FAIL();
+  } catch (const ConfigError& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("run.tensorboard: needs protobuf"));
   }
 }
 
