@@ -133,9 +133,10 @@ void Experiment::settle_augment(ExperimentData& data) {
                         "is no class, 0 to " + std::to_string(classes() - 1) +
                             ", and no id without truth, which loss.ignore or data.classes.map names");
   }
-  if (a.copy_paste.on && (a.copy_paste.class_id >= classes() || a.copy_paste.class_id == config.loss.ignore))
+  const int pasted = a.copy_paste.on ? a.copy_paste.class_id : kernels::kAutoClass;
+  if (pasted != kernels::kAutoClass && (pasted >= classes() || pasted == config.loss.ignore))
     throw OptionError("data", section + "copy_paste.class",
-                      a.copy_paste.class_id >= classes()
+                      pasted >= classes()
                           ? "the model's last layer has only classes 0 to " + std::to_string(classes() - 1)
                           : "is loss.ignore, whose pixels are not learnt");
 }
@@ -154,6 +155,7 @@ void Experiment::settle_paste(ExperimentData& data) {
                                                     (paste.class_id < 0 || share < data.frequencies[paste.class_id]) &&
                                                     std::find(unlearnt.begin(), unlearnt.end(), c) == unlearnt.end())
         paste.class_id = c;
+    if (paste.class_id == kernels::kAutoClass) return;  // no class is learnt: nothing is pasted
   }
   for (const int64_t i : samples_with(data.images, data.train, paste.class_id))
     data.paste_rows.push_back(static_cast<int32_t>(i));
