@@ -19,8 +19,8 @@ std::string describe(const kernels::AugmentDraw& d, const std::array<std::string
   add(m.flip_x, "flipped");
   add(m.flip_y, "upside down");
   add(m.zoom != 1, format("zoom %.2f", m.zoom));
-  add(m.shift_x != 0 || m.shift_y != 0, format("moved %.0f, %.0f", m.shift_x, m.shift_y));
-  add(m.turns != 0, format("turned %.0f deg", 360 * m.turns));
+  add(m.shift_x != 0 || m.shift_y != 0, format("moved %ld, %ld", std::lround(m.shift_x), std::lround(m.shift_y)));
+  add(m.turns != 0, format("turned %ld deg", std::lround(360 * m.turns)));
   add(m.shear_x != 0 || m.shear_y != 0, format("shear %.2f, %.2f", m.shear_y, m.shear_x));
   add(m.crop != 1, format("crop %.0f%%", 100 * m.crop));
   add(d.elastic, "elastic");

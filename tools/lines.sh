@@ -4,15 +4,15 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels   9745
-engine   13300
+kernels  10700
+engine   13400
 models    565
 losses     350
-data      2715
-app       2640
+data      2850
+app       2790
 deploy    2970
 study     1300
-tools     1260"
+tools     1300"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

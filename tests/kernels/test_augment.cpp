@@ -6,6 +6,7 @@
 #include "engine/tensor/device.h"
 #include "kernels/augment.h"
 #include "kernels/sample.h"
+#include "tests/kernels/augment_oracle.h"
 
 namespace regolith::kernels {
 namespace {
@@ -121,6 +122,22 @@ TEST(Augment, OperationsKeepTheirNumbersAndProbabilities) {
   EXPECT_NEAR(cut, 2000, 130);
   EXPECT_NEAR(mixed, 1200, 120);
   EXPECT_NEAR(pasted, 3600, 90);
+}
+
+TEST(Augment, ElasticFieldHasItsDeviation) {
+  const Elastic e{.on = true, .alpha = 10, .sigma = 4};
+  double sum = 0, squares = 0;
+  int n = 0;
+  for (uint32_t i = 0; i < 20; ++i) {
+    for (int y = 0; y < 64; y += 3) {
+      for (int x = 0; x < 64; x += 3, n += 2) {
+        const testing::Place d = testing::displacement(e, {5, 0, i}, x, y, 64);
+        sum += d.x + d.y, squares += d.x * d.x + d.y * d.y;
+      }
+    }
+  }
+  EXPECT_NEAR(sum / n, 0, 0.1);
+  EXPECT_NEAR(std::sqrt(squares / n), 0.2821 * 10, 0.1);
 }
 
 // The pictures of an epoch, whatever the batch, the slice, the threads and the place where they are made.
