@@ -120,7 +120,7 @@ __device__ __forceinline__ void augmented_rows(const SampleBatch& k, const Augme
 
 // A block takes neighbouring rows of the batch; a row is one sample's.
 template <class T, int L>
-__global__ void __launch_bounds__(128, 8)
+__global__ void __launch_bounds__(128, 4)
     sample(SampleBatch k, AugmentSizes sizes, bool augments, Normalise normalise) {
   const int H = k.x.H, W = k.x.W, C = k.x.C;
   const uint32_t step = k.step != nullptr ? static_cast<uint32_t>(*k.step) : 0;
