@@ -192,31 +192,6 @@ void Training::save_last(int64_t epochs) {
   saved_ = Clock::now();
 }
 
-// The same whenever it is asked for within an epoch.
-std::vector<int32_t> Training::order() {
-  const ExperimentData& data = experiment_.data();
-  std::vector<int32_t> entries;
-  if (data.repeats.empty() && !config_.data.hard_examples) {
-    for (int64_t i : epoch_order(config_.run.seed, epoch_, data.draws))
-      entries.push_back(kernels::sample_index(data.epoch[i].index, data.epoch[i].augment));
-    return entries;
-  }
-  std::vector<double> weights(data.epoch.size(), 1);
-  if (!data.repeats.empty()) weights = data.repeats;
-  if (config_.data.hard_examples) {
-    std::vector<float> losses;
-    for (const SampleIndex& entry : data.epoch) losses.push_back(losses_before_[entry.index]);
-    const std::vector<double> factors = hard_factors(losses, *config_.data.hard_examples);
-    for (size_t i = 0; i < weights.size(); ++i) weights[i] *= factors[i];
-  }
-  std::vector<bool> seen(data.epoch.size());
-  for (const int64_t i : weighted_order(config_.run.seed, epoch_, weights, data.draws)) {
-    entries.push_back(kernels::sample_index(data.epoch[i].index, data.epoch[i].augment || seen[i]));
-    seen[i] = true;
-  }
-  return entries;
-}
-
 // False where a signal ended it, or the last epoch for now.
 bool Training::train_epochs() {
   saved_ = Clock::now();
@@ -268,7 +243,7 @@ StepProgress Training::train_steps() {
   if (now.step == now.steps)  // a resumed run that was interrupted as it validated
     for (const auto& l : listeners_) l->step(*this, now);
   const std::chrono::duration<double, std::ratio<60>> interval(config_.train.checkpoint_minutes);
-  const std::vector<int32_t> entries = order();
+  const std::vector<int32_t> entries = experiment_.order(epoch_, losses_before_);
   while (now.step < now.steps && !interrupted()) {
     trainer_->run_epoch(
         entries, [&](int64_t step) { return schedule_->learning_rate(step); },

@@ -50,7 +50,6 @@ class Training {
   StepProgress train_steps();
   std::optional<EpochReport> end_epoch(const StepProgress& last, double seconds);
   bool finish();
-  std::vector<int32_t> order();
 
   Experiment& experiment_;
   const RunConfig& config_;

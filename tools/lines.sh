@@ -4,15 +4,15 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  10540
-engine   13315
+kernels  11500
+engine   13500
 models    565
 losses     545
-data      2840
-app       2665
+data      2985
+app       2870
 deploy    2970
 study     1300
-tools     1260"
+tools     1300"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -64,6 +64,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
   if (options.image_losses) image_loss_ = DeviceBuffer(device_, options.batch * sizeof(double));
+  if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   compile_steps();
 }
 
@@ -102,6 +103,8 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   sample.step = &optimizer_.state()->step;
   sample.seed = options_.seed;
   sample.augment = options_.augment;
+  sample.paste_rows = paste_.entries.as<int32_t>();
+  sample.paste_count = static_cast<int>(paste_.count);
   for (const Evaluator::MicroBatch& part : parts) {
     timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
@@ -130,6 +133,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   timed(seconds_.read, [&] { data_.set(order_, order, *stream_); });
   device_.fill(confusion_.as(), 0, confusion_.bytes(), *stream_);
   const int64_t begin = state().step, in_epoch = begin % steps_per_epoch_;
+  const Mixing mixing{options_.augment, options_.seed, paste_};
   double rate = -1;
 
   const auto [full, tail] = compile_steps();
@@ -163,7 +167,9 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const bool is_tail = rest_ > 0 && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
-    timed(seconds_.read, [&] { data_.prefetch(order_, i * options_.batch, options_.batch, *stream_); });
+    timed(seconds_.read, [&] {
+      data_.prefetch(order_, i * options_.batch, options_.batch, *stream_, &mixing, begin / steps_per_epoch_);
+    });
     timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].images = is_tail ? rest_ : options_.batch;

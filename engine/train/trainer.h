@@ -17,7 +17,8 @@ struct TrainerOptions : BatchOptions {
   int64_t steps_per_epoch = 0;  // 0: the order once
   uint64_t seed = 0;
   OptimizerSpec optimizer;
-  kernels::Augment augment;
+  kernels::Augment augment;                      // of samples whose entry of the order asks for it
+  std::vector<int32_t> paste_rows;               // of the data, that copy_paste takes regions from
   bool capture = true;                           // if the device can
   bool image_losses = false;                     // reports have them
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
@@ -96,7 +97,7 @@ class Trainer {
   Evaluator evaluator_;
   int64_t entries_, steps_per_epoch_;
   int rest_ = 0;  // images of the last batch of an epoch; 0: as many as of the others
-  Order order_;
+  Order order_, paste_;
   DeviceBuffer confusion_, image_loss_;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;

@@ -99,7 +99,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   const Data data;
   Network network(small_unet(setup.norm, setup.channels, setup.heads), device, setup.network);
   const Loss loss(setup.loss, 5);
-  DeviceData device_data(device, data.view(), setup.trainer.batch, setup.streaming);
+  DeviceData device_data(device, data.view(), setup.trainer.batch, setup.streaming, partners_of(setup.trainer.augment));
   Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
   Outcome o;
@@ -243,17 +243,27 @@ TEST(Trainer, ViewsAndReuseChangeNothing) {
 }
 
 TEST(Trainer, StreamingChangesNothing) {
-  for (const int device : {0, 1, 2}) {  // the CPU, two orders of the simulated device
+  for (const int variant : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}) {
+    const int device = variant / 4;  // the CPU, two orders of the simulated device
+    const bool capture = variant % 2 == 1, mixed = variant / 2 % 2 == 1;
+    SCOPED_TRACE(variant);
     auto d = device == 0 ? make_cpu_device(1) : make_simulated_device(device);
-    for (const bool capture : {false, true}) {
-      Variant resident, streamed;
-      resident.trainer.augment.flip = streamed.trainer.augment.flip = kernels::Flip::horizontal;
-      resident.trainer.capture = streamed.trainer.capture = capture;
-      streamed.streaming = Streaming::on;
-      expect_same(train(*d, streamed), train(*d, resident));
-      resident.trainer.steps_per_epoch = streamed.trainer.steps_per_epoch = 4;  // the order is begun again
-      expect_same(train(*d, streamed), train(*d, resident));
+    Variant resident;
+    kernels::Augment& augment = resident.trainer.augment;
+    augment.flip = kernels::Flip::horizontal;
+    if (mixed) {
+      augment.elastic = {true, 4, 2, 0.7f};
+      augment.noise = {true, 0.1f, 0.7f};
+      augment.cutmix = {true, {0.2f, 0.5f}, 0.7f};
+      augment.copy_paste = {true, 3, 0.7f};
+      resident.trainer.paste_rows = {2, 5, 7};
     }
+    resident.trainer.capture = capture;
+    Variant streamed = resident;
+    streamed.streaming = Streaming::on;
+    expect_same(train(*d, streamed), train(*d, resident));
+    resident.trainer.steps_per_epoch = streamed.trainer.steps_per_epoch = 4;  // the order is begun again
+    expect_same(train(*d, streamed), train(*d, resident));
   }
 }
 
