@@ -1,6 +1,9 @@
 #include "app/experiment.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "data/clean.h"
 #include "data/overlap.h"
@@ -103,6 +106,14 @@ const ExperimentData& Experiment::data() {
   } else {
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
+  p->draws = std::ssize(p->epoch);
+  if (d.balance) {
+    p->repeats = repeat_factors(all, p->train, d.balance->threshold);
+    p->draws = std::llround(std::accumulate(p->repeats.begin(), p->repeats.end(), 0.0));
+    p->report += "balance: images are seen 1 to " +
+                 number(std::round(10 * *std::max_element(p->repeats.begin(), p->repeats.end())) / 10) + " times, " +
+                 std::to_string(p->draws) + " images an epoch\n";
+  }
   try {
     settle_paste(*p);
   } catch (const OptionError& e) {
@@ -112,20 +123,45 @@ const ExperimentData& Experiment::data() {
   return *data_;
 }
 
-std::vector<int32_t> Experiment::order(int64_t epoch) {
-  const std::vector<SampleIndex>& samples = data().epoch;
+std::vector<int32_t> Experiment::order(int64_t epoch, std::span<const float> image_losses) {
+  const ExperimentData& d = data();
+  const uint64_t seed = config.run.seed;
   std::vector<int32_t> entries;
-  for (const int64_t i : epoch_order(config.run.seed, epoch, std::ssize(samples)))
-    entries.push_back(kernels::sample_index(samples[i].index, samples[i].augment));
+  if (d.repeats.empty() && !config.data.hard_examples) {
+    for (const int64_t i : epoch_order(seed, epoch, d.draws))
+      entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment));
+    return entries;
+  }
+  std::vector<double> weights(d.epoch.size(), 1);
+  if (!d.repeats.empty()) weights = d.repeats;
+  if (config.data.hard_examples) {
+    std::vector<float> losses;
+    for (const SampleIndex& entry : d.epoch)
+      losses.push_back(image_losses.empty() ? std::numeric_limits<float>::quiet_NaN() : image_losses[entry.index]);
+    const std::vector<double> factors = hard_factors(losses, *config.data.hard_examples);
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] *= factors[i];
+  }
+  std::vector<bool> seen(d.epoch.size());
+  for (const int64_t i : weighted_order(seed, epoch, weights, d.draws)) {
+    entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment || seen[i]));
+    seen[i] = true;
+  }
   return entries;
+}
+
+std::string Experiment::augment_key() const {
+  const DataOptions& d = config.data;
+  return std::string(d.augment ? "" : d.oversample ? "oversample." : "balance.") + "augment.";
 }
 
 // Throws OptionError.
 void Experiment::settle_augment(ExperimentData& data) {
   const DataOptions& d = config.data;
-  if (!d.augment && !d.oversample) return;
-  kernels::Augment& a = data.augment = d.augment ? *d.augment : d.oversample->augment;
-  const std::string section = d.augment ? "augment." : "oversample.augment.";
+  if (!d.augment && !d.oversample && !d.balance) return;
+  kernels::Augment& a = data.augment = d.augment      ? *d.augment
+                                       : d.oversample ? d.oversample->augment
+                                                      : d.balance->augment;
+  const std::string section = augment_key();
   if (a.mask_fill == kernels::MaskFill::constant) {
     a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
     if (a.mask_fill_value < 0)
@@ -160,7 +196,7 @@ void Experiment::settle_paste(ExperimentData& data) {
   for (const int64_t i : samples_with(data.images, data.train, paste.class_id))
     data.paste_rows.push_back(static_cast<int32_t>(i));
   if (data.paste_rows.empty())
-    throw OptionError("data", std::string(config.data.augment ? "" : "oversample.") + "augment.copy_paste.class",
+    throw OptionError("data", augment_key() + "copy_paste.class",
                       "no training image holds class " + std::to_string(paste.class_id));
   data.report += "copy_paste: regions of class " + std::to_string(paste.class_id) + " of " +
                  std::to_string(data.paste_rows.size()) + " training images\n";
@@ -189,6 +225,23 @@ SourceContext Experiment::source_context() {
           .ignore = config.loss.ignore,
           .group = config.data.split.group_of_source(),
           .check = [this](const Dataset& images) { check_image(images); }};
+}
+
+void Experiment::check_heads() {
+  const Graph& graph = network().graph();
+  std::vector<std::string> names;
+  for (const LossHead& head : graph.heads)
+    if (head.node != graph.output) names.push_back(head.name);
+  for (const auto& [node, loss] : config.loss.heads) {
+    if (std::find(names.begin(), names.end(), node) != names.end()) continue;
+    const bool output = std::any_of(graph.heads.begin(), graph.heads.end(), [&, &name = node](const LossHead& head) {
+      return head.node == graph.output && head.name == name;
+    });
+    config.fail("loss", {"loss", "heads." + node,
+                         (output ? "is the output, whose loss is `loss` itself" : "is no head of the model") +
+                             std::string(names.empty() ? "; the model has none but its output (model.heads)"
+                                                       : "; its other heads: " + join(names))});
+  }
 }
 
 // What would do nothing, or stand beside the wrong class.
@@ -248,6 +301,7 @@ std::optional<InitialWeights> Experiment::initial_weights() {
 }
 
 Loss Experiment::loss(const std::vector<double>& frequencies) {
+  check_heads();
   try {
     return {config.loss, classes(), frequencies};
   } catch (const OptionError& e) {
@@ -266,6 +320,7 @@ TrainerOptions Experiment::trainer_options() {
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
   o.capture = config.run.cuda_graph;
+  o.image_losses = config.data.hard_examples.has_value();
   if (config.profile) o.profile_start = config.profile->start, o.profile_steps = config.profile->steps;
   return o;
 }

@@ -3,11 +3,13 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "app/run_config.h"
 #include "data/dataset.h"
+#include "data/sampling.h"
 #include "engine/train/trainer.h"
 
 namespace regolith {
@@ -15,7 +17,9 @@ namespace regolith {
 struct ExperimentData {
   Dataset images;
   std::vector<int64_t> train, validation, test;  // samples of it
-  std::vector<SampleIndex> epoch;                // an epoch's worth of the training samples
+  std::vector<SampleIndex> epoch;                // what an epoch is drawn from
+  std::vector<double> repeats;                   // how often it has each of them on the mean; empty: each once
+  int64_t draws = 0;                             // the length of an epoch
   kernels::Augment augment;                      // of those that are augmented
   std::vector<int32_t> paste_rows;               // training samples with the class of copy_paste
   std::vector<double> frequencies;               // share of each class in the training pixels
@@ -43,8 +47,9 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
-  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on.
-  std::vector<int32_t> order(int64_t epoch);
+  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on. image_losses: of the
+  // samples, before the epoch, for data.hard_examples; not a number, or none at all: not known yet.
+  std::vector<int32_t> order(int64_t epoch, std::span<const float> image_losses = {});
   // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
   // fit the network.
   std::optional<InitialWeights> initial_weights();
@@ -61,8 +66,10 @@ class Experiment {
  private:
   void check_image(const Dataset& images);
   void check_classes();
+  std::string augment_key() const;  // below data: where the augmentation stands
   void settle_augment(ExperimentData& data);
   void settle_paste(ExperimentData& data);
+  void check_heads();  // those that the loss names
 
   std::unique_ptr<Device> device_;
   bool plan_only_;

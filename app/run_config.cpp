@@ -33,6 +33,8 @@ void fields(V& v, DataOptions& s) {
   v("clean", s.clean, {});
   v("split", s.split, {.doc = "seeded, stratified by the classes in the images"});
   v("oversample", s.oversample, {.doc = "repeat images of a rare class in the training set"});
+  v("balance", s.balance, {.doc = "images of rare classes are drawn more often, without copies; excludes oversample"});
+  v("hard_examples", s.hard_examples, {.doc = "images of a large loss are drawn more often in the next epoch"});
   v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
   v("normalise", s.normalise, {});
   v("streaming", s.streaming,
@@ -185,6 +187,8 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
                           : npz  ? "an array"
                                  : "a file") +
               " of each is needed");
+  if (data.balance && data.oversample)
+    yaml.at("balance").fail("excludes oversample: both repeat the images of rare classes; switch one off");
   const SplitShares& split = data.split;
   const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
                                        : "has no effect beside data.split.files";

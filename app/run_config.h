@@ -11,6 +11,7 @@
 
 #include "app/sweep.h"
 #include "data/clean.h"
+#include "data/sampling.h"
 #include "data/sources.h"
 #include "data/split.h"
 #include "engine/config/yaml.h"
@@ -41,6 +42,8 @@ struct DataOptions {
   CleanRule clean;
   SplitShares split;
   std::optional<Oversample> oversample;
+  std::optional<Balance> balance;
+  std::optional<HardExamples> hard_examples;
   std::optional<kernels::Augment> augment;
   Normalise normalise;
   Streaming streaming = Streaming::automatic;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <utility>
 
 #include "app/checks.h"
@@ -61,8 +62,10 @@ bool Training::run() {
   if (earlier) earlier->check_data(digests_);
   loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
-  trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
-                                       experiment_.trainer_options());
+  trainer_ =
+      std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), data.draws, experiment_.trainer_options());
+  if (config_.data.hard_examples)
+    losses_before_ = losses_ = std::vector<float>(data.images.count, std::numeric_limits<float>::quiet_NaN());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs);
   std::fputs(warnings(experiment_, trainer_->steps_per_epoch()).c_str(), stdout);
   if (options_.interrupts != nullptr) options_.interrupts->begun = true;
@@ -138,6 +141,14 @@ void Training::restore(const EarlierRun& earlier) {
           ": that is another experiment; resume with the configuration of that run, " + path("config.yaml"));
     json scheduled = state.at("schedule");
     before.restore(scheduled);
+    if (config_.data.hard_examples && !earlier.changed("loss")) {
+      const auto read = [](const json& from, std::vector<float>& to) {
+        for (size_t i = 0; i < to.size(); ++i)
+          if (!from.at(i).is_null()) to[i] = from.at(i);
+      };
+      read(state.at("image_losses").at("before"), losses_before_);
+      read(state.at("image_losses").at("last"), losses_);
+    }
     if (earlier.changed("loss")) loss_sum_ = 0, loss_images_ = 0;
     if (earlier.changed("loss") || before.monitor() != schedule_->monitor())
       scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
@@ -169,6 +180,7 @@ void Training::save_last(int64_t epochs) {
            {"data", digests_},
            {"steps_per_epoch", trainer_->steps_per_epoch()},
            {"schedule", schedule_->state()}};
+  if (config_.data.hard_examples) run["image_losses"] = {{"before", losses_before_}, {"last", losses_}};
   for (const auto& l : listeners_)
     if (!l->key().empty()) run[l->key()] = l->state();
   Checkpoint c = save_training(experiment_.network(), *trainer_);
@@ -198,6 +210,7 @@ bool Training::train_epochs() {
     loss_sum_ = 0;
     loss_images_ = 0;
     const auto trained = Clock::now();
+    losses_before_ = losses_;
     for (const auto& l : listeners_) {
       l->epoch(*this, *report);
       stopped_ = report->stop;
@@ -230,13 +243,18 @@ StepProgress Training::train_steps() {
   if (now.step == now.steps)  // a resumed run that was interrupted as it validated
     for (const auto& l : listeners_) l->step(*this, now);
   const std::chrono::duration<double, std::ratio<60>> interval(config_.train.checkpoint_minutes);
+  const std::vector<int32_t> entries = experiment_.order(epoch_, losses_before_);
   while (now.step < now.steps && !interrupted()) {
     trainer_->run_epoch(
-        experiment_.order(epoch_), [&](int64_t step) { return schedule_->learning_rate(step); },
+        entries, [&](int64_t step) { return schedule_->learning_rate(step); },
         [&](const StepReport& r) {
           if (std::isfinite(r.loss)) loss_sum_ += r.loss * r.images, loss_images_ += r.images;
           images += r.images;
           now.step = r.state.step - first_step;
+          for (int b = 0; r.image_loss != nullptr && b < r.images; ++b) {
+            const size_t at = ((now.step - 1) * config_.train.batch + b) % entries.size();
+            if (std::isfinite(r.image_loss[b])) losses_[entries[at] >> 1] = static_cast<float>(r.image_loss[b]);
+          }
           now.loss = loss_sum_ / static_cast<double>(loss_images_);  // NaN before the first finite one
           now.lr = schedule_->learning_rate(r.state.step - 1);
           now.images_per_second =

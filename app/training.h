@@ -71,6 +71,9 @@ class Training {
   double loss_sum_ = 0;                  // over them
   bool stopped_ = false;                 // early
   EpochTimes times_;
+  // With data.hard_examples, by row of the data, NaN before it was seen: the loss of each image when it was seen last,
+  // and as it stood before this epoch, whose order follows from that.
+  std::vector<float> losses_, losses_before_;
 };
 
 }  // namespace regolith

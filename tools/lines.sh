@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  10700
-engine   13400
+kernels  11500
+engine   13500
 models    565
-losses     350
-data      2850
-app       2790
+losses     545
+data      2980
+app       2900
 deploy    2970
 study     1300
 tools     1300"

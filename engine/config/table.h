@@ -10,6 +10,7 @@
 #include <concepts>
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -271,6 +272,10 @@ template <class T>
 struct IsSectionList : std::false_type {};
 template <class T>
 struct IsSectionList<std::vector<T>> : std::bool_constant<Section<T>> {};
+template <class T>
+struct IsSectionMap : std::false_type {};
+template <class T>
+struct IsSectionMap<std::map<std::string, T>> : std::bool_constant<Section<T>> {};
 
 // Visitors. Each has operator()(key, field, info) and one_of(variant, alternatives), where the alternatives are named
 // in the order of the variant's types, std::monostate left out.
@@ -319,6 +324,10 @@ struct Reader {
     } else if constexpr (IsSectionList<T>::value) {
       for (const Yaml& element : child.elements()) read_section(element, field.emplace_back());
       if (field.empty()) child.fail("expected a list of at least one");
+    } else if constexpr (IsSectionMap<T>::value) {
+      if (child.exists() && child.is_null()) child.fail("expected a map of keys, found no value");
+      if (child.exists())
+        for (const Yaml::Item& item : child.items()) read_section(item.value, field[item.key]);
     } else {
       if (info.required) yaml.at(key);
       if (child.exists()) read(child, field, info);
@@ -372,6 +381,10 @@ struct Writer {
       out << YAML::BeginSeq;
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
+    } else if constexpr (IsSectionMap<T>::value) {
+      out << YAML::BeginMap;
+      for (auto& [key, section] : field) (*this)(key.c_str(), section, info);
+      out << YAML::EndMap;
     } else {
       T shown = field;
       if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>)
@@ -415,6 +428,10 @@ struct Help {
       line(name, "list of maps", info.doc);
       typename T::value_type inner;
       Help{out, path + name + ".N."}.all(inner);
+    } else if constexpr (IsSectionMap<T>::value) {
+      line(name, "map", info.doc);
+      typename T::mapped_type inner;
+      Help{out, path + name + ".NAME."}.all(inner);
     } else {
       const std::string preset = text(field, info);
       line(name,

@@ -26,12 +26,21 @@ void timed(double& seconds, F&& work) {
 
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
-  explicit Pinned(Device& d) : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
+  // image_losses: of a step; 0: none are read.
+  Pinned(Device& d, int image_losses)
+      : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
     for (auto& e : events) e = d.make_event();
+    if (image_losses > 0) losses = static_cast<double*>(d.allocate_host(2 * image_losses * sizeof(double)));
+    for (int slot = 0; slot < 2; ++slot)
+      slots[slot].image_loss = losses == nullptr ? nullptr : losses + slot * image_losses;
   }
-  ~Pinned() { device.release_host(slots); }
+  ~Pinned() {
+    device.release_host(slots);
+    if (losses != nullptr) device.release_host(losses);
+  }
   Device& device;
   StepReport* slots;
+  double* losses = nullptr;
   std::array<std::unique_ptr<Event>, 2> events;
 };
 
@@ -46,7 +55,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch),
-      pinned_(std::make_unique<Pinned>(device_)) {
+      pinned_(std::make_unique<Pinned>(device_, options.image_losses ? options.batch : 0)) {
   const int64_t whole = entries_ / options_.batch, rest = entries_ % options_.batch;
   if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
@@ -55,6 +64,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
   if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
+  if (options.image_losses) image_loss_ = DeviceBuffer(device_, options.batch * sizeof(double));
   compile_steps();
 }
 
@@ -98,7 +108,9 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   for (const Evaluator::MicroBatch& part : parts) {
     timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
-    evaluator_.enqueue_losses(part, images, {.gradients = true, .confusion = confusion_.as<int64_t>()});
+    evaluator_.enqueue_losses(
+        part, images,
+        {.gradients = true, .confusion = confusion_.as<int64_t>(), .image_loss = image_loss_.as<double>()});
     part.program->backward(*stream_, part.first > 0);
   }
   Parameters& p = network_.parameters();
@@ -163,6 +175,9 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     pinned_->slots[slot].images = is_tail ? rest_ : options_.batch;
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
+    if (pinned_->losses != nullptr)
+      device_.download(pinned_->losses + slot * options_.batch, image_loss_.as(),
+                       pinned_->slots[slot].images * sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);
     if (pending >= 0) go_on = on_step(pending);
     pending = slot;

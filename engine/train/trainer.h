@@ -20,6 +20,7 @@ struct TrainerOptions : BatchOptions {
   kernels::Augment augment;                      // of samples whose entry of the order asks for it
   std::vector<int32_t> paste_rows;               // of the data, that copy_paste takes regions from
   bool capture = true;                           // if the device can
+  bool image_losses = false;                     // reports have them
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
 };
 
@@ -28,6 +29,8 @@ struct StepReport {
   StepState state;
   double loss = 0;  // the mean over its images
   int images = 0;
+  // (images) where TrainerOptions::image_losses asks for them, until the report returns: their mean is the loss.
+  const double* image_loss = nullptr;
 };
 
 // Of all steps so far. augment: where the device does its work at once, part of step; elsewhere next to nothing.
@@ -95,7 +98,7 @@ class Trainer {
   int64_t entries_, steps_per_epoch_;
   int rest_ = 0;  // images of the last batch of an epoch; 0: as many as of the others
   Order order_, paste_;
-  DeviceBuffer confusion_;
+  DeviceBuffer confusion_, image_loss_;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;
   std::unique_ptr<CapturedGraph> full_graph_, tail_graph_;

@@ -46,10 +46,11 @@ class TrainingTest : public testing::Test {
   TrainingTest() { fs::create_directories(folder_); }
   ~TrainingTest() override { fs::remove_all(folder_); }
   // Whether it came to its end; `at`: what is interrupted, -1 for nothing. things: that happened.
-  bool run(const std::string& name, bool resume, int at, int* things = nullptr) {
-    const std::string output = "run.output=" + folder_.string();
-    Experiment experiment(read_run_config(
-        Yaml::load_string(kConfig, "r.yaml").with_overrides({output, "run.name=" + name}), ConfigUse::training));
+  bool run(const std::string& name, bool resume, int at, int* things = nullptr,
+           std::vector<std::string> overrides = {}) {
+    overrides.insert(overrides.end(), {"run.output=" + folder_.string(), "run.name=" + name});
+    Experiment experiment(
+        read_run_config(Yaml::load_string(kConfig, "r.yaml").with_overrides(overrides), ConfigUse::training));
     Interrupts interrupts;
     int count = 0;
     Listeners listeners = all_listeners(experiment);
@@ -63,26 +64,44 @@ class TrainingTest : public testing::Test {
     std::ifstream in(folder_ / file, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
   }
+  // things: that happen in a run.
+  void expect_same_however_interrupted(const std::vector<std::string>& overrides, int expected) {
+    int things = 0;
+    ASSERT_TRUE(run("whole", false, -1, &things, overrides));
+    EXPECT_EQ(things, expected);
+    for (int at = 0; at < things; ++at) {
+      const std::string name = "r" + std::to_string(at);
+      ASSERT_FALSE(run(name, false, at, nullptr, overrides)) << at;
+      ASSERT_TRUE(run(name, true, -1, nullptr, overrides)) << at;
+      for (const char* file : {"/last.safetensors", "/best.safetensors", "/scores.json"})
+        EXPECT_TRUE(read(name + file) == read(std::string("whole") + file)) << at << file;
+      std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
+      for (std::string line, other; std::getline(expected, other);) {
+        ASSERT_TRUE(std::getline(lines, line)) << at;
+        for (const char* key : {"\"loss\"", "\"val_loss\"", "\"lr\""})
+          EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
+      }
+    }
+  }
+  // The "loss" of each epoch, as it is written.
+  std::vector<std::string> losses(const std::string& name) const {
+    std::vector<std::string> list;
+    std::istringstream lines(read(name + "/history.jsonl"));
+    for (std::string line; std::getline(lines, line);) list.push_back(line.substr(line.find("\"loss\""), 20));
+    return list;
+  }
   fs::path folder_ = fs::path(testing::TempDir()) / "regolith_training";
 };
 
-TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) {
-  int things = 0;
-  ASSERT_TRUE(run("whole", false, -1, &things));
-  EXPECT_EQ(things, 1 + 3 * 3 + 1);
-  for (int at = 0; at < things; ++at) {
-    const std::string name = "r" + std::to_string(at);
-    ASSERT_FALSE(run(name, false, at)) << at;
-    ASSERT_TRUE(run(name, true, -1)) << at;
-    for (const char* file : {"/last.safetensors", "/best.safetensors", "/scores.json"})
-      EXPECT_TRUE(read(name + file) == read(std::string("whole") + file)) << at << file;
-    std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
-    for (std::string line, other; std::getline(expected, other);) {
-      ASSERT_TRUE(std::getline(lines, line)) << at;
-      for (const char* key : {"\"loss\"", "\"val_loss\"", "\"lr\""})
-        EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
-    }
-  }
+TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) { expect_same_however_interrupted({}, 1 + 3 * 3 + 1); }
+
+// Whose order follows from the losses of the epoch before, which a checkpoint within an epoch keeps beside its own.
+TEST_F(TrainingTest, HardExamplesGoOnFromWhereverASignalMetIt) {
+  const std::string focal = "loss.focal={exclude: [0]}";  // which images differ by
+  expect_same_however_interrupted({focal, "data.hard_examples={share: 1}"}, 1 + 3 * 3 + 1);
+  ASSERT_TRUE(run("equal", false, -1, nullptr, {focal, "data.hard_examples={share: 0}"}));
+  EXPECT_EQ(losses("whole")[0], losses("equal")[0]);
+  EXPECT_NE(losses("whole")[1], losses("equal")[1]) << "the second epoch draws by the losses of the first";
 }
 
 // One file with all that there is to see, whatever characters its texts have.
