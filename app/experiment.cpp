@@ -123,35 +123,33 @@ const ExperimentData& Experiment::data() {
   return *data_;
 }
 
-std::vector<int32_t> Experiment::order(int64_t epoch, std::span<const float> image_losses) {
+std::vector<int32_t> Experiment::order(int64_t epoch, const std::vector<float>& losses) {
   const ExperimentData& d = data();
-  const uint64_t seed = config.run.seed;
   std::vector<int32_t> entries;
-  if (d.repeats.empty() && !config.data.hard_examples) {
-    for (const int64_t i : epoch_order(seed, epoch, d.draws))
+  if (d.repeats.empty() && losses.empty()) {
+    for (const int64_t i : epoch_order(config.run.seed, epoch, d.draws))
       entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment));
     return entries;
   }
-  std::vector<double> weights(d.epoch.size(), 1);
-  if (!d.repeats.empty()) weights = d.repeats;
-  if (config.data.hard_examples) {
-    std::vector<float> losses;
-    for (const SampleIndex& entry : d.epoch)
-      losses.push_back(image_losses.empty() ? std::numeric_limits<float>::quiet_NaN() : image_losses[entry.index]);
-    const std::vector<double> factors = hard_factors(losses, *config.data.hard_examples);
+  std::vector<double> weights = d.repeats;
+  weights.resize(d.epoch.size(), 1);
+  if (!losses.empty()) {
+    std::vector<float> of_entries;
+    for (const SampleIndex& entry : d.epoch) of_entries.push_back(losses[entry.index]);
+    const std::vector<double> factors = hard_factors(of_entries, *config.data.hard_examples);
     for (size_t i = 0; i < weights.size(); ++i) weights[i] *= factors[i];
   }
   std::vector<bool> seen(d.epoch.size());
-  for (const int64_t i : weighted_order(seed, epoch, weights, d.draws)) {
+  for (const int64_t i : weighted_order(config.run.seed, epoch, weights, d.draws)) {
     entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment || seen[i]));
     seen[i] = true;
   }
   return entries;
 }
 
+// Where data has the augmentation that is used.
 std::string Experiment::augment_key() const {
-  const DataOptions& d = config.data;
-  return std::string(d.augment ? "" : d.oversample ? "oversample." : "balance.") + "augment.";
+  return config.data.augment ? "augment" : config.data.oversample ? "oversample.augment" : "balance.augment";
 }
 
 // Throws OptionError.
@@ -161,7 +159,7 @@ void Experiment::settle_augment(ExperimentData& data) {
   kernels::Augment& a = data.augment = d.augment      ? *d.augment
                                        : d.oversample ? d.oversample->augment
                                                       : d.balance->augment;
-  const std::string section = augment_key();
+  const std::string section = augment_key() + ".";
   if (a.mask_fill == kernels::MaskFill::constant) {
     a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
     if (a.mask_fill_value < 0)
@@ -196,7 +194,7 @@ void Experiment::settle_paste(ExperimentData& data) {
   for (const int64_t i : samples_with(data.images, data.train, paste.class_id))
     data.paste_rows.push_back(static_cast<int32_t>(i));
   if (data.paste_rows.empty())
-    throw OptionError("data", augment_key() + "copy_paste.class",
+    throw OptionError("data", augment_key() + ".copy_paste.class",
                       "no training image holds class " + std::to_string(paste.class_id));
   data.report += "copy_paste: regions of class " + std::to_string(paste.class_id) + " of " +
                  std::to_string(data.paste_rows.size()) + " training images\n";

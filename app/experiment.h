@@ -47,9 +47,9 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
-  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on. image_losses: of the
-  // samples, before the epoch, for data.hard_examples; not a number, or none at all: not known yet.
-  std::vector<int32_t> order(int64_t epoch, std::span<const float> image_losses = {});
+  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on. losses: with
+  // data.hard_examples, by row of the data, NaN where none is known.
+  std::vector<int32_t> order(int64_t epoch, const std::vector<float>& losses = {});
   // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
   // fit the network.
   std::optional<InitialWeights> initial_weights();
@@ -66,10 +66,10 @@ class Experiment {
  private:
   void check_image(const Dataset& images);
   void check_classes();
-  std::string augment_key() const;  // below data: where the augmentation stands
+  void check_heads();  // those that the loss names
+  std::string augment_key() const;
   void settle_augment(ExperimentData& data);
   void settle_paste(ExperimentData& data);
-  void check_heads();  // those that the loss names
 
   std::unique_ptr<Device> device_;
   bool plan_only_;

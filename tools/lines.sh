@@ -8,8 +8,8 @@ kernels  11500
 engine   13500
 models    565
 losses     545
-data      2980
-app       2900
+data      2985
+app       2870
 deploy    2970
 study     1300
 tools     1300"

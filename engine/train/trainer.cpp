@@ -63,8 +63,8 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                                                   : whole + (rest > 0);
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
-  if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   if (options.image_losses) image_loss_ = DeviceBuffer(device_, options.batch * sizeof(double));
+  if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   compile_steps();
 }
 
