@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  11500
-engine   13500
+kernels  11900
+engine   13600
 models    565
 losses     545
 data      2985
-app       2870
+app       2895
 deploy    2970
 study     1300
 tools     1300"

@@ -9,8 +9,8 @@
 namespace regolith {
 namespace {
 
-constexpr const char* kLossColours[] = {"#1f6fb4", "#d9722a"};
-constexpr const char* kScoreColours[] = {"#2f8f4e", "#8a4fb5", "#c0392b", "#1f6fb4", "#d9722a"};
+constexpr const char* kLossColours[] = {"#1f6fb4", "#d9722a", "#8a4fb5"};
+constexpr const char* kScoreColours[] = {"#2f8f4e", "#8a4fb5", "#c0392b", "#1f6fb4", "#d9722a", "#7a7a7a"};
 
 // A step of 1, 2 or 5 times a power of ten that cuts the range into at most `most` parts.
 double tick_step(double range, int most) {
@@ -115,16 +115,21 @@ std::string history_svg(const std::string& title, const std::vector<EpochRecord>
   std::vector<Curve> losses{{"training", kLossColours[0], {}}}, scores;
   for (const EpochRecord& record : records)
     losses[0].points.push_back({static_cast<double>(record.epoch), record.loss});
-  for (size_t m = 0; !records.empty() && m < records.back().validation.size(); ++m) {
-    const Metric& metric = records.back().validation[m];
-    std::vector<Curve>& curves = metric.higher_is_better ? scores : losses;
-    const char* colour = metric.higher_is_better ? kScoreColours[scores.size() % std::size(kScoreColours)]
-                                                 : kLossColours[losses.size() % std::size(kLossColours)];
-    Curve& curve = curves.emplace_back(Curve{metric.name == "loss" ? "validation" : metric.name, colour, {}});
-    for (const EpochRecord& record : records)
-      curve.points.push_back({static_cast<double>(record.epoch),
-                              m < record.validation.size() ? record.validation[m].value : EpochRecord::kNone});
-  }
+  const auto add = [&](const std::string& prefix, std::vector<Metric> EpochRecord::*of) {
+    for (size_t m = 0; !records.empty() && m < (records.back().*of).size(); ++m) {
+      const Metric& metric = (records.back().*of)[m];
+      std::vector<Curve>& curves = metric.higher_is_better ? scores : losses;
+      const char* colour = metric.higher_is_better ? kScoreColours[scores.size() % std::size(kScoreColours)]
+                                                   : kLossColours[losses.size() % std::size(kLossColours)];
+      Curve& curve =
+          curves.emplace_back(Curve{prefix + (metric.name == "loss" ? "validation" : metric.name), colour, {}});
+      for (const EpochRecord& record : records)
+        curve.points.push_back(
+            {static_cast<double>(record.epoch), m < (record.*of).size() ? (record.*of)[m].value : EpochRecord::kNone});
+    }
+  };
+  add("", &EpochRecord::validation);
+  add("ema ", &EpochRecord::ema_validation);
   return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 420\" width=\"960\" height=\"420\" "
          "font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<rect width=\"960\" height=\"420\" "
          "fill=\"white\"/>\n" +

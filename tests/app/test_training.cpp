@@ -17,7 +17,7 @@ constexpr const char* kConfig =
     "run: {name: r, seed: 7, device: cpu, precision: fp32, threads: 1}\n"
     "data: {synthetic: {count: 24, height: 16, width: 32}, augment: {flip: horizontal}}\n"
     "schedule: {reduce_on_plateau: {patience: 1, min_delta: 0.01}}\n"
-    "train: {batch: 8, epochs: 3, panels: 0, validate_every: 2}\n"
+    "train: {batch: 8, epochs: 3, panels: 0, validate_every: 2, ema: {decay: 0.9}}\n"
     "model:\n"
     "  input: {height: 16, width: 32, channels: 1}\n"
     "  nodes:\n"
