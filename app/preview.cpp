@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 
 #include "engine/base/text.h"
 #include "engine/report/panel.h"
@@ -41,7 +42,9 @@ void write_preview(Experiment& experiment, const PreviewOptions& options) {
   const ExperimentData& data = experiment.data();
   const Dataset& images = data.images;
   const kernels::Augment& augment = data.augment;
-  const std::vector<int32_t> entries = experiment.order(0);
+  std::vector<float> losses;
+  if (experiment.config.data.hard_examples) losses.assign(images.count, std::numeric_limits<float>::quiet_NaN());
+  const std::vector<int32_t> entries = experiment.order(0, losses);
   const int count = static_cast<int>(std::min<int64_t>(options.count, std::ssize(entries)));
   const uint64_t seed = experiment.config.run.seed;
 
@@ -99,7 +102,7 @@ void write_preview(Experiment& experiment, const PreviewOptions& options) {
   std::vector<LegendEntry> legend;
   for (size_t k = 0; k < names.size(); ++k) legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
   write_png(options.output, draw_sheet(titles, rows, images.height, images.width, images.channels, legend));
-  if (!experiment.config.data.augment && !experiment.config.data.oversample)
+  if (!experiment.config.data.augment && !experiment.config.data.oversample && !experiment.config.data.balance)
     std::puts("data.augment is off: images train as they are stored");
   std::printf("%s: the first %d of the %zu images of an epoch\n", options.output.c_str(), count, entries.size());
 }

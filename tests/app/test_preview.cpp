@@ -48,6 +48,7 @@ TEST_F(PreviewTest, OneSeedOneSheet) {
   EXPECT_EQ(sheet({massive, "train.batch=3"}), expected);
   EXPECT_NE(sheet({massive, "run.seed=8"}), expected);
   EXPECT_NE(sheet({"data.augment.preset=light"}), expected);
+  EXPECT_NE(sheet({massive, "data.hard_examples={}"}), expected);  // whose first epoch is drawn in another way
 }
 
 TEST_F(PreviewTest, ShowsWhatIsStoredAndWhatTrains) {
