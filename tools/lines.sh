@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  11900
-engine   13600
+engine   13630
 models    565
 losses     545
 data      2985

@@ -24,6 +24,22 @@ bool higher_is_better(const std::string& monitor) {
 
 bool ignores_background(const std::string& monitor) { return monitor.starts_with("val_miou_"); }
 
+namespace {
+
+// Of a part of the run between two restarts: how much of it lies behind.
+double within_restart(double t, const CosineSchedule& c) {
+  double all = 0, begin = 0;
+  for (int i = 0; i <= c.restarts; ++i) all += std::pow(c.growth, i);
+  for (int i = 0; i < c.restarts; ++i) {
+    const double length = std::pow(c.growth, i) / all;
+    if (t < begin + length) return (t - begin) / length;
+    begin += length;
+  }
+  return std::min(1., (t - begin) / (1 - begin));
+}
+
+}  // namespace
+
 Schedule::Schedule(const ScheduleSpec& spec, double base_rate, int64_t total_steps)
     : spec_(spec), base_(base_rate), total_(total_steps), maximise_(higher_is_better(monitor())) {}
 
@@ -46,7 +62,7 @@ double Schedule::learning_rate(int64_t step) const {
   const double t = std::min(1., static_cast<double>(step - spec_.warmup_steps) / way);
   const auto down = [&](double shape, double last) { return last + (base_ - last) * shape; };
   if (const auto* c = std::get_if<CosineSchedule>(&spec_.kind))
-    return down((1 + std::cos(std::numbers::pi * t)) / 2, c->min_lr);
+    return down((1 + std::cos(std::numbers::pi * within_restart(t, *c))) / 2, c->min_lr);
   if (const auto* p = std::get_if<PolynomialSchedule>(&spec_.kind)) return down(std::pow(1 - t, p->power), p->end_lr);
   return reduced();
 }

@@ -43,12 +43,18 @@ void fields(V& v, ReduceOnPlateau& s) {
   v("cooldown", s.cooldown, {.doc = "validations after a reduction that do not count", .min = 0, .max = 100000});
 }
 
-struct CosineSchedule {  // half a cosine from the base rate to min_lr
+// Half a cosine from the base rate to min_lr; with restarts several, as SGDR has them (Loshchilov and Hutter, 2017).
+// The last one ends with the run, whatever its length.
+struct CosineSchedule {
   double min_lr = 0;
+  int restarts = 0;
+  double growth = 2;
 };
 template <class V>
 void fields(V& v, CosineSchedule& s) {
   v("min_lr", s.min_lr, {.doc = "at the last step", .min = 0, .max = 10});
+  v("restarts", s.restarts, {.doc = "warm restarts: how often the rate is back at lr", .min = 0, .max = 1000});
+  v("growth", s.growth, {.doc = "a restart's share of the run, over that of the one before", .min = 0.1, .max = 10});
 }
 
 struct PolynomialSchedule {  // (1 - t)^power from the base rate to end_lr

@@ -18,6 +18,18 @@ TEST(Schedule, WarmsUpThenStays) {
   EXPECT_DOUBLE_EQ(s.learning_rate(1000), .8);
 }
 
+TEST(Schedule, WarmRestarts) {
+  // Steps 0 to 70 in parts of 1, 2 and 4 sevenths: from 0, 10 and 30 on.
+  const Schedule s({CosineSchedule{.2, 2, 2}, 0}, 2, 71);
+  for (const int begin : {0, 10, 30}) EXPECT_NEAR(s.learning_rate(begin), 2, 1e-12) << begin;
+  for (const int middle : {5, 20, 50}) EXPECT_NEAR(s.learning_rate(middle), 1.1, 1e-12) << middle;
+  EXPECT_NEAR(s.learning_rate(9), .2 + 1.8 * (1 + std::cos(.9 * std::numbers::pi)) / 2, 1e-12);
+  EXPECT_DOUBLE_EQ(s.learning_rate(70), .2);
+  EXPECT_DOUBLE_EQ(s.learning_rate(1000), .2);
+  const Schedule plain({CosineSchedule{.2}, 0}, 2, 71), none({CosineSchedule{.2, 0, 5}, 0}, 2, 71);
+  for (int step = 0; step < 71; ++step) EXPECT_EQ(plain.learning_rate(step), none.learning_rate(step));
+}
+
 TEST(Schedule, Cosine) {
   const Schedule s({CosineSchedule{.2}, 10}, 2, 111);  // the last step is 110
   EXPECT_DOUBLE_EQ(s.learning_rate(4), 1);
