@@ -162,8 +162,8 @@ void Experiment::check_image(const Dataset& images) {
 
 DeviceData& Experiment::device_data() {
   if (!device_data_)
-    device_data_ =
-        std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch, config.data.streaming);
+    device_data_ = std::make_unique<DeviceData>(device(), data().images.view(),
+                                                config.train.batch * config.train.accumulate, config.data.streaming);
   return *device_data_;
 }
 
@@ -193,10 +193,12 @@ Loss Experiment::loss(const std::vector<double>& frequencies) {
 TrainerOptions Experiment::trainer_options() {
   TrainerOptions o;
   o.batch = config.train.batch;
+  o.accumulate = config.train.accumulate;
   o.drop_last = config.train.drop_last;
   o.steps_per_epoch = config.train.steps_per_epoch;
   o.seed = config.run.seed;
   o.optimizer = config.optimizer;
+  o.ema = config.train.ema;
   if (data_) o.augment = data_->augment;
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);

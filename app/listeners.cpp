@@ -54,7 +54,8 @@ class ProgressListener : public Listener {
   }
   void epoch(Training& t, EpochReport& report) override {
     const std::string monitored = t.experiment().config.monitor().substr(4);  // without val_
-    for (const Metric& m : report.record.validation)
+    const EpochRecord& record = report.record;
+    for (const Metric& m : t.experiment().config.watches_ema() ? record.ema_validation : record.validation)
       if (report.validated && (m.name == monitored || m.name == "loss" || m.name == "miou"))
         state_.validation.push_back(m);
     progress_.epoch(state_);
@@ -92,6 +93,8 @@ class BestListener : public Listener {
  public:
   void epoch(Training& t, EpochReport& report) override {
     if (!report.improved) return;
+    std::optional<Trainer::Averaged> averaged;
+    if (t.experiment().config.watches_ema()) averaged.emplace(t.trainer());
     Checkpoint best = save_weights(t.experiment().network(), t.trainer().stream());
     best.metadata["epoch"] = std::to_string(report.record.epoch);
     best.metadata["monitor"] = t.experiment().config.monitor();

@@ -19,9 +19,9 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Sections and keys that make it another experiment. Data may move: its digest tells.
-constexpr const char* kFixed[] = {"run.seed",        "data.clean",     "data.split",
-                                  "data.oversample", "data.normalise", "train.batch",
-                                  "train.drop_last", "train.init",     "model"};
+constexpr const char* kFixed[] = {"run.seed",       "data.clean",  "data.split",       "data.oversample",
+                                  "data.normalise", "train.batch", "train.accumulate", "train.drop_last",
+                                  "train.init",     "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
 constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
                                      "train.slices", "conv",          "graph",       "version"};
@@ -136,7 +136,8 @@ bool EarlierRun::changed(const char* section) const {
 }
 
 bool EarlierRun::same_score(const RunConfig& now) const {
-  return !best_is_missing && config.monitor() == now.monitor() && !changed("loss");
+  return !best_is_missing && config.monitor() == now.monitor() && config.watches_ema() == now.watches_ema() &&
+         !changed("loss");
 }
 
 std::string EarlierRun::report(const RunConfig& now) const {

@@ -41,6 +41,12 @@ void fields(V& v, DataOptions& s) {
 template <class V>
 void fields(V& v, TrainOptions& s) {
   v("batch", s.batch, {.doc = "images per step", .min = 1, .max = 65536});
+  v("accumulate", s.accumulate,
+    {.doc =
+         "batches per step, one after the other in the memory of one; its gradient is the mean over all their images. "
+         "Norms and losses over the batch see train.batch images",
+     .min = 1,
+     .max = 65536});
   v("epochs", s.epochs, {.doc = "at most", .min = 1, .max = 1'000'000});
   v("steps_per_epoch", s.steps_per_epoch, {.doc = "auto: the training set once", .min = 1, .max = 1e9, .word = "auto"});
   v("slices", s.slices,
@@ -48,6 +54,7 @@ void fields(V& v, TrainOptions& s) {
      .min = 1,
      .max = 65536,
      .word = "auto"});
+  v("ema", s.ema, {.doc = "keep a moving average of the weights, and validate it beside them"});
   v("early_stopping", s.early_stopping, {.doc = "stop when nothing improves, and go back to the best weights"});
   v("validate_every", s.validate_every, {.doc = "epochs", .min = 1, .max = 100000});
   v("drop_last", s.drop_last, {.doc = "leave out a last batch that is not full"});
@@ -201,8 +208,13 @@ void check(const RunConfig& c, ConfigUse use) {
                             "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   check_data(c.data, data);
-  if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / c.train.batch)
-    train.fail_key("steps_per_epoch", "times train.batch is more than 2147483647 images");
+  const int64_t step = int64_t{c.train.batch} * c.train.accumulate;
+  if (step > std::numeric_limits<int>::max())
+    train.fail_key("accumulate", "times train.batch is more than 2147483647 images");
+  if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / step)
+    train.fail_key("steps_per_epoch", std::string("times train.batch ") +
+                                          (c.train.accumulate > 1 ? "and train.accumulate " : "") +
+                                          "is more than 2147483647 images");
   if (!c.may_validate())
     c.refuse_without_validation(c.has_given_parts() ? "none are given" : "data.split.validation is 0");
   const size_t classes = c.data.classes.names.size();

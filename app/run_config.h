@@ -14,6 +14,7 @@
 #include "engine/config/yaml.h"
 #include "engine/run/network.h"
 #include "engine/train/device_data.h"
+#include "engine/train/ema.h"
 #include "engine/train/initial_weights.h"
 #include "engine/train/optimizer.h"
 #include "engine/train/schedule.h"
@@ -45,9 +46,10 @@ struct DataOptions {
 };
 
 struct TrainOptions {
-  int batch = 32, epochs = 100;
+  int batch = 32, accumulate = 1, epochs = 100;
   int64_t steps_per_epoch = 0;  // 0: auto, the training set once
   int slices = 0;               // micro-batches of a step; 0: auto
+  std::optional<EmaSpec> ema;
   std::optional<EarlyStoppingSpec> early_stopping;
   int validate_every = 1, panels = 8;
   bool drop_last = false;
@@ -80,6 +82,7 @@ struct RunConfig {
   void refuse_without_validation(const std::string& why) const;
   // What says which weights are the best.
   std::string monitor() const { return train.early_stopping ? train.early_stopping->monitor : "val_loss"; }
+  bool watches_ema() const { return train.ema && train.ema->watch == EmaSpec::Watch::ema; }
   // Every key with its value; reads back as the same run. Without whole paths: the same wherever its files stand.
   std::string to_yaml(bool whole_paths = true) const;
   // Throws ConfigError with the place of a key of `section` that its part refuses.

@@ -135,7 +135,8 @@ void Training::restore(const EarlierRun& earlier) {
     json scheduled = state.at("schedule");
     before.restore(scheduled);
     if (earlier.changed("loss")) loss_sum_ = 0, loss_images_ = 0;
-    if (earlier.changed("loss") || before.monitor() != schedule_->monitor())
+    if (earlier.changed("loss") || before.monitor() != schedule_->monitor() ||
+        earlier.config.watches_ema() != config_.watches_ema())
       scheduled.update({{"seen", false}, {"wait", 0}, {"cooldown", 0}});
     schedule_->restore(scheduled);
     for (const auto& l : listeners_)
@@ -262,17 +263,29 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
                    .seconds = seconds,
                    .skipped_steps = state.skipped,
                    .validation = metrics({}, 0, EpochRecord::kNone),
-                   .val_iou = {}};
+                   .ema_validation = {},
+                   .val_iou = {},
+                   .val_ema_iou = {}};
+  if (config_.train.ema) report.record.ema_validation = report.record.validation;
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
-  const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
-  if (!e.whole) return {};
+  const auto validate = [&](std::vector<Metric>& values, std::vector<double>& iou) {
+    const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
+    values = metrics(e.confusion, experiment_.classes(), e.loss);
+    iou = score(e.confusion, experiment_.classes()).iou;
+    return e.whole;
+  };
+  EpochRecord& record = report.record;
+  if (!validate(record.validation, record.val_iou)) return {};
+  if (config_.train.ema) {
+    const Trainer::Averaged averaged(*trainer_);
+    if (!validate(record.ema_validation, record.val_ema_iou)) return {};
+  }
   report.validated = true;
-  report.record.validation = metrics(e.confusion, experiment_.classes(), e.loss);
-  report.record.val_iou = score(e.confusion, experiment_.classes()).iou;
-  report.monitored = value_of(report.record.validation, config_.monitor().substr(4));  // without val_
-  schedule_->end_epoch(value_of(report.record.validation, schedule_->monitor().substr(4)));
+  const std::vector<Metric>& watched = config_.watches_ema() ? record.ema_validation : record.validation;
+  report.monitored = value_of(watched, config_.monitor().substr(4));  // without val_
+  schedule_->end_epoch(value_of(watched, schedule_->monitor().substr(4)));
   return report;
 }
 
@@ -306,7 +319,8 @@ std::string Training::memory_text() {
   getrusage(RUSAGE_SELF, &usage);
   return "memory: arena " + mebibytes(network.arena_bytes()) + ", data " + mebibytes(trainer_->data_bytes()) +
          ", prepacked weights " + mebibytes(network.parameters().prepacked_bytes()) +
-         ", weights, gradients and moments " + mebibytes(network.parameters().bytes_with_moments(trainer_->moments())) +
+         ", weights, gradients and moments " +
+         mebibytes(network.parameters().bytes_with_moments(trainer_->moments()) + trainer_->ema_bytes()) +
          "; peak of the process " + mebibytes(1024.0 * static_cast<double>(usage.ru_maxrss));
 }
 

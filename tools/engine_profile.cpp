@@ -35,6 +35,7 @@ Dataset noise(const Shape& image, int classes, int batch) {
 
 int profile(RunConfig config, int steps, int warmup, const std::string& json_file) {
   config.train.steps_per_epoch = 0;
+  config.train.accumulate = 1;
   Experiment experiment(std::move(config));
   const RunConfig& c = experiment.config;
   Device& device = experiment.device();

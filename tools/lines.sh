@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels   9745
-engine   13060
+kernels   9825
+engine   13190
 models    565
 losses     350
 data      2715
-app       1930
+app       1965
 deploy    2970
 tools     1205"
 total=0 most=0 over=0

@@ -18,6 +18,8 @@ std::string line_of(const EpochRecord& r) {
                {"seconds", r.seconds}, {"skipped_steps", r.skipped_steps}};
   for (const Metric& metric : r.validation) json["val_" + metric.name] = metric.value;
   json["val_iou"] = r.val_iou;
+  for (const Metric& metric : r.ema_validation) json["val_ema_" + metric.name] = metric.value;
+  if (!r.ema_validation.empty()) json["val_ema_iou"] = r.val_ema_iou;
   return json.dump() + "\n";
 }
 
@@ -32,11 +34,18 @@ EpochRecord record_of(const Json& json) {
                 .seconds = number_of(json.at("seconds")),
                 .skipped_steps = json.at("skipped_steps"),
                 .validation = {},
-                .val_iou = {}};
-  for (const auto& [key, value] : json.items())
-    if (key.starts_with("val_") && key != "val_iou")
-      r.validation.push_back({key.substr(4), number_of(value), key != "val_loss"});
-  for (const Json& iou : json.at("val_iou")) r.val_iou.push_back(number_of(iou));
+                .ema_validation = {},
+                .val_iou = {},
+                .val_ema_iou = {}};
+  for (const auto& [key, value] : json.items()) {
+    if (!key.starts_with("val_")) continue;
+    const bool ema = key.starts_with("val_ema_");
+    const std::string name = key.substr(ema ? 8 : 4);
+    if (name == "iou")
+      for (const Json& iou : value) (ema ? r.val_ema_iou : r.val_iou).push_back(number_of(iou));
+    else
+      (ema ? r.ema_validation : r.validation).push_back({name, number_of(value), name != "loss"});
+  }
   return r;
 }
 

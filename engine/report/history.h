@@ -15,9 +15,11 @@ struct EpochRecord {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   int64_t epoch = 0, step = 0;  // step: of the whole run, at the end of the epoch
   double lr = kNone, loss = kNone, images_per_second = kNone, seconds = kNone;
-  int64_t skipped_steps = 0;       // so far, for gradients that were not finite
-  std::vector<Metric> validation;  // "miou" is "val_miou" in the file
-  std::vector<double> val_iou;     // by class
+  int64_t skipped_steps = 0;  // so far, for gradients that were not finite
+  // Of the weights, and of their moving average where there is one: "miou" is "val_miou" and "val_ema_miou" in the
+  // file.
+  std::vector<Metric> validation, ema_validation;
+  std::vector<double> val_iou, val_ema_iou;  // by class
 };
 
 class History {

@@ -14,8 +14,8 @@ struct Curve {
   std::vector<double> values;  // one per record; NaN where it was not measured
 };
 
-constexpr const char* kLossColours[] = {"#1f6fb4", "#d9722a"};
-constexpr const char* kScoreColours[] = {"#2f8f4e", "#8a4fb5", "#c0392b", "#1f6fb4", "#d9722a"};
+constexpr const char* kLossColours[] = {"#1f6fb4", "#d9722a", "#8a4fb5"};
+constexpr const char* kScoreColours[] = {"#2f8f4e", "#8a4fb5", "#c0392b", "#1f6fb4", "#d9722a", "#7a7a7a"};
 
 // A step of 1, 2 or 5 times a power of ten that cuts the range into at most `most` parts.
 double tick_step(double range, int most) {
@@ -96,15 +96,20 @@ std::string panel(double left, const char* title, const std::vector<EpochRecord>
 std::string history_svg(const std::string& title, const std::vector<EpochRecord>& records) {
   std::vector<Curve> losses{{"training", kLossColours[0], {}}}, scores;
   for (const EpochRecord& record : records) losses[0].values.push_back(record.loss);
-  for (size_t m = 0; !records.empty() && m < records.back().validation.size(); ++m) {
-    const Metric& metric = records.back().validation[m];
-    std::vector<Curve>& curves = metric.higher_is_better ? scores : losses;
-    const char* colour = metric.higher_is_better ? kScoreColours[scores.size() % std::size(kScoreColours)]
-                                                 : kLossColours[losses.size() % std::size(kLossColours)];
-    Curve& curve = curves.emplace_back(Curve{metric.name == "loss" ? "validation" : metric.name, colour, {}});
-    for (const EpochRecord& record : records)
-      curve.values.push_back(m < record.validation.size() ? record.validation[m].value : EpochRecord::kNone);
-  }
+  const auto add = [&](const std::string& prefix, std::vector<Metric> EpochRecord::*of) {
+    for (size_t m = 0; !records.empty() && m < (records.back().*of).size(); ++m) {
+      const Metric& metric = (records.back().*of)[m];
+      std::vector<Curve>& curves = metric.higher_is_better ? scores : losses;
+      const char* colour = metric.higher_is_better ? kScoreColours[scores.size() % std::size(kScoreColours)]
+                                                   : kLossColours[losses.size() % std::size(kLossColours)];
+      Curve& curve =
+          curves.emplace_back(Curve{prefix + (metric.name == "loss" ? "validation" : metric.name), colour, {}});
+      for (const EpochRecord& record : records)
+        curve.values.push_back(m < (record.*of).size() ? (record.*of)[m].value : EpochRecord::kNone);
+    }
+  };
+  add("", &EpochRecord::validation);
+  add("ema ", &EpochRecord::ema_validation);
   return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 420\" width=\"960\" height=\"420\" "
          "font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<rect width=\"960\" height=\"420\" "
          "fill=\"white\"/>\n" +

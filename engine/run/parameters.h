@@ -58,6 +58,9 @@ class Parameters {
   int64_t trained_size() const { return trained_size_; }
   float* master() const { return master_.as<float>(); }
   float* grad() const { return grad_.as<float>(); }
+  // The running statistics, another flat buffer.
+  int64_t statistics_size() const { return state_size_; }
+  float* statistics() const { return state_.as<float>(); }
   void* compute_copy() const { return compute_.as(); }
   DType compute_type() const { return compute_type_; }
   size_t bytes() const;

@@ -38,21 +38,43 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch),
       pinned_(std::make_unique<Pinned>(device_)) {
-  const int64_t whole = entries_ / options_.batch, rest = entries_ % options_.batch;
+  const int64_t whole = entries_ / step_images(), rest = entries_ % step_images();
   if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
                      : options_.drop_last         ? std::max<int64_t>(whole, 1)
                                                   : whole + (rest > 0);
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
+  if (options.ema) ema_.emplace(network, *stream_, *options.ema);
   compile_steps();
+}
+
+Trainer::Averaged::Averaged(Trainer& trainer) : ema_(trainer.state().updates > 0 ? trainer.ema() : nullptr) {
+  if (ema_ != nullptr) ema_->exchange();
+}
+Trainer::Averaged::~Averaged() {
+  try {
+    if (ema_ != nullptr) ema_->exchange();
+  } catch (const Error&) {  // the device is lost: the next call says so
+  }
 }
 
 std::pair<Trainer::MicroBatches, Trainer::MicroBatches> Trainer::compile_steps() {
   MicroBatches full, tail;  // a program's growth may move the arena: all are made before any step is captured
-  if (steps_per_epoch_ > 1 || rest_ == 0) full = evaluator_.micro_batches(options_.batch, Mode::train);
-  if (rest_ > 0) tail = evaluator_.micro_batches(rest_, Mode::train);
+  if (steps_per_epoch_ > 1 || rest_ == 0) full = parts_of(step_images());
+  if (rest_ > 0) tail = parts_of(rest_);
   return {full, tail};
+}
+
+Trainer::MicroBatches Trainer::parts_of(int images) {
+  MicroBatches parts;
+  for (int first = 0; first < images; first += options_.batch) {
+    for (Evaluator::MicroBatch part : evaluator_.micro_batches(std::min(options_.batch, images - first), Mode::train)) {
+      part.first += first;
+      parts.push_back(part);
+    }
+  }
+  return parts;
 }
 
 Trainer::~Trainer() {
@@ -79,7 +101,7 @@ void Trainer::write_moment(int moment, int param, const std::vector<float>& valu
 void Trainer::enqueue_step(const MicroBatches& parts) {
   const int64_t images = parts.back().first + parts.back().count;
   kernels::SampleBatch sample{};
-  data_.bind(sample, order_, options_.batch, steps_per_epoch_);
+  data_.bind(sample, order_, step_images(), steps_per_epoch_);
   sample.step = &optimizer_.state()->step;
   sample.seed = options_.seed;
   sample.augment = options_.augment;
@@ -91,6 +113,7 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   }
   Parameters& p = network_.parameters();
   optimizer_.update(*stream_, p.master(), p.grad(), p.compute_type() == DType::f32 ? nullptr : p.compute_copy());
+  if (ema_) ema_->update(optimizer_.state());
 }
 
 // Before the step of that number: a profiler's recording begins or ends here.
@@ -142,10 +165,10 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const bool is_tail = rest_ > 0 && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
-    data_.prefetch(order_, i * options_.batch, options_.batch, *stream_);
+    data_.prefetch(order_, i * step_images(), step_images(), *stream_);
     run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_);
     const int slot = static_cast<int>(i % 2);
-    pinned_->slots[slot].images = is_tail ? rest_ : options_.batch;
+    pinned_->slots[slot].images = is_tail ? rest_ : step_images();
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);

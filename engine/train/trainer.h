@@ -1,22 +1,27 @@
 // Trains a network on data that lives on its device. A step is: pick, augment and normalise a batch; forward; loss;
-// backward; clip; optimizer. On CUDA and on the simulated device the step is captured once and replayed. The host reads
-// the results of a step while the next one runs.
+// backward (all that several times with `accumulate`); clip; optimizer; average of the weights. On CUDA and on the
+// simulated device the step is captured once and replayed. The host reads the results of a step while the next one
+// runs.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "engine/train/ema.h"
 #include "engine/train/evaluator.h"
 #include "engine/train/optimizer.h"
 
 namespace regolith {
 
 struct TrainerOptions : BatchOptions {
+  int accumulate = 1;  // batches of a step, one after the other: its gradient is the mean over all their images
   bool drop_last = false;
   int64_t steps_per_epoch = 0;  // 0: the order once
   uint64_t seed = 0;
   OptimizerSpec optimizer;
+  std::optional<EmaSpec> ema;
   kernels::Augment augment;
   bool capture = true;                           // if the device can
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
@@ -58,6 +63,20 @@ class Trainer {
     return evaluator_.evaluate(data_, rows, predictions, go_on);
   }
 
+  // The moving average of the weights; null: none.
+  Ema* ema() { return ema_ ? &*ema_ : nullptr; }
+  // While it lives, the network runs with the averaged weights, where there is an average: at least one update was
+  // made.
+  class Averaged {
+   public:
+    explicit Averaged(Trainer& trainer);
+    ~Averaged();
+    Averaged(const Averaged&) = delete;
+
+   private:
+    Ema* ema_;
+  };
+
   void set_learning_rate(double lr) { optimizer_.set_learning_rate(*stream_, lr); }
   StepState state() { return optimizer_.read_state(*stream_); }
   void set_state(const StepState& state) { optimizer_.write_state(*stream_, state); }
@@ -69,12 +88,17 @@ class Trainer {
 
   // Memory of the data, its order and the losses.
   size_t data_bytes() const { return data_.bytes() + order_.entries.bytes() + evaluator_.bytes(); }
+  size_t ema_bytes() const { return ema_ ? ema_->bytes() : 0; }
 
  private:
   using MicroBatches = std::vector<Evaluator::MicroBatch>;
   void mark_profile(int64_t step);
   void enqueue_step(const MicroBatches& parts);
-  // The programs of a whole batch and of the last one of an epoch, where that has fewer images; empty: not needed.
+  int step_images() const { return options_.batch * options_.accumulate; }
+  // Of a step of that many images. Only the parts of a batch are slices of one: each batch has norms and sums of its
+  // own.
+  MicroBatches parts_of(int images);
+  // The programs of a whole step and of the last one of an epoch, where that has fewer images; empty: not needed.
   std::pair<MicroBatches, MicroBatches> compile_steps();
   [[noreturn]] void explain_divergence(const std::string& when);
 
@@ -85,8 +109,9 @@ class Trainer {
   std::unique_ptr<DeviceStream> stream_;
   Optimizer optimizer_;
   Evaluator evaluator_;
+  std::optional<Ema> ema_;
   int64_t entries_, steps_per_epoch_;
-  int rest_ = 0;  // images of the last batch of an epoch; 0: as many as of the others
+  int rest_ = 0;  // images of the last step of an epoch; 0: as many as of the others
   Order order_;
   DeviceBuffer confusion_;
   struct Pinned;

@@ -8,7 +8,7 @@
 namespace regolith {
 namespace {
 
-constexpr std::string_view kOptimizer = "optimizer/";
+constexpr std::string_view kOptimizer = "optimizer/", kEma = "optimizer/ema/";
 
 std::string moment_name(int moment, const std::string& param) {
   return std::string(kOptimizer) + std::to_string(moment) + "/" + param;
@@ -72,6 +72,12 @@ Checkpoint save_training(Network& network, Trainer& trainer) {
             [&trainer, m, i] { return trainer.read_moment(m, static_cast<int>(i)); });
     }
   }
+  for (size_t i = 0; trainer.ema() != nullptr && i < entries.size(); ++i) {
+    const auto param = static_cast<int>(i);
+    if (trainer.ema()->averages(param))
+      c.set(std::string(kEma) + entries[i].name, entries[i].shape,
+            [&trainer, param] { return trainer.ema()->read(param); });
+  }
   c.metadata["optimizer"] = to_json(trainer.state()).dump();
   return c;
 }
@@ -82,6 +88,8 @@ void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpo
   for (const auto& e : entries) {
     for (int m = 0; e.trained() && m < trainer.moments(); ++m)
       checkpoint.tensor(moment_name(m, e.name), DType::f32, e.shape);
+    if (const std::string average = std::string(kEma) + e.name; checkpoint.tensors.contains(average))
+      checkpoint.tensor(average, DType::f32, e.shape);
   }
   const nlohmann::json state = nlohmann::json::parse(checkpoint.meta("optimizer"), nullptr, false);
   if (state.is_discarded()) throw CheckpointError(checkpoint.origin + ": the optimizer's state is not readable JSON");
@@ -90,6 +98,11 @@ void load_training(Network& network, Trainer& trainer, const Checkpoint& checkpo
   for (size_t i = 0; i < entries.size(); ++i) {
     for (int m = 0; entries[i].trained() && m < trainer.moments(); ++m)
       trainer.write_moment(m, static_cast<int>(i), checkpoint.floats(moment_name(m, entries[i].name)));
+    if (Ema* ema = trainer.ema(); ema != nullptr && ema->averages(static_cast<int>(i))) {
+      const std::string average = std::string(kEma) + entries[i].name;
+      ema->write(static_cast<int>(i),
+                 checkpoint.floats(checkpoint.tensors.contains(average) ? average : entries[i].name));
+    }
   }
 }
 

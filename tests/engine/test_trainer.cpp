@@ -94,7 +94,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   const Data data;
   Network network(small_unet(setup.norm, setup.channels), device, setup.network);
   const Loss loss = focal();
-  DeviceData device_data(device, data.view(), setup.trainer.batch, setup.streaming);
+  DeviceData device_data(device, data.view(), setup.trainer.batch * setup.trainer.accumulate, setup.streaming);
   Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
   Outcome o;
@@ -228,6 +228,50 @@ TEST(Trainer, SlicesChangeNothingButRounding) {
   whole.trainer.augment.flip = sliced.trainer.augment.flip =
       kernels::Flip::horizontal;  // drawn by sample, not by slice
   expect_close(train(*cpu, sliced), train(*cpu, whole), 1e-4);
+}
+
+// A step of two batches, and a last one of one batch and a half, is a step of as many images at once.
+TEST(Trainer, AccumulatedBatchesAreALargerOne) {
+  for (const int device : {0, 1}) {
+    auto d = device == 0 ? make_cpu_device(1) : make_simulated_device(device);
+    for (const int batch : {2, 3}) {  // of 10 images: 2 steps of 4 and one of 2; of 6 and one of 4
+      Variant whole, parts;
+      whole.norm = parts.norm = "group";
+      whole.trainer.augment.flip = parts.trainer.augment.flip = kernels::Flip::horizontal;
+      whole.trainer.batch = 2 * batch;
+      parts.trainer.batch = batch;
+      parts.trainer.accumulate = 2;
+      const Outcome expected = train(*d, whole), accumulated = train(*d, parts);
+      EXPECT_EQ(expected.losses.size(), batch == 2 ? 6u : 4u);
+      expect_close(accumulated, expected, 1e-4);
+      parts.network.micro_batches = 2;
+      expect_close(train(*d, parts), expected, 1e-4);
+      parts.streaming = Streaming::on;
+      expect_close(train(*d, parts), expected, 1e-4);
+      parts.trainer.accumulate = 1;
+      EXPECT_NE(train(*d, parts).losses.size(), expected.losses.size());
+    }
+  }
+}
+
+// Batch norm sees train.batch images at a time: the gradient is the mean of the batches' own, as of one without updates
+// between them.
+TEST(Trainer, AccumulatedBatchesHaveStatisticsOfTheirOwn) {
+  auto cpu = make_cpu_device(1);
+  Variant parts;
+  parts.trainer.batch = 5;
+  parts.trainer.accumulate = 2;
+  Variant apart = parts;
+  apart.trainer.accumulate = 1;
+  apart.lr = 1e-12;  // the weights stay
+  const Outcome accumulated = train(*cpu, parts, 1), alone = train(*cpu, apart, 1);
+  ASSERT_EQ(accumulated.losses.size(), 1u);
+  ASSERT_EQ(alone.losses.size(), 2u);
+  const double mean = (alone.losses[0] + alone.losses[1]) / 2;
+  EXPECT_NEAR(accumulated.losses[0], mean, 1e-5 * mean);
+  Variant whole = apart;
+  whole.trainer.batch = 10;
+  EXPECT_GT(std::abs(train(*cpu, whole, 1).losses[0] - mean), 1e-4 * mean);
 }
 
 // As many images as the cache is meant to hold, of a size that divides the batch if one of at least half that does.

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/adamw.h"
+#include "kernels/ema.h"
 #include "kernels/gradient_norm.h"
 #include "tests/support/cases.h"
 
@@ -109,10 +110,65 @@ TestCase norm_case(const char* name, int count) {
           .dtypes = {DType::f32}};
 }
 
+// updates: of the state, the one just made counted.
+TestCase ema_case(const char* name, int count, int64_t updates, bool finite = true, bool warm_up = true) {
+  return {.name = std::string("ema_") + name,
+          .make =
+              [=](Fixture& fixture) {
+                StepState state;
+                state.updates = updates;
+                state.finite = finite;
+                const Layout flat{1, 1, 1, count};
+                Buffer& where = fixture.input("state", kState, bytes_of(state), DType::u8);
+                Buffer& w = fixture.input("weights", flat, normal(), DType::f32);
+                Buffer& average = fixture.inout("average", flat, normal(), DType::f32);
+                const kernels::Ema args{.state = where.as<StepState>(),
+                                        .weights = w.as<float>(),
+                                        .average = average.as<float>(),
+                                        .count = count,
+                                        .decay = 0.95,
+                                        .warm_up = warm_up};
+                const double t = static_cast<double>(updates);
+                const double decay = updates == 1 ? 0 : warm_up ? std::min(0.95, (1 + t) / (10 + t)) : 0.95;
+                const auto check = [=, &w, &average] {
+                  Values expected = average.values();
+                  for (int i = 0; finite && i < count; ++i)
+                    expected[i] = decay * expected[i] + (1 - decay) * w.values()[i];
+                  average.expect(expected, finite ? tolerance(DType::f32, 1, 2) : Tolerance{});
+                };
+                return CaseRun{.run = [&fixture, args] { kernels::ema(fixture.stream(), args); },
+                               .check = check,
+                               .bytes = count * 3 * static_cast<int64_t>(sizeof(float)),
+                               .flops = int64_t{3} * count};
+              },
+          .dtypes = {DType::f32}};
+}
+
+TestCase exchange_case(const char* name, int count) {
+  return {.name = std::string("exchange_") + name,
+          .make =
+              [=](Fixture& fixture) {
+                Buffer& a = fixture.inout("a", {1, 1, 1, count}, normal(), DType::f32);
+                Buffer& b = fixture.inout("b", {1, 1, 1, count}, normal(), DType::f32);
+                const kernels::Exchange args{a.as<float>(), b.as<float>(), count};
+                const auto check = [&a, &b] {
+                  a.expect(b.values(), Tolerance{});
+                  b.expect(a.values(), Tolerance{});
+                };
+                return CaseRun{.run = [&fixture, args] { kernels::exchange(fixture.stream(), args); },
+                               .check = check,
+                               .bytes = count * 4 * static_cast<int64_t>(sizeof(float))};
+              },
+          .dtypes = {DType::f32}};
+}
+
 const Register cases_of_optimizer([] {
-  std::vector<TestCase> list{adamw_case("vectors", 1024), adamw_case("odd", 771), adamw_case("torch", 771, false),
-                             norm_case("one_block", 1000), norm_case("three_blocks", 40001)};
-  for (TestCase c : {adamw_case("large", 1 << 20), norm_case("large", 1 << 20)}) {
+  std::vector<TestCase> list{
+      adamw_case("vectors", 1024),        adamw_case("odd", 771),           adamw_case("torch", 771, false),
+      norm_case("one_block", 1000),       norm_case("three_blocks", 40001), ema_case("first", 771, 1),
+      ema_case("warm_up", 771, 2),        ema_case("warm", 1024, 2000),     ema_case("constant", 5, 2, true, false),
+      ema_case("skipped", 771, 7, false), exchange_case("vectors", 1024),   exchange_case("odd", 771)};
+  for (TestCase c : {adamw_case("large", 1 << 20), norm_case("large", 1 << 20), ema_case("large", 1 << 20, 5)}) {
     c.large = true;
     list.push_back(c);
   }
