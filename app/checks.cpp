@@ -79,6 +79,8 @@ std::string warnings(Experiment& experiment, int64_t steps_per_epoch) {
                                                           " are not all among " + run);
   warn(c.data.oversample && data.epoch.size() == data.train.size() && c.data.oversample->factor > 1,
        "data.oversample: no training image has so many pixels of that class");
+  warn(c.data.balance && data.draws == std::ssize(data.train),
+       "data.balance: every class is in so many training images that none of them is seen more often");
   const auto foreground = [&](const std::string& section, const std::string& monitor) {
     warn(experiment.classes() == 2 && ignores_background(monitor),
          section + ".monitor " + monitor + " is 1 for a network that finds class 1 everywhere: with two classes " +

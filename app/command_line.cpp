@@ -20,6 +20,7 @@ struct CommandLine::Parser {
   char** argv;
   std::string name;
   CLI::App app;
+  CLI::App* at = &app;  // whose options are being named
   std::string config;
   std::vector<std::string> overrides;
 };
@@ -30,9 +31,15 @@ CommandLine::CommandLine(int argc, char** argv, const char* name, const char* wh
 }
 CommandLine::~CommandLine() = default;
 
+void CommandLine::subcommand(const char* name, const char* what, const char* example) {
+  parser_->app.require_subcommand(1);
+  parser_->at = parser_->app.add_subcommand(name, what)->footer(example);
+}
+bool CommandLine::chosen(const char* name) const { return parser_->app.got_subcommand(name); }
+
 template <class T>
 void CommandLine::option(const char* name, T& value, const char* doc, const Limits& limits) {
-  CLI::Option* option = parser_->app.add_option(name, value, doc);
+  CLI::Option* option = parser_->at->add_option(name, value, doc);
   if (limits.required) option->required();
   if constexpr (std::is_arithmetic_v<T>) {
     option->capture_default_str();
@@ -50,7 +57,7 @@ template void CommandLine::option(const char*, std::array<int, 2>&, const char*,
 template void CommandLine::option(const char*, std::string&, const char*, const Limits&);
 template void CommandLine::option(const char*, std::vector<std::string>&, const char*, const Limits&);
 
-void CommandLine::flag(const char* name, bool& value, const char* doc) { parser_->app.add_flag(name, value, doc); }
+void CommandLine::flag(const char* name, bool& value, const char* doc) { parser_->at->add_flag(name, value, doc); }
 
 void CommandLine::config_arguments(bool required) {
   option("config", parser_->config, "the run's YAML file", {.required = required});

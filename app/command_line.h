@@ -27,6 +27,10 @@ class CommandLine {
   CommandLine(int argc, char** argv, const char* name, const char* what, const char* example = "");
   ~CommandLine();
 
+  // A program of several commands: options from here on belong to `engine_x NAME`, and one NAME must be given.
+  void subcommand(const char* name, const char* what, const char* example = "");
+  bool chosen(const char* name) const;  // of the subcommands
+
   // T: int, double, std::string, std::vector<std::string>, std::array<int, 2>. `name` begins with -- or is a positional
   // argument.
   struct Limits {

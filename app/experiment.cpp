@@ -1,6 +1,8 @@
 #include "app/experiment.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "data/clean.h"
 #include "data/overlap.h"
@@ -59,15 +61,8 @@ const ExperimentData& Experiment::data() {
   if (data_) return *data_;
   const DataOptions& d = config.data;
   auto p = std::make_unique<ExperimentData>();
-  if (d.augment || d.oversample) p->augment = d.augment ? *d.augment : d.oversample->augment;
   try {
-    if (kernels::Augment& a = p->augment; a.mask_fill == kernels::Fill::constant) {
-      a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
-      if (a.mask_fill_value < 0)
-        throw OptionError("data", std::string(d.augment ? "" : "oversample.") + "augment.mask_fill_value",
-                          "is no class, 0 to " + std::to_string(classes() - 1) +
-                              ", and no id without truth, which loss.ignore or data.classes.map names");
-    }
+    settle_augment(*p);
     p->images = load(d.source, source_context());
   } catch (const OptionError& e) {
     config.fail("data", e);
@@ -110,8 +105,111 @@ const ExperimentData& Experiment::data() {
   } else {
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
+  p->draws = std::ssize(p->epoch);
+  if (d.balance) {
+    p->repeats = repeat_factors(all, p->train, d.balance->threshold);
+    p->draws = std::llround(std::accumulate(p->repeats.begin(), p->repeats.end(), 0.0));
+    p->report += "balance: images are seen 1 to " +
+                 number(std::round(10 * *std::max_element(p->repeats.begin(), p->repeats.end())) / 10) + " times, " +
+                 std::to_string(p->draws) + " images an epoch\n";
+  }
+  try {
+    settle_paste(*p);
+  } catch (const OptionError& e) {
+    config.fail("data", e);
+  }
   data_ = std::move(p);
   return *data_;
+}
+
+std::vector<int32_t> Experiment::order(int64_t epoch, const std::vector<float>& losses) {
+  const ExperimentData& d = data();
+  std::vector<int32_t> entries;
+  if (d.repeats.empty() && losses.empty()) {
+    for (const int64_t i : epoch_order(config.run.seed, epoch, d.draws))
+      entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment));
+    return entries;
+  }
+  std::vector<double> weights = d.repeats;
+  weights.resize(d.epoch.size(), 1);
+  if (!losses.empty()) {
+    std::vector<float> of_entries;
+    for (const SampleIndex& entry : d.epoch) of_entries.push_back(losses[entry.index]);
+    const std::vector<double> factors = hard_factors(of_entries, *config.data.hard_examples);
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] *= factors[i];
+  }
+  std::vector<bool> seen(d.epoch.size());
+  for (const int64_t i : weighted_order(config.run.seed, epoch, weights, d.draws)) {
+    entries.push_back(kernels::sample_index(d.epoch[i].index, d.epoch[i].augment || seen[i]));
+    seen[i] = true;
+  }
+  return entries;
+}
+
+// Where data has the augmentation that is used.
+std::string Experiment::augment_key() const {
+  return config.data.augment ? "augment" : config.data.oversample ? "oversample.augment" : "balance.augment";
+}
+
+// Throws OptionError.
+void Experiment::settle_augment(ExperimentData& data) {
+  const DataOptions& d = config.data;
+  if (!d.augment && !d.oversample && !d.balance) return;
+  kernels::Augment& a = data.augment = d.augment      ? *d.augment
+                                       : d.oversample ? d.oversample->augment
+                                                      : d.balance->augment;
+  const std::string section = augment_key() + ".";
+  if (a.mask_fill == kernels::MaskFill::constant) {
+    a.mask_fill_value = source_context().ids().find(a.mask_fill_value);
+    if (a.mask_fill_value < 0)
+      throw OptionError("data", section + "mask_fill_value",
+                        "is no class, 0 to " + std::to_string(classes() - 1) +
+                            ", and no id without truth, which loss.ignore or data.classes.map names");
+  }
+  const int pasted = a.copy_paste.on ? a.copy_paste.class_id : kernels::kAutoClass;
+  if (pasted != kernels::kAutoClass && (pasted >= classes() || pasted == config.loss.ignore))
+    throw OptionError("data", section + "copy_paste.class",
+                      pasted >= classes()
+                          ? "the model's last layer has only classes 0 to " + std::to_string(classes() - 1)
+                          : "is loss.ignore, whose pixels are not learnt");
+}
+
+// What copy_paste takes regions of, and from which images. Throws OptionError.
+void Experiment::settle_paste(ExperimentData& data) {
+  kernels::CopyPaste& paste = data.augment.copy_paste;
+  if (!paste.on) return;
+  const bool chosen = paste.class_id == kernels::kAutoClass;
+  if (chosen && config.data.oversample) {
+    paste.class_id = config.data.oversample->class_id;
+  } else if (chosen) {
+    const std::vector<int> unlearnt = config.loss.unlearnt(classes());
+    for (int c = 0; c < classes(); ++c)
+      if (const double share = data.frequencies[c]; share > 0 &&
+                                                    (paste.class_id < 0 || share < data.frequencies[paste.class_id]) &&
+                                                    std::find(unlearnt.begin(), unlearnt.end(), c) == unlearnt.end())
+        paste.class_id = c;
+    if (paste.class_id == kernels::kAutoClass) return;  // no class is learnt: nothing is pasted
+  }
+  for (const int64_t i : samples_with(data.images, data.train, paste.class_id))
+    data.paste_rows.push_back(static_cast<int32_t>(i));
+  if (data.paste_rows.empty())
+    throw OptionError("data", augment_key() + ".copy_paste.class",
+                      "no training image holds class " + std::to_string(paste.class_id));
+  data.report += "copy_paste: regions of class " + std::to_string(paste.class_id) + " of " +
+                 std::to_string(data.paste_rows.size()) + " training images\n";
+}
+
+std::string ExperimentData::list() const {
+  std::vector<int> times(static_cast<size_t>(images.count));
+  for (const SampleIndex& s : epoch) ++times[s.index];
+  std::string text = "row,name,part,times\n";
+  for (const auto& [part, samples] : {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}})
+    for (const int64_t i : *samples) {
+      std::string name = images.names.empty() ? "" : images.names[i];
+      for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
+      text += std::to_string(images.source[i]) + ",\"" + name + "\"," + part + "," + std::to_string(times[i]) + "\n";
+    }
+  return text;
 }
 
 SourceContext Experiment::source_context() {
@@ -124,6 +222,23 @@ SourceContext Experiment::source_context() {
           .ignore = config.loss.ignore,
           .group = config.data.split.group_of_source(),
           .check = [this](const Dataset& images) { check_image(images); }};
+}
+
+void Experiment::check_heads() {
+  const Graph& graph = network().graph();
+  std::vector<std::string> names;
+  for (const LossHead& head : graph.heads)
+    if (head.node != graph.output) names.push_back(head.name);
+  for (const auto& [node, loss] : config.loss.heads) {
+    if (std::find(names.begin(), names.end(), node) != names.end()) continue;
+    const bool output = std::any_of(graph.heads.begin(), graph.heads.end(), [&, &name = node](const LossHead& head) {
+      return head.node == graph.output && head.name == name;
+    });
+    config.fail("loss", {"loss", "heads." + node,
+                         (output ? "is the output, whose loss is `loss` itself" : "is no head of the model") +
+                             std::string(names.empty() ? "; the model has none but its output (model.heads)"
+                                                       : "; its other heads: " + join(names))});
+  }
 }
 
 // What would do nothing, or stand beside the wrong class.
@@ -162,8 +277,9 @@ void Experiment::check_image(const Dataset& images) {
 
 DeviceData& Experiment::device_data() {
   if (!device_data_)
-    device_data_ = std::make_unique<DeviceData>(device(), data().images.view(),
-                                                config.train.batch * config.train.accumulate, config.data.streaming);
+    device_data_ =
+        std::make_unique<DeviceData>(device(), data().images.view(), config.train.batch * config.train.accumulate,
+                                     config.data.streaming, partners_of(data().augment));
   return *device_data_;
 }
 
@@ -183,6 +299,7 @@ std::optional<InitialWeights> Experiment::initial_weights() {
 }
 
 Loss Experiment::loss(const std::vector<double>& frequencies) {
+  check_heads();
   try {
     return {config.loss, classes(), frequencies};
   } catch (const OptionError& e) {
@@ -199,10 +316,11 @@ TrainerOptions Experiment::trainer_options() {
   o.seed = config.run.seed;
   o.optimizer = config.optimizer;
   o.ema = config.train.ema;
-  if (data_) o.augment = data_->augment;
+  if (data_) o.augment = data_->augment, o.paste_rows = data_->paste_rows;
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);
   o.capture = config.run.cuda_graph;
+  o.image_losses = config.data.hard_examples.has_value();
   if (config.profile) o.profile_start = config.profile->start, o.profile_steps = config.profile->steps;
   return o;
 }

@@ -8,6 +8,7 @@
 
 #include "app/run_config.h"
 #include "data/dataset.h"
+#include "data/sampling.h"
 #include "engine/train/trainer.h"
 
 namespace regolith {
@@ -15,10 +16,16 @@ namespace regolith {
 struct ExperimentData {
   Dataset images;
   std::vector<int64_t> train, validation, test;  // samples of it
-  std::vector<SampleIndex> epoch;                // an epoch's worth of the training samples
+  std::vector<SampleIndex> epoch;                // what an epoch is drawn from
+  std::vector<double> repeats;                   // how often it has each of them on the mean; empty: each once
+  int64_t draws = 0;                             // the length of an epoch
   kernels::Augment augment;                      // of those that are augmented
+  std::vector<int32_t> paste_rows;               // training samples with the class of copy_paste
   std::vector<double> frequencies;               // share of each class in the training pixels
   std::string report;                            // what was read, dropped, split and repeated: a few lines
+
+  // CSV of the samples that have a part: row, name, part, and how often an epoch holds the sample.
+  std::string list() const;
 };
 
 // One for each class: made up where the configuration has none.
@@ -39,6 +46,9 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on. losses: with
+  // data.hard_examples, by row of the data, NaN where none is known.
+  std::vector<int32_t> order(int64_t epoch, const std::vector<float>& losses = {});
   // Those that train.init.from names. Throws ConfigError where there is no such file, CheckpointError where it does not
   // fit the network.
   std::optional<InitialWeights> initial_weights();
@@ -55,6 +65,10 @@ class Experiment {
  private:
   void check_image(const Dataset& images);
   void check_classes();
+  void check_heads();  // those that the loss names
+  std::string augment_key() const;
+  void settle_augment(ExperimentData& data);
+  void settle_paste(ExperimentData& data);
 
   std::unique_ptr<Device> device_;
   bool plan_only_;

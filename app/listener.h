@@ -30,14 +30,19 @@ struct EpochReport {
   bool stop = false;                      // set by a listener: the run ends here
 };
 
-// What is known at the end: the best weights on the test images, or on the validation or training images without such.
-struct FinalReport {
-  std::string split;
-  std::vector<int64_t> samples;  // that were evaluated
-  Evaluation evaluation;
+struct SplitScores {
+  std::vector<int64_t> confusion;  // (K, K) pixels, truth by row
   Scores scores;
   std::vector<Metric> metrics;
-  std::vector<std::string> written;  // files of the run's folder, to be listed
+};
+
+// What is known at the end: the best weights on the test images, or on the validation or training images without such.
+struct FinalReport : SplitScores {
+  std::string split;
+  std::vector<int64_t> samples;           // that were evaluated
+  std::vector<uint8_t> predictions;       // (samples, H, W) class ids
+  std::optional<SplitScores> validation;  // the same weights on the validation images, where there are any
+  std::vector<std::string> written;       // files of the run's folder, to be listed
 };
 
 class Listener {
@@ -46,6 +51,7 @@ class Listener {
   virtual void begin(Training&, bool /*resumed*/) {}  // the run's folder is there
   virtual void step(Training&, const StepProgress&) {}
   virtual void epoch(Training&, EpochReport&) {}  // in the order in which the listeners were given
+  virtual void interrupted(Training&) {}          // or paused; last.safetensors is written
   virtual void before_evaluation(Training&) {}    // training is over
   virtual void end(Training&, FinalReport&) {}
   // What last.safetensors keeps under `key` for a run that goes on; null: nothing.

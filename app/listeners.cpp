@@ -124,22 +124,29 @@ class LastListener : public Listener {
 class ScoresListener : public Listener {
  public:
   void end(Training& t, FinalReport& report) override {
-    const Scores& s = report.scores;
     const std::vector<std::string> names = t.experiment().class_names();
     const std::string title = report.split + " (" + std::to_string(report.samples.size()) + " images)";
-    std::printf("\n%s", score_table(title, names, s, report.metrics).c_str());
-    json scores{{"split", report.split}, {"confusion", report.evaluation.confusion}};
-    for (const Metric& m : report.metrics) scores[m.name] = number(m.value);
-    for (size_t k = 0; k < names.size(); ++k)
-      scores["classes"].push_back({{"name", names[k]},
-                                   {"iou", number(s.iou[k])},
-                                   {"precision", number(s.precision[k])},
-                                   {"recall", number(s.recall[k])}});
+    std::printf("\n%s", score_table(title, names, report.scores, report.metrics).c_str());
+    json scores = json_of(report, names);
+    scores["split"] = report.split;
+    scores["parameters"] = t.experiment().network().graph().parameter_count();
+    if (report.validation) scores["validation"] = json_of(*report.validation, names);
     write_file_atomically(t.path("scores.json"), scores.dump(2) + "\n");
     report.written.push_back("scores.json");
   }
 
  private:
+  static json json_of(const SplitScores& split, const std::vector<std::string>& names) {
+    json j{{"confusion", split.confusion}};
+    for (const Metric& m : split.metrics) j[m.name] = number(m.value);
+    const Scores& s = split.scores;
+    for (size_t k = 0; k < names.size(); ++k)
+      j["classes"].push_back({{"name", names[k]},
+                              {"iou", number(s.iou[k])},
+                              {"precision", number(s.precision[k])},
+                              {"recall", number(s.recall[k])}});
+    return j;
+  }
   static json number(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
 };
 
@@ -158,8 +165,7 @@ class PanelsListener : public Listener {
     const int64_t all = std::ssize(report.samples), count = std::min<int64_t>(count_, all);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t at = i * all / count, sample = report.samples[at];
-      rows.push_back({data.image(sample), data.mask(sample),
-                      report.evaluation.predictions.data() + at * data.mask_bytes(),
+      rows.push_back({data.image(sample), data.mask(sample), report.predictions.data() + at * data.mask_bytes(),
                       "image " + std::to_string(data.source[sample])});
     }
     write_png(t.path("panels.png"), draw_panel(rows, data.height, data.width, data.channels, legend));
@@ -183,6 +189,8 @@ std::unique_ptr<Listener> last_weights() { return std::make_unique<LastListener>
 std::unique_ptr<Listener> score_table() { return std::make_unique<ScoresListener>(); }
 std::unique_ptr<Listener> panels(int count) { return std::make_unique<PanelsListener>(count); }
 
+std::unique_ptr<Listener> (*tensorboard_events)() = nullptr;
+
 Listeners all_listeners(Experiment& experiment) {
   const TrainOptions& train = experiment.config.train;
   Listeners all;
@@ -195,6 +203,13 @@ Listeners all_listeners(Experiment& experiment) {
   all.push_back(last_weights());
   all.push_back(score_table());
   if (train.panels > 0) all.push_back(panels(train.panels));
+  all.push_back(report_page());
+  if (experiment.config.run.tensorboard) {
+    if (tensorboard_events == nullptr)
+      experiment.config.yaml.find("run").fail_key(
+          "tensorboard", "needs protobuf, which this program was built without; tools/setup.sh installs it");
+    all.push_back(tensorboard_events());
+  }
   return all;
 }
 

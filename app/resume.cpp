@@ -1,7 +1,5 @@
 #include "app/resume.h"
 
-#include <yaml-cpp/emitter.h>
-
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -19,9 +17,9 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Sections and keys that make it another experiment. Data may move: its digest tells.
-constexpr const char* kFixed[] = {"run.seed",       "data.clean",  "data.split",       "data.oversample",
-                                  "data.normalise", "train.batch", "train.accumulate", "train.drop_last",
-                                  "train.init",     "model"};
+constexpr const char* kFixed[] = {"run.seed",         "data.clean",         "data.split",     "data.oversample",
+                                  "data.balance",     "data.hard_examples", "data.normalise", "train.batch",
+                                  "train.accumulate", "train.drop_last",    "train.init",     "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
 constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
                                      "train.slices", "conv",          "graph",       "version"};
@@ -37,18 +35,9 @@ bool fixed(const std::string& key) {
          (inside_any(key, kFixed) && key != "model.name" && !inside(key, "data.split.files"));
 }
 
-std::string flow_text(const Yaml& yaml) {
-  if (!yaml) return "off";
-  YAML::Emitter out;
-  out.SetMapFormat(YAML::Flow);
-  out.SetSeqFormat(YAML::Flow);
-  yaml.emit(out);
-  return out.c_str();
-}
-
 void compare(const Yaml& before, const Yaml& now, std::vector<Change>& changes) {
   if (!before.is_map() || !now.is_map()) {
-    const std::string a = flow_text(before), b = flow_text(now);
+    const std::string a = before.flow_text(), b = now.flow_text();
     if (a != b) changes.push_back({now.path(), a, b});
     return;
   }
@@ -109,6 +98,7 @@ RunConfig chosen(Experiment& experiment) {
 std::string kept_config(RunConfig chosen) {
   chosen.run.name = RunOptions{}.name;
   chosen.run.output = RunOptions{}.output;
+  chosen.reference.reset();
   return chosen.to_yaml(false);
 }
 
@@ -129,6 +119,19 @@ json digests(const ExperimentData& data) {
   return {{"images", digest({bytes(data.images.images)})},
           {"masks", digest({bytes(data.images.masks)})},
           {"split", digest({bytes(data.train), bytes(data.validation), bytes(data.test)})}};
+}
+
+std::vector<Change> changes_between(const RunConfig& before, const RunConfig& now) {
+  const bool unnamed = now.train.init.from.path.empty();  // weights to begin with need not be named again
+  const auto settled = [&](RunConfig config) {            // a seed that is said, and one that follows from another
+    if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
+    if (unnamed) config.train.init.from = {};
+    config.train.init.match = {};
+    return Yaml::load_string(kept_config(std::move(config)), "");
+  };
+  std::vector<Change> changes;
+  compare(settled(before), settled(now), changes);
+  return changes;
 }
 
 bool EarlierRun::changed(const char* section) const {
@@ -190,12 +193,7 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   } catch (const ConfigError& e) {
     throw CheckpointError(std::string("the configuration that it keeps cannot be read: ") + e.what());
   }
-  const auto settled = [&](RunConfig config) {  // a seed that is said, and one that follows from another
-    if (config.data.split.seed < 0) config.data.split.seed = static_cast<int64_t>(config.run.seed);
-    config.train.init.from = {}, config.train.init.match = {};  // were for the beginning
-    return Yaml::load_string(kept_config(std::move(config)), path);
-  };
-  compare(settled(run.config), settled(now), run.changes);
+  run.changes = changes_between(run.config, now);
   if (const std::string& version = run.checkpoint.meta("version"); version != kVersion)
     run.changes.push_back({"version", version, kVersion});
   std::vector<std::string> refused;

@@ -29,6 +29,9 @@ struct Change {
   std::string text() const { return key + ": " + before + " -> " + now; }
 };
 
+// Every key that says something else, but those that only the beginning of a run, its name and its folder depend on.
+std::vector<Change> changes_between(const RunConfig& before, const RunConfig& now);
+
 // What last.safetensors of a run folder holds, and what the configuration to go on with says otherwise.
 struct EarlierRun {
   Checkpoint checkpoint;

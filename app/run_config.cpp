@@ -22,6 +22,8 @@ void fields(V& v, RunOptions& s) {
   v("deterministic", s.deterministic,
     {.doc = "same seed, same bytes on the same number of threads; false may be faster on CUDA"});
   v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
+  v("tensorboard", s.tensorboard,
+    {.doc = "events for TensorBoard in the run's folder: scalars by epoch, and pictures"});
 }
 template <class V>
 void fields(V& v, DataOptions& s) {
@@ -31,6 +33,8 @@ void fields(V& v, DataOptions& s) {
   v("clean", s.clean, {});
   v("split", s.split, {.doc = "seeded, stratified by the classes in the images"});
   v("oversample", s.oversample, {.doc = "repeat images of a rare class in the training set"});
+  v("balance", s.balance, {.doc = "images of rare classes are drawn more often, without copies; excludes oversample"});
+  v("hard_examples", s.hard_examples, {.doc = "images of a large loss are drawn more often in the next epoch"});
   v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
   v("normalise", s.normalise, {});
   v("streaming", s.streaming,
@@ -78,6 +82,16 @@ void fields(V& v, ProfileOptions& s) {
   v("steps", s.steps, {.doc = "steps that are recorded", .min = 1, .max = 1e6});
 }
 template <class V>
+void fields(V& v, Reference& s) {
+  const FieldInfo percent{.doc = "mIoU in percent", .min = 0, .max = 100, .word = "none", .word_value = s.kNone};
+  v("name", s.name, {.doc = "of its row"});
+  v("validation", s.validation, percent);
+  v("test", s.test, percent);
+  v("hidden", s.hidden, percent);
+  v("parameters", s.parameters, {.doc = "of the network", .min = 1, .word = "none"});
+  v("epoch_seconds", s.epoch_seconds, {.doc = "of training", .min = 0, .word = "none", .word_value = s.kNone});
+}
+template <class V>
 void fields(V& v, RunConfig& s) {
   v("run", s.run, {});
   v("data", s.data, {});
@@ -89,6 +103,7 @@ void fields(V& v, RunConfig& s) {
   v("graph", s.graph, {});
   v("profile", s.profile,
     {.doc = "steps that Nsight records (--capture-range=cudaProfilerApi, --profile-from-start off)"});
+  v("reference", s.reference, {.doc = "what others published for this network; a row of engine_table"});
 }
 
 namespace {
@@ -179,6 +194,8 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
                           : npz  ? "an array"
                                  : "a file") +
               " of each is needed");
+  if (data.balance && data.oversample)
+    yaml.at("balance").fail("excludes oversample: both repeat the images of rare classes; switch one off");
   const SplitShares& split = data.split;
   const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
                                        : "has no effect beside data.split.files";
@@ -229,15 +246,29 @@ void check(const RunConfig& c, ConfigUse use) {
 
 RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
   RunConfig config;
-  config::Names names{{"model"}};
+  config::Names names{{"model", "sweep"}};
   fields(names, config);
   yaml.expect_keys(names.names);
   config.yaml = yaml;
   config.model = yaml.at("model");
   config::Reader reader{yaml};
   fields(reader, config);
+  config.sweep = read_sweep(yaml.find("sweep"));
+  if (use == ConfigUse::training && config.sweep)
+    yaml.fail_key("sweep", "is for engine_table, which makes a run of each of its rows; sweep=off leaves it out");
   check(config, use);
   return config;
+}
+
+std::optional<SweepSpec> read_sweep(const Yaml& yaml) {
+  if (yaml.is_off()) return {};
+  SweepSpec sweep;
+  config::Names names;
+  fields(names, static_cast<SweepOptions&>(sweep));
+  config::Reader reader{yaml};
+  fields(reader, static_cast<SweepOptions&>(sweep));
+  sweep.read_axes(yaml, names.names);
+  return sweep;
 }
 
 RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use) {
@@ -300,6 +331,12 @@ std::string help_config() {
   RunConfig config;
   config::Help help{out, ""};
   fields(help, config);
+  std::optional<SweepOptions> sweep;
+  help(
+      "sweep", sweep,
+      {.doc = "for engine_table, a row for each combination: {KEY.PATH: [value, ...]}. With samples a row for each of "
+              "them,\n    drawn from such lists, {KEY.PATH: {uniform: [low, high]}} and {KEY.PATH: {log_uniform: [low, "
+              "high]}}"});
   return out.str();
 }
 

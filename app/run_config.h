@@ -3,12 +3,15 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "app/sweep.h"
 #include "data/clean.h"
+#include "data/sampling.h"
 #include "data/sources.h"
 #include "data/split.h"
 #include "engine/config/yaml.h"
@@ -30,7 +33,7 @@ struct RunOptions {
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::automatic;
   int threads = 0;  // 0: auto
-  bool deterministic = true, cuda_graph = true;
+  bool deterministic = true, cuda_graph = true, tensorboard = false;
 };
 
 struct DataOptions {
@@ -40,6 +43,8 @@ struct DataOptions {
   CleanRule clean;
   SplitShares split;
   std::optional<Oversample> oversample;
+  std::optional<Balance> balance;
+  std::optional<HardExamples> hard_examples;
   std::optional<kernels::Augment> augment;
   Normalise normalise;
   Streaming streaming = Streaming::automatic;
@@ -62,6 +67,14 @@ struct GraphOptions {
 struct ProfileOptions {
   int64_t start = 10, steps = 5;
 };
+// What others published for this network, in percent as they wrote it; kNone, 0: not published.
+struct Reference {
+  static constexpr double kNone = std::numeric_limits<double>::infinity();
+  std::string name = "reference";
+  double validation = kNone, test = kNone, hidden = kNone;
+  int64_t parameters = 0;
+  double epoch_seconds = kNone;
+};
 
 struct RunConfig {
   RunOptions run;
@@ -73,8 +86,10 @@ struct RunConfig {
   ConvChoice conv;
   GraphOptions graph;
   std::optional<ProfileOptions> profile;
-  Yaml model;  // read by models/
-  Yaml yaml;   // the whole, for errors that are found later
+  std::optional<Reference> reference;
+  std::optional<SweepSpec> sweep;  // for engine_table, which leaves it out of its runs; not in to_yaml()
+  Yaml model;                      // read by models/
+  Yaml yaml;                       // the whole, for errors that are found later
 
   bool has_given_parts() const;  // by the source, or by data.split.files
   bool may_validate() const;     // there can be validation images
@@ -96,6 +111,7 @@ enum class ConfigUse { network, training };
 // that file, then in the working folder; those of the command line in the working folder.
 RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use);
 RunConfig read_run_config(const Yaml& yaml, ConfigUse use);
+std::optional<SweepSpec> read_sweep(const Yaml& yaml);  // yaml: the value of the key `sweep`
 
 std::string help_config();  // every key with type, range, default and meaning
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <utility>
 
 #include "app/checks.h"
@@ -20,6 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
 
 // The next free folder NAME, NAME-2, NAME-3 ... under `output`: a run never writes into an earlier one.
 std::string new_folder(const RunOptions& run) {
@@ -59,8 +62,10 @@ bool Training::run() {
   if (earlier) earlier->check_data(digests_);
   loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
-  trainer_ = std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), std::ssize(data.epoch),
-                                       experiment_.trainer_options());
+  trainer_ =
+      std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), data.draws, experiment_.trainer_options());
+  if (config_.data.hard_examples)
+    losses_before_ = losses_ = std::vector<float>(data.images.count, std::numeric_limits<float>::quiet_NaN());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs);
   std::fputs(warnings(experiment_, trainer_->steps_per_epoch()).c_str(), stdout);
   if (options_.interrupts != nullptr) options_.interrupts->begun = true;
@@ -71,9 +76,10 @@ bool Training::run() {
               static_cast<double>(network.arena_bytes()) / (1 << 20), folder_.c_str());
   phases_.start("training");
   if (!train_epochs() || !finish()) {
-    std::printf("interrupted after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
-                static_cast<long long>(trainer_->state().step), path("last.safetensors").c_str(),
-                options_.command.c_str(), shell_word(folder_).c_str());
+    for (const auto& l : listeners_) l->interrupted(*this);
+    std::printf("%s after %lld steps; %s is written. To go on:\n  %s --resume %s\n",
+                interrupted() ? "interrupted" : "paused", static_cast<long long>(trainer_->state().step),
+                path("last.safetensors").c_str(), options_.command.c_str(), shell_word(folder_).c_str());
     return false;
   }
   return true;
@@ -99,6 +105,7 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     lock_ = FileLock(folder_);
     write_config(folder_, chosen_, network.device());
     config_written_ = true;
+    write_file_atomically(path("samples.csv"), experiment_.data().list());
     if (initial_) write_file_atomically(path("init.txt"), initial_->list());
   }
   if (initial_) std::fputs(initial_->summary().c_str(), stdout);
@@ -134,6 +141,14 @@ void Training::restore(const EarlierRun& earlier) {
           ": that is another experiment; resume with the configuration of that run, " + path("config.yaml"));
     json scheduled = state.at("schedule");
     before.restore(scheduled);
+    if (config_.data.hard_examples && !earlier.changed("loss")) {
+      const auto read = [](const json& from, std::vector<float>& to) {
+        for (size_t i = 0; i < to.size(); ++i)
+          if (!from.at(i).is_null()) to[i] = from.at(i);
+      };
+      read(state.at("image_losses").at("before"), losses_before_);
+      read(state.at("image_losses").at("last"), losses_);
+    }
     if (earlier.changed("loss")) loss_sum_ = 0, loss_images_ = 0;
     if (earlier.changed("loss") || before.monitor() != schedule_->monitor() ||
         earlier.config.watches_ema() != config_.watches_ema())
@@ -166,6 +181,7 @@ void Training::save_last(int64_t epochs) {
            {"data", digests_},
            {"steps_per_epoch", trainer_->steps_per_epoch()},
            {"schedule", schedule_->state()}};
+  if (config_.data.hard_examples) run["image_losses"] = {{"before", losses_before_}, {"last", losses_}};
   for (const auto& l : listeners_)
     if (!l->key().empty()) run[l->key()] = l->state();
   Checkpoint c = save_training(experiment_.network(), *trainer_);
@@ -177,32 +193,31 @@ void Training::save_last(int64_t epochs) {
   saved_ = Clock::now();
 }
 
-std::vector<int32_t> Training::order() {
-  const std::vector<SampleIndex>& epoch = experiment_.data().epoch;
-  std::vector<int32_t> entries;
-  for (int64_t i : epoch_order(config_.run.seed, epoch_, static_cast<int64_t>(epoch.size())))
-    entries.push_back(kernels::sample_index(epoch[i].index, epoch[i].augment));
-  return entries;
-}
-
-// False where a signal ended it.
+// False where a signal ended it, or the last epoch for now.
 bool Training::train_epochs() {
   saved_ = Clock::now();
   for (; epoch_ < config_.train.epochs && !stopped_; ++epoch_) {
+    if (paused()) return false;
     const auto began = Clock::now();
     const StepProgress last = train_steps();
+    const double seconds = since(began);
+    times_.training += seconds;
     std::optional<EpochReport> report;
-    if (last.step == last.steps) report = end_epoch(last, std::chrono::duration<double>(Clock::now() - began).count());
+    if (last.step == last.steps) report = end_epoch(last, seconds);
     if (!report) {
       save_last(epoch_);
       return false;
     }
     loss_sum_ = 0;
     loss_images_ = 0;
+    const auto trained = Clock::now();
+    losses_before_ = losses_;
     for (const auto& l : listeners_) {
       l->epoch(*this, *report);
       stopped_ = report->stop;
     }
+    times_.checkpoints += since(trained);
+    ++times_.epochs;
     if (stopped_) {
       const int patience = config_.train.early_stopping->patience, every = config_.train.validate_every;
       std::printf("stopping early: %s has not improved for %d %s\n", config_.monitor().c_str(), patience,
@@ -229,13 +244,18 @@ StepProgress Training::train_steps() {
   if (now.step == now.steps)  // a resumed run that was interrupted as it validated
     for (const auto& l : listeners_) l->step(*this, now);
   const std::chrono::duration<double, std::ratio<60>> interval(config_.train.checkpoint_minutes);
+  const std::vector<int32_t> entries = experiment_.order(epoch_, losses_before_);
   while (now.step < now.steps && !interrupted()) {
     trainer_->run_epoch(
-        order(), [&](int64_t step) { return schedule_->learning_rate(step); },
+        entries, [&](int64_t step) { return schedule_->learning_rate(step); },
         [&](const StepReport& r) {
           if (std::isfinite(r.loss)) loss_sum_ += r.loss * r.images, loss_images_ += r.images;
           images += r.images;
           now.step = r.state.step - first_step;
+          for (int b = 0; r.image_loss != nullptr && b < r.images; ++b) {
+            const size_t at = ((now.step - 1) * config_.train.batch + b) % entries.size();
+            if (std::isfinite(r.image_loss[b])) losses_[entries[at] >> 1] = static_cast<float>(r.image_loss[b]);
+          }
           now.loss = loss_sum_ / static_cast<double>(loss_images_);  // NaN before the first finite one
           now.lr = schedule_->learning_rate(r.state.step - 1);
           now.images_per_second =
@@ -270,6 +290,7 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
   report.improved = !validates();
   const int every = config_.train.validate_every;
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
+  const auto began = Clock::now();
   const auto validate = [&](std::vector<Metric>& values, std::vector<double>& iou) {
     const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
     values = metrics(e.confusion, experiment_.classes(), e.loss);
@@ -282,6 +303,7 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
     const Trainer::Averaged averaged(*trainer_);
     if (!validate(record.ema_validation, record.val_ema_iou)) return {};
   }
+  times_.validation += since(began);
   report.validated = true;
   const std::vector<Metric>& watched = config_.watches_ema() ? record.ema_validation : record.validation;
   report.monitored = value_of(watched, config_.monitor().substr(4));  // without val_
@@ -298,12 +320,23 @@ bool Training::finish() {
   const bool has_test = !data.test.empty();
   report.samples = has_test ? data.test : validates() ? data.validation : data.train;
   report.split = has_test ? "test" : validates() ? "validation" : "training";
-  report.evaluation = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
-  if (!report.evaluation.whole) return false;
-  report.scores = score(report.evaluation.confusion, experiment_.classes());
-  report.metrics = metrics(report.evaluation.confusion, experiment_.classes(), report.evaluation.loss);
+  const auto scores_of = [&](Evaluation& e) -> SplitScores {
+    return {e.confusion, score(e.confusion, experiment_.classes()),
+            metrics(e.confusion, experiment_.classes(), e.loss)};
+  };
+  Evaluation e = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
+  if (!e.whole) return false;
+  static_cast<SplitScores&>(report) = scores_of(e);
+  report.predictions = std::move(e.predictions);
+  if (report.split == "validation") report.validation = report;
+  if (report.split == "test" && validates()) {
+    e = trainer_->evaluate(data.validation, false, [this] { return !interrupted(); });
+    if (!e.whole) return false;
+    report.validation = scores_of(e);
+  }
   report.written = {"config.yaml"};
-  if (fs::exists(path("init.txt"))) report.written.push_back("init.txt");
+  for (const char* file : {"samples.csv", "init.txt"})
+    if (fs::exists(path(file))) report.written.push_back(file);
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();
   std::printf("\nwritten\n");
@@ -312,7 +345,12 @@ bool Training::finish() {
   return true;
 }
 
-// The memory that was planned, and the most that the process took.
+const EpochTimes& Training::times() {
+  const StepSeconds& s = trainer_->seconds();
+  times_.read = s.read, times_.augment = s.augment, times_.compute = s.step - s.augment;
+  return times_;
+}
+
 std::string Training::memory_text() {
   Network& network = experiment_.network();
   rusage usage{};

@@ -18,12 +18,14 @@ struct TrainingOptions {
   std::string resume;                // a run folder to go on in; empty: a new one
   std::string command;               // that started the run, without --resume: for the advice how to go on
   Interrupts* interrupts = nullptr;  // at a signal the step is finished, last.safetensors written
+  int64_t until = 0;                 // the run pauses after this epoch, on the schedule of all; 0: it does not
 };
 
 class Training {
  public:
   Training(Experiment& experiment, TrainingOptions options, Listeners listeners);
-  // Prints as it goes. False where it was interrupted. Throws what the parts throw; what was written before stays.
+  // Prints as it goes. False where it was interrupted or paused. Throws what the parts throw; what was written before
+  // stays.
   bool run();
 
   // For listeners.
@@ -34,6 +36,8 @@ class Training {
   void save_last(int64_t epochs);
   int64_t epochs_done() const { return epoch_; }
   void stop() { stopped_ = true; }  // before the next epoch
+  const EpochTimes& times();
+  std::string memory_text();  // what was planned, and the most that the process took
   bool validates() { return !experiment_.data().validation.empty(); }
 
  private:
@@ -42,11 +46,10 @@ class Training {
   void restore(const EarlierRun& earlier);
   bool interrupted() const { return options_.interrupts != nullptr && options_.interrupts->signal != 0; }
   bool train_epochs();
+  bool paused() const { return options_.until > 0 && epoch_ >= options_.until && epoch_ < config_.train.epochs; }
   StepProgress train_steps();
   std::optional<EpochReport> end_epoch(const StepProgress& last, double seconds);
   bool finish();
-  std::vector<int32_t> order();
-  std::string memory_text();
 
   Experiment& experiment_;
   const RunConfig& config_;
@@ -67,6 +70,10 @@ class Training {
   int64_t epoch_ = 0, loss_images_ = 0;  // images of the epoch's steps with a finite loss
   double loss_sum_ = 0;                  // over them
   bool stopped_ = false;                 // early
+  EpochTimes times_;
+  // With data.hard_examples, by row of the data, NaN before it was seen: the loss of each image when it was seen last,
+  // and as it stood before this epoch, whose order follows from that.
+  std::vector<float> losses_, losses_before_;
 };
 
 }  // namespace regolith

@@ -4,6 +4,7 @@
 #include <array>
 #include <bitset>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -274,6 +275,13 @@ std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64
     }
   }
   return all;
+}
+
+std::vector<int64_t> samples_with(const Dataset& data, const std::vector<int64_t>& indices, int class_id) {
+  std::vector<int64_t> with;
+  for (const int64_t i : indices)
+    if (!data.masks.empty() && std::memchr(data.mask(i), class_id, data.mask_bytes()) != nullptr) with.push_back(i);
+  return with;
 }
 
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t count) {

@@ -96,6 +96,9 @@ void fields(V& v, Oversample& s) {
 std::vector<SampleIndex> oversample(const Dataset& data, const std::vector<int64_t>& indices, const Oversample& rule,
                                     bool augment_all = false);
 
+// Those of the given samples that hold a pixel of the class.
+std::vector<int64_t> samples_with(const Dataset& data, const std::vector<int64_t>& indices, int class_id);
+
 // A permutation of 0..count-1: Fisher-Yates with Philox(seed, epoch).
 std::vector<int64_t> epoch_order(uint64_t seed, int64_t epoch, int64_t count);
 

@@ -1,5 +1,6 @@
-// What a loss is made of: terms that are sums over pixels, with value and slope, and Dice terms. To add a pixel term,
-// name its Kind and write its branch in pixel_term(); softmax_loss.cu walks over the pixels.
+// What a loss is made of: terms that are sums over pixels, with value and slope; terms of the overlap of each class
+// (Dice, Tversky); and a Lovasz-Softmax term. To add a pixel term, name its Kind and write its branch in pixel_term();
+// softmax_loss.cu walks over the pixels.
 #pragma once
 
 #include "kernels/core/execution.h"
@@ -7,7 +8,7 @@
 namespace regolith::kernels {
 
 inline constexpr int kMaxClasses = 32;
-inline constexpr int kMaxLossTerms = 4;  // of either kind
+inline constexpr int kMaxLossTerms = 4;  // pixel terms; and as many of overlap
 
 struct LossTerms {
   enum class Kind : int { cross_entropy, focal };
@@ -15,15 +16,31 @@ struct LossTerms {
     Kind kind = Kind::cross_entropy;
     float gamma = 2, smoothing = 0;
     float class_weight[kMaxClasses] = {};  // by the true class; 0: pixels of this class contribute nothing
+    // Weights of single pixels (pixel_weights.h).
+    float boundary_weight = 0, boundary_sigma = 5;  // near another class; weight 0: none
+    float hard_threshold = 0, hard_share = 0;       // the hard pixels of each image alone; both 0: all pixels
+    bool hard_mean = true;                          // the sum over them is divided by their number, not the image's
+    bool boundary() const { return boundary_weight > 0; }
+    bool hard() const { return hard_threshold > 0 || hard_share > 0; }
+    bool weighs_pixels() const { return boundary() || hard(); }
   };
   struct Dice {
     bool per_image = true;  // sums over each image; otherwise over the batch that the call sees
     float smooth = 1;
     float class_weight[kMaxClasses] = {};  // of each image's loss (per_image), or of the batch's
+    bool tversky = false;                  // with the three numbers below
+    float alpha = .5f, beta = .5f, power = 1;
+  };
+  struct Lovasz {
+    bool per_image = false;                // of each image; otherwise of the batch that the call sees
+    bool present = true;                   // the mean over the classes that are there, not over all that have a weight
+    float class_weight[kMaxClasses] = {};  // of each image's loss (per_image), or of the batch's, times 0 or 1
   };
   int pixel_terms = 0, dice_terms = 0, ignore = -1;
+  bool has_lovasz = false;
   Pixel pixel[kMaxLossTerms];
   Dice dice[kMaxLossTerms];
+  Lovasz lovasz;
 };
 
 // A pixel's gradient as p_k * of_p + constant + (at the true class) of_t.

@@ -1,110 +1,13 @@
 #include "kernels/softmax_loss.h"
 
 #include "kernels/core/atomics.h"
-#include "kernels/core/launch.h"
-#include "kernels/core/math.h"
+#include "kernels/loss_tiles.h"
+#include "kernels/pixel_weights.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
-// A block walks over its pixels tile by tile. A tile lies in shared memory in fp32, class by class, so that a thread
-// owns a vector of neighbouring pixels (one, on the GPU) and finds any number of classes without holding them.
-constexpr int kThreads = 256, kTile = 256;
-constexpr int kPixels = kWarp == 1 ? kLanes<float> : 1;
-using V = Vec<kPixels>;
-static_assert(kLossBlockPixels % kTile == 0 && kTile % kPixels == 0);
-
-// The logits or their gradient. `vectors`: every tile of every image is whole 16-byte vectors of memory.
-struct Pixels {
-  TensorView map;
-  bool vectors;
-  explicit Pixels(const TensorView& m)
-      : map(m),
-        vectors(kWarp > 1 && m.whole() && reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
-                static_cast<int64_t>(m.H) * m.W * m.C * static_cast<int64_t>(size_of(m.dtype)) % 16 == 0) {}
-};
-
-// Calls f with the first element of pixel `begin`, by the element type of the map: once a tile, so that a kernel is
-// compiled once for all types.
-template <class F>
-__device__ __forceinline__ void with_elements_at(const TensorView& m, int64_t begin, F&& f) {
-  if (m.dtype == DType::f32) return f(m.as<float>() + begin * m.pitch);
-  if constexpr (kExecution != Execution::fast) {
-    if (m.dtype == DType::f16) return f(m.as<fp16>() + begin * m.pitch);
-  }
-  f(m.as<bf16>() + begin * m.pitch);
-}
-
-__device__ __forceinline__ void load_tile(const Pixels& x, int64_t begin, int pixels, float* tile) {
-  const int K = x.map.C, pitch = x.map.pitch;
-  with_elements_at(x.map, begin, [&](const auto* from) {
-    constexpr int L = kLanes<std::remove_cvref_t<decltype(*from)>>;
-    if (kWarp == 1 || !x.vectors) {
-      for (int k = 0; k < K; ++k)
-        for (int p = threadIdx.x; p < pixels; p += blockDim.x)
-          tile[k * kTile + p] = static_cast<float>(from[p * pitch + k]);
-      return;
-    }
-    for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
-      const Vec<L> v = load<Vec<L>>(from + i);
-      int p = i / K, k = i % K;
-      for (int j = 0; j < L; ++j) {
-        tile[k * kTile + p] = v[j];
-        if (++k == K) k = 0, ++p;
-      }
-    }
-  });
-}
-
-__device__ __forceinline__ void store_tile(const Pixels& x, int64_t begin, int pixels, const float* tile) {
-  const int K = x.map.C, pitch = x.map.pitch;
-  with_elements_at(x.map, begin, [&](auto* to) {
-    using T = std::remove_cvref_t<decltype(*to)>;
-    constexpr int L = kLanes<T>;
-    if (kWarp == 1 || !x.vectors) {
-      for (int k = 0; k < K; ++k)
-        for (int p = threadIdx.x; p < pixels; p += blockDim.x) to[p * pitch + k] = static_cast<T>(tile[k * kTile + p]);
-      return;
-    }
-    for (int i = threadIdx.x * L; i < pixels * K; i += blockDim.x * L) {
-      int p = i / K, k = i % K;
-      Vec<L> v;
-      for (int j = 0; j < L; ++j) {
-        v.set(j, tile[k * kTile + p]);
-        if (++k == K) k = 0, ++p;
-      }
-      store(to + i, v);
-    }
-  });
-}
-
-// The true class of each pixel of a tile, whole vectors of them; K where it counts for nothing.
-__device__ __forceinline__ void load_truth(const uint8_t* mask, int64_t begin, int pixels, int K, int ignore,
-                                           float* truth) {
-  const int whole = (pixels + kPixels - 1) / kPixels * kPixels;
-  for (int p = threadIdx.x; p < whole; p += blockDim.x) {
-    const int t = mask != nullptr && p < pixels ? mask[begin + p] : K;
-    truth[p] = static_cast<float>(t == ignore || t > K ? K : t);
-  }
-}
-
-// table[t] of each pixel.
-__device__ __forceinline__ V look_up(const float* table, const V& t) {
-  return V::each([=](float i) { return table[static_cast<int>(i)]; }, t);
-}
-
-struct Shape {
-  int64_t image;  // pixels
-  int K;
-};
-
-struct TileRange {
-  int64_t begin, end;  // of the image's pixels
-};
-__device__ __forceinline__ TileRange block_pixels(const Shape& s) {
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kLossBlockPixels, end = begin + kLossBlockPixels;
-  return {begin, end < s.image ? end : s.image};
-}
+constexpr int kThreads = 256;
 
 struct DiceShared {
   float* tile;   // (K, kTile)
@@ -163,6 +66,20 @@ __global__ void __launch_bounds__(kThreads) dice_sums(Pixels x, const uint8_t* m
   for (int i = threadIdx.x; i < 3 * s.K; i += blockDim.x) to[i] = sums[i];
 }
 
+// The loss of a Tversky term in one class, times its weight, and its derivative by I and by P.
+struct Tversky {
+  double loss, of_I, of_P;
+};
+__device__ __forceinline__ Tversky tversky(const LossTerms::Dice& term, double I, double P, double T, double w) {
+  const double alpha = term.alpha, rest = 1 - alpha - term.beta, top = I + term.smooth;
+  const double bottom = rest * I + alpha * P + term.beta * T + term.smooth;
+  if (w == 0 || bottom == 0) return {0, 0, 0};  // bottom 0: as of Dice
+  const double base = 1 - top / bottom, miss = base < 0 ? 0 : base;
+  const double outer = w * term.power * ::pow(miss < 1e-7 ? 1e-7 : miss, term.power - 1.);
+  return {w * ::pow(miss, static_cast<double>(term.power)), outer * (top * rest / bottom - 1) / bottom,
+          outer * top * alpha / (bottom * bottom)};
+}
+
 // Adds the partial sums up, and makes the Dice terms' loss and coefficients (N, 2, K) of their gradient by p_c:
 // b[c], plus a[c] in the pixels whose truth is c. One block. sums: (N + 1, 3, K), the last row the batch's.
 __global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, int N, int blocks, int K, LossTerms terms,
@@ -189,6 +106,13 @@ __global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, in
     for (int j = 0; j < terms.dice_terms; ++j) {
       const LossTerms::Dice& term = terms.dice[j];
       const double* of = sums + (term.per_image ? n : N) * 3 * K + c;
+      if (term.tversky) {
+        const Tversky t = tversky(term, of[0], of[K], of[2 * K], term.class_weight[c]);
+        if (term.per_image || n == 0) mine += t.loss;
+        a += t.of_I;
+        b += t.of_P;
+        continue;
+      }
       const double top = 2 * of[0] + term.smooth, bottom = of[K] + of[2 * K] + term.smooth, w = term.class_weight[c];
       if (w == 0 || bottom == 0) continue;  // bottom 0: no smoothing, and the class is neither there nor predicted
       if (term.per_image || n == 0) mine += w * (1 - top / bottom);
@@ -202,12 +126,37 @@ __global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, in
   if (threadIdx.x == 0) *loss = total;
 }
 
-// The sum of the pixel terms. weights: (terms, K + 1) by true class t.
+// What terms have for each pixel. Most losses have nothing, and a kernel that asks for nothing.
+struct NoMaps {
+  static constexpr bool any = false;
+};
+struct Maps {
+  static constexpr bool any = true;
+  const float* weight[kMaxLossTerms] = {};  // (N, image) of each pixel term; null: 1
+  const float* slope = nullptr;             // of the Lovasz term, at [n * image_step + slot[c] * class_step + pixel]
+  int64_t image = 0, image_step = 0, class_step = 0;
+  int8_t slot[kMaxClasses] = {};  // -1: the class has none
+
+  __device__ __forceinline__ V weigh(int term, int64_t n, int64_t pixel, const V& w) const {
+    return weight[term] == nullptr ? w : w * load<V>(weight[term] + n * image + pixel);
+  }
+  __device__ __forceinline__ V slope_of(int c, int64_t n, int64_t pixel) const {
+    return slot[c] < 0 ? V(0) : load<V>(slope + n * image_step + slot[c] * class_step + pixel);
+  }
+};
+
+// The sum of the pixel terms. weights: (terms, K + 1) by true class t; n, pixel: the first of the vector's.
+template <class M>
 __device__ __forceinline__ V pixel_terms(const LossTerms& terms, const float* weights, int K, const V& t, const V& p,
-                                         const V& log_p, const V& mean_log_p, PixelGradient<V>& g) {
+                                         const V& log_p, const V& mean_log_p, PixelGradient<V>& g,
+                                         [[maybe_unused]] const M& maps, [[maybe_unused]] int64_t n,
+                                         [[maybe_unused]] int64_t pixel) {
   V loss(0);
-  for (int j = 0; j < terms.pixel_terms; ++j)
-    loss += pixel_term(terms.pixel[j], look_up(weights + j * (K + 1), t), K, p, log_p, mean_log_p, g);
+  for (int j = 0; j < terms.pixel_terms; ++j) {
+    V w = look_up(weights + j * (K + 1), t);
+    if constexpr (M::any) w = maps.weigh(j, n, pixel, w);
+    loss += pixel_term(terms.pixel[j], w, K, p, log_p, mean_log_p, g);
+  }
   return loss;
 }
 
@@ -230,9 +179,10 @@ struct LossShared {
 };
 
 // Grid: (blocks of an image, N). partial: (N, blocks) sums of the pixel terms
+template <class M>
 __global__ void __launch_bounds__(kThreads)
     pixel_loss(Pixels x, const uint8_t* mask, Shape s, LossTerms terms, const float* coefficients, Pixels dx,
-               const float* loss_scale, double* partial, int64_t* confusion, uint8_t* prediction) {
+               const float* loss_scale, double* partial, int64_t* confusion, uint8_t* prediction, M maps) {
   const int K = s.K;
   const auto [tile, truth, weights, dice_a, dice_b, scratch, counts] = take_shared<LossShared>(K);
   for (int i = threadIdx.x; i < terms.pixel_terms * (K + 1); i += blockDim.x) {
@@ -284,7 +234,7 @@ __global__ void __launch_bounds__(kThreads)
       const Mask<kPixels> valid = t < V(K);
       PixelGradient<V> g{V(0), V(0), V(0)};
       const V mine = pixel_terms(terms, weights, K, t, p_t, above_t - log_sum,
-                                 above_sum * V(1.f / static_cast<float>(K)) - log_sum, g);
+                                 above_sum * V(1.f / static_cast<float>(K)) - log_sum, g, maps, blockIdx.y, at + p);
       loss += select(valid, mine, V(0));
       if (!dx.map) continue;
       if (dice) {
@@ -294,8 +244,18 @@ __global__ void __launch_bounds__(kThreads)
         g.of_t += at_t;
         g.of_p += V(0) - at_t - mean * over_sum;
       }
+      if constexpr (M::any) {
+        V mean(0);
+        for (int k = 0; maps.slope != nullptr && k < K; ++k)
+          mean += maps.slope_of(k, blockIdx.y, at + p) * load<V>(here + k * kTile);
+        g.of_p += V(0) - mean * over_sum;
+      }
       for (int k = 0; k < K; ++k) {
-        const V slope = fma(load<V>(here + k * kTile) * over_sum, g.of_p + V(dice_b[k]), g.constant);
+        V of_k = g.of_p + V(dice_b[k]);
+        if constexpr (M::any) {
+          if (maps.slope != nullptr) of_k += maps.slope_of(k, blockIdx.y, at + p);
+        }
+        const V slope = fma(load<V>(here + k * kTile) * over_sum, of_k, g.constant);
         const V full = slope + select(t == V(k), g.of_t, V(0));
         store(here + k * kTile, select(valid, full * scale, V(0)));
       }
@@ -311,15 +271,46 @@ __global__ void __launch_bounds__(kThreads)
     if (counts[i] != 0) count_global(confusion + i, counts[i]);
 }
 
-// loss (+)= dice + the partial sums. One block.
+// loss (+)= dice + the partial sums + the Lovasz term's of its groups. One block.
 __global__ void __launch_bounds__(kThreads)
-    finish_loss(const double* partial, int64_t count, const double* dice, double* loss, bool accumulate) {
+    finish_loss(const double* partial, int64_t count, const double* dice, const double* lovasz, int groups,
+                double* loss, bool accumulate) {
   Shared shared;
   double* scratch = shared.take<double>(kReduceScratch);
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
   const double total = block_sum(sum, scratch);
-  if (threadIdx.x == 0) *loss = (accumulate ? *loss : 0) + (dice != nullptr ? *dice : 0) + total;
+  if (threadIdx.x != 0) return;
+  double all = (accumulate ? *loss : 0) + (dice != nullptr ? *dice : 0) + total;
+  for (int g = 0; lovasz != nullptr && g < groups; ++g) all += lovasz[g];
+  *loss = all;
+}
+
+// loss[n] (+)= factor * what the terms give for the image. Grid: N. sums: of the Dice terms, (N + 1, 3, K); null: none
+__global__ void __launch_bounds__(kThreads)
+    finish_images(const double* partial, int blocks, LossTerms terms, int K, const double* sums, const double* lovasz,
+                  double factor, double* loss, bool accumulate) {
+  Shared shared;
+  double* scratch = shared.take<double>(kReduceScratch);
+  const int n = static_cast<int>(blockIdx.x), N = static_cast<int>(gridDim.x);
+  double sum = 0;
+  for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += partial[static_cast<int64_t>(n) * blocks + i];
+  for (int c = threadIdx.x; sums != nullptr && c < K; c += blockDim.x) {
+    for (int j = 0; j < terms.dice_terms; ++j) {
+      const LossTerms::Dice& term = terms.dice[j];
+      const double* of = sums + static_cast<int64_t>(term.per_image ? n : N) * 3 * K + c;
+      const double w = term.class_weight[c] / (term.per_image ? 1. : N);
+      const double bottom = of[K] + of[2 * K] + term.smooth;
+      if (term.tversky)
+        sum += tversky(term, of[0], of[K], of[2 * K], w).loss;
+      else if (w != 0 && bottom != 0)
+        sum += w * (1 - (2 * of[0] + term.smooth) / bottom);
+    }
+  }
+  sum = block_sum(sum, scratch);
+  if (threadIdx.x != 0) return;
+  if (lovasz != nullptr) sum += terms.lovasz.per_image ? lovasz[n] : lovasz[0] / N;
+  loss[n] = (accumulate ? loss[n] : 0) + factor * sum;
 }
 
 void check(const SoftmaxLoss& a) {
@@ -335,6 +326,46 @@ void check(const SoftmaxLoss& a) {
     fail("takes at most 4 pixel terms and 4 Dice terms");
 }
 
+// What pixel_loss takes from the kernels before it.
+struct Extras {
+  bool any = false;
+  Maps maps;
+  const double* lovasz = nullptr;  // (groups)
+};
+
+// Computes the maps, in the end of the workspace.
+Extras make_maps(Stream& stream, const SoftmaxLoss& a) {
+  const TensorView& x = a.logits;
+  const LossTerms& terms = a.terms;
+  const size_t bytes = loss_maps_workspace(x.N, x.H, x.W, x.C, terms);
+  Extras e;
+  if (bytes == 0) return e;
+  e.any = true;
+  e.maps.image = static_cast<int64_t>(x.H) * x.W;
+  const size_t before = softmax_loss_workspace(x.N, x.H, x.W, x.C, terms) - bytes;
+  unsigned char* next = static_cast<unsigned char*>(a.workspace) + (before + 255) / 256 * 256;
+  const auto take = [&](size_t piece) { return std::exchange(next, next + piece); };
+  void* scratch = nullptr;
+  for (int j = 0; j < terms.pixel_terms; ++j) {
+    if (!terms.pixel[j].weighs_pixels()) continue;
+    if (scratch == nullptr) scratch = take(loss_map_bytes(x.pixels()));
+    float* const weights = reinterpret_cast<float*>(take(loss_map_bytes(x.pixels())));
+    pixel_weights(stream, {x, a.mask, terms.ignore, terms.pixel[j], weights, scratch});
+    e.maps.weight[j] = weights;
+  }
+  if (!terms.has_lovasz) return e;
+  const LovaszSegments segments(x.N, x.H, x.W, x.C, terms.lovasz);
+  float* const slope = reinterpret_cast<float*>(take(loss_map_bytes(segments.items())));
+  double* const loss = reinterpret_cast<double*>(take(loss_map_bytes(2 * segments.groups)));
+  lovasz(stream, {x, a.mask, terms.ignore, terms.lovasz, slope, loss, next});
+  e.maps.slope = slope;
+  e.maps.class_step = segments.pixels;
+  e.maps.image_step = terms.lovasz.per_image ? segments.classes * segments.pixels : e.maps.image;
+  std::copy_n(segments.slot, kMaxClasses, e.maps.slot);
+  e.lovasz = loss;
+  return e;
+}
+
 }  // namespace
 
 void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
@@ -344,8 +375,10 @@ void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
   const unsigned blocks = static_cast<unsigned>((s.image + kLossBlockPixels - 1) / kLossBlockPixels);
   const Dim3 grid{blocks, static_cast<unsigned>(x.N)};
   const int64_t partials = static_cast<int64_t>(blocks) * x.N;
-  const bool dice = a.terms.dice_terms > 0 && (a.dlogits || a.loss != nullptr);
-  // workspace: the Dice loss, partial (N, blocks), sums (N + 1, 3, K), partial sums (N, blocks, 3, K), coefficients
+  const bool learns = a.dlogits || a.loss != nullptr || a.image_loss != nullptr;
+  const bool dice = a.terms.dice_terms > 0 && learns;
+  // workspace: the Dice loss, partial (N, blocks), sums (N + 1, 3, K), partial sums (N, blocks, 3, K), coefficients,
+  // the maps
   double* const dice_loss = static_cast<double*>(a.workspace);
   double* const partial = dice_loss + 1;
   double* const sums = partial + partials;
@@ -359,11 +392,20 @@ void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
     launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
            s.K, a.terms, sums, coefficients, dice_loss);
   }
-  launch(stream, "pixel_loss", grid, {kThreads}, shared_bytes_of<LossShared>(s.K), pixel_loss, logits, a.mask, s,
-         a.terms, dice ? coefficients : nullptr, dlogits, a.loss_scale, partial, a.confusion, a.prediction);
+  const Extras extras = a.mask != nullptr && learns ? make_maps(stream, a) : Extras{};
+  const auto pixels = [&](auto maps) {
+    launch(stream, "pixel_loss", grid, {kThreads}, shared_bytes_of<LossShared>(s.K), pixel_loss<decltype(maps)>, logits,
+           a.mask, s, a.terms, dice ? coefficients : nullptr, dlogits, a.loss_scale, partial, a.confusion, a.prediction,
+           maps);
+  };
+  extras.any ? pixels(extras.maps) : pixels(NoMaps{});
   if (a.loss != nullptr)
     launch(stream, "finish_loss", {1}, {kThreads}, reduce, finish_loss, partial, partials, dice ? dice_loss : nullptr,
-           a.loss, a.accumulate_loss);
+           extras.lovasz, a.terms.lovasz.per_image ? x.N : 1, a.loss, a.accumulate_loss);
+  if (a.image_loss != nullptr)
+    launch(stream, "image_loss", {static_cast<unsigned>(x.N)}, {kThreads}, reduce, finish_images, partial,
+           static_cast<int>(blocks), a.terms, s.K, dice ? sums : nullptr, extras.lovasz, a.image_factor, a.image_loss,
+           a.accumulate_image_loss);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -5,7 +5,12 @@
 // makes them), the loss is the sum over the pixels of the pixel terms (loss_terms.h)
 // plus the sum over images and classes of the Dice terms (Milletari et al., "V-Net", 2016, with sums of p, not p^2),
 //   class_weight[c] * (1 - (2 I + smooth) / (P + T + smooth)),  I = sum p_c [t = c], P = sum p_c, T = sum [t = c]
-// A pixel whose mask is `ignore`, or no class, is in no term and not in the confusion matrix; its gradient is zero.
+// or, of a Tversky term (Salehi, Erdogmus, Gholipour, "Tversky loss function", 2017; its power is that of Abraham and
+// Khan, "A novel focal Tversky loss function", 2019), with false positives P - I and false negatives T - I,
+//   class_weight[c] * (1 - (I + smooth) / (I + alpha (P - I) + beta (T - I) + smooth))^power
+// whose slope takes the base as at least 1e-7; plus the Lovasz term (lovasz.h). Pixel terms may weigh single pixels
+// (pixel_weights.h). A pixel whose mask is `ignore`, or no class, is in no term and not in the confusion matrix; its
+// gradient is zero.
 //
 // Occupancy: at least 50% (256 threads).
 // The shared memory of these two kernels is what they take for 5 classes.
@@ -15,6 +20,7 @@
 
 #include "kernels/core/kernel.h"
 #include "kernels/loss_terms.h"
+#include "kernels/lovasz.h"
 
 namespace regolith::kernels {
 
@@ -26,14 +32,37 @@ struct SoftmaxLoss {
   const float* loss_scale = nullptr;  // one value in device memory; null: 1
   double* loss = nullptr;             // one value in device memory, without the loss scale; null: not wanted
   bool accumulate_loss = false;       // add to what stands in loss
-  int64_t* confusion = nullptr;       // (K, K) pixels by truth (row) and argmax (column), added to; null: not wanted
-  uint8_t* prediction = nullptr;      // (N, H, W) argmax, the lower class on a tie; null: not wanted
-  void* workspace = nullptr;          // softmax_loss_workspace bytes, 256-byte aligned
+  // (N) in device memory, without the loss scale: image_factor times what the terms give for each image. Of a term over
+  // the batch each image has an equal part, so that the sum is image_factor times the loss. Null: not wanted.
+  double* image_loss = nullptr;
+  double image_factor = 1;
+  bool accumulate_image_loss = false;
+  int64_t* confusion = nullptr;   // (K, K) pixels by truth (row) and argmax (column), added to; null: not wanted
+  uint8_t* prediction = nullptr;  // (N, H, W) argmax, the lower class on a tie; null: not wanted
+  void* workspace = nullptr;      // softmax_loss_workspace bytes, 256-byte aligned
 };
 REGOLITH_KERNEL(softmax_loss, SoftmaxLoss);
 
 // Pixels of an image that one block sums up: fixed, so that results do not depend on the machine's width.
 inline constexpr int kLossBlockPixels = 1024;
+
+// Maps of a value for each pixel, that single terms have: weights, the Lovasz term's slopes. Each ends in room for a
+// vector that begins in it.
+constexpr size_t loss_map_bytes(int64_t values) {
+  return (static_cast<size_t>(values) * sizeof(float) + 319) / 256 * 256;
+}
+
+inline size_t loss_maps_workspace(int N, int H, int W, int K, const LossTerms& terms) {
+  size_t bytes = 0;
+  for (int j = 0; j < terms.pixel_terms; ++j)
+    if (terms.pixel[j].weighs_pixels()) bytes += loss_map_bytes(static_cast<int64_t>(N) * H * W);
+  if (bytes > 0) bytes += loss_map_bytes(static_cast<int64_t>(N) * H * W);  // pixel_weights' own
+  if (terms.has_lovasz) {
+    const LovaszSegments s(N, H, W, K, terms.lovasz);
+    bytes += loss_map_bytes(s.items()) + loss_map_bytes(2 * s.groups) + lovasz_workspace(N, H, W, K, terms.lovasz);
+  }
+  return bytes > 0 ? bytes + 256 : 0;
+}
 
 // Bytes of workspace for logits of this shape.
 inline size_t softmax_loss_workspace(int N, int H, int W, int K, const LossTerms& terms) {
@@ -41,7 +70,7 @@ inline size_t softmax_loss_workspace(int N, int H, int W, int K, const LossTerms
       static_cast<size_t>(N) * ((static_cast<size_t>(H) * W + kLossBlockPixels - 1) / kLossBlockPixels);
   const size_t dice = blocks * 3 * K * sizeof(float) + static_cast<size_t>(N + 1) * 3 * K * sizeof(double) +
                       static_cast<size_t>(N) * 2 * K * sizeof(float);
-  return sizeof(double) * (1 + blocks) + (terms.dice_terms > 0 ? dice : 0);
+  return sizeof(double) * (1 + blocks) + (terms.dice_terms > 0 ? dice : 0) + loss_maps_workspace(N, H, W, K, terms);
 }
 
 }  // namespace regolith::kernels

@@ -97,7 +97,7 @@ class Reader {
       const Shape &shape = graph_.nodes[node].shape(), &output = graph_.nodes[graph_.output].shape();
       if (shape != output)
         heads.fail_key(name, "is " + to_string(shape) + "; the output, with the same masks, is " + to_string(output));
-      graph_.heads.push_back({node, static_cast<float>(weight.as_double(0, 1e6))});
+      graph_.heads.push_back({node, static_cast<float>(weight.as_double(0, 1e6)), name});
     }
   }
 

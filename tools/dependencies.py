@@ -25,6 +25,7 @@ FLOORS = [  # from the ground up
     ["models", "losses", "data"],
     ["app"],
     ["deploy"],
+    ["study"],
     ["tools"],
 ]
 OUTSIDE = {("tools", "tests")}  # engine_bench times the kernel cases of the tests

@@ -5,6 +5,9 @@
 
 #include "app/command_line.h"
 #include "app/listeners.h"
+#ifdef REGOLITH_TENSORBOARD
+#include "app/tensorboard/tensorboard.h"
+#endif
 #include "app/training.h"
 #include "engine/report/explain.h"
 #include "models/reader.h"
@@ -15,10 +18,13 @@ int main(int argc, char** argv) {
                 "engine_run configs/quickstart.yaml train.epochs=3\nengine_run --resume runs/quickstart");
   bool explain_only = false, help = false;
   std::string resume;
+  int until = 0;
   p.config_arguments(false);
   p.flag("--explain", explain_only, "print the graph, shapes, parameters, FLOPs, providers and the arena, and stop");
   p.flag("--help-config", help, "print every key with type, default and meaning, and stop");
   p.option("--resume", resume, "a run folder to go on in, with its own configuration unless CONFIG is there");
+  p.option("--until", until, "pause after this epoch, on the schedule of the whole run; --resume goes on; 0: do not",
+           {.min = 0});
   return p.run([&] {
     if (help) {
       std::printf("%s\n%s", help_config().c_str(), help_models().c_str());
@@ -36,7 +42,10 @@ int main(int argc, char** argv) {
       std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
       return 0;
     }
-    Training training(experiment, {resume, p.command(), &interrupts}, all_listeners(experiment));
-    return training.run() ? 0 : 128 + interrupts.signal;
+#ifdef REGOLITH_TENSORBOARD
+    tensorboard_events = make_tensorboard_events;
+#endif
+    Training training(experiment, {resume, p.command(), &interrupts, until}, all_listeners(experiment));
+    return training.run() || interrupts.signal == 0 ? 0 : 128 + interrupts.signal;
   });
 }

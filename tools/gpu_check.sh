@@ -54,9 +54,10 @@ step gpu_tests 150 ctest --test-dir "$build" -L gpu --no-tests=error --output-on
 
 # train PRECISION: a few steps of every network, on terrain made from a seed.
 train() {
-  local network
-  for network in unet se_unet unet_plus_plus double_unet unet_transformer; do
-    step "train_${network}_$1" 30 "$build/bin/engine_run" "configs/experiments/${network}_mars.yaml" \
+  local config network
+  for config in table1/{unet,se_unet,unet_plus_plus,double_unet} experiments/unet_transformer_mars; do
+    network=$(basename "$config" _mars)
+    step "train_${network}_$1" 30 "$build/bin/engine_run" "configs/$config.yaml" \
       data.synthetic.count=512 run.device=cuda "run.precision=$1" "run.output=$out/runs" \
       "run.name=${network}_$1" train.epochs=2 train.steps_per_epoch=20
   done

@@ -4,14 +4,15 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels   9825
-engine   13190
+kernels  11570
+engine   13605
 models    565
-losses     350
-data      2715
-app       1965
+losses     545
+data      2985
+app       2895
 deploy    2970
-tools     1205"
+study     1300
+tools     1300"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

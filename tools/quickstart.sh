@@ -18,4 +18,4 @@ built=$SECONDS
 "build/$preset/bin/engine_run" configs/quickstart.yaml "$@"
 echo
 echo "install $((installed - start))s, build $((built - installed))s, run $((SECONDS - built))s; $((SECONDS - start))s in all"
-echo "next: build/$preset/bin/engine_run configs/experiments/unet_mars.yaml data.npz=YOUR.npz"
+echo "next: build/$preset/bin/engine_run configs/table1/unet.yaml data.npz=YOUR.npz"

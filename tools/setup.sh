@@ -41,8 +41,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "${wheels[*]}" ]; then
   echo "${wheels[*]}" > "$stamp"
 fi
 
-# What an exported network is tested by: ONNX Runtime, and ONNX's checker.
-python_packages=(numpy==2.4.6 onnxruntime==1.32.0 onnx==1.23.2 protobuf==7.36.2 ml_dtypes==0.6.0 typing_extensions==4.16.0)
+# What an exported network is tested by, ONNX Runtime and ONNX's checker; and event files, TensorBoard's reader.
+python_packages=(numpy==2.4.6 onnxruntime==1.32.0 onnx==1.23.2 protobuf==7.36.2 ml_dtypes==0.6.0 typing_extensions==4.16.0
+  tensorboard==2.21.0 absl-py==2.5.1)
 stamp=.deps/python/installed
 if [[ " $* " == *" --tests "* && "$(cat "$stamp" 2>/dev/null)" != "${python_packages[*]}" ]]; then
   echo "setup: fetching ${python_packages[*]}"

@@ -10,6 +10,7 @@
 #include <concepts>
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -19,7 +20,7 @@
 #include "engine/base/text.h"
 #include "engine/config/fields.h"
 #include "engine/config/yaml.h"
-#include "kernels/sample.h"
+#include "kernels/augment_options.h"
 
 namespace regolith::config {
 
@@ -140,17 +141,20 @@ inline std::string type(const FolderPath&, const FieldInfo&) { return "folder"; 
 
 // Two numbers; an interval or an extent may be given as one.
 struct PairForm {
-  bool single, mirror;
+  bool single, mirror, sorted;
   const char *expected, *type;
 };
 constexpr PairForm form_of(const kernels::Interval&) {
-  return {true, true, "one number (either way) or [low, high]", "number or [low, high],"};
+  return {true, true, true, "one number (either way) or [low, high]", "number or [low, high],"};
+}
+constexpr PairForm form_of(const kernels::Bounds&) {
+  return {true, false, true, "one number or [low, high]", "number or [low, high],"};
 }
 constexpr PairForm form_of(const kernels::Extent&) {
-  return {true, false, "one number (for both) or [height, width]", "number or [height, width],"};
+  return {true, false, false, "one number (for both) or [height, width]", "number or [height, width],"};
 }
 constexpr PairForm form_of(const std::array<double, 2>&) {
-  return {false, false, "a list of two numbers", "[number, number],"};
+  return {false, false, false, "a list of two numbers", "[number, number],"};
 }
 template <class T>
 concept Pair = requires(const T& value) {
@@ -168,7 +172,7 @@ void read(const Yaml& yaml, T& value, const FieldInfo& info) {
     read(yaml.elements()[0], first, info);
     read(yaml.elements()[1], second, info);
   }
-  if (form.mirror && second < first) std::swap(first, second);
+  if (form.sorted && second < first) std::swap(first, second);
 }
 template <Pair T>
 std::string text(const T& value, const FieldInfo&) {
@@ -239,14 +243,39 @@ inline std::string type(const ClassWeights&, const FieldInfo& info) {
   return (info.word ? info.word + std::string(" or ") : "") + type(std::vector<double>(), {.min = info.min});
 }
 
+// What `off` switches off and a map switches on: an optional, or a struct for kernels that has a switch of its own.
 template <class T>
-struct IsOptional : std::false_type {};
+concept Switch = requires(T& value) {
+  { value.on } -> std::same_as<bool&>;
+};
+template <class T>
+struct IsOptional : std::bool_constant<Switch<T>> {};
 template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
+template <class T>
+T& inside(std::optional<T>& value) {
+  return value ? *value : value.emplace();
+}
+template <Switch T>
+T& inside(T& value) {
+  value.on = true;
+  return value;
+}
+template <class T>
+bool is_on(const T& value) {
+  if constexpr (Switch<T>)
+    return value.on;
+  else
+    return value.has_value();
+}
 template <class T>
 struct IsSectionList : std::false_type {};
 template <class T>
 struct IsSectionList<std::vector<T>> : std::bool_constant<Section<T>> {};
+template <class T>
+struct IsSectionMap : std::false_type {};
+template <class T>
+struct IsSectionMap<std::map<std::string, T>> : std::bool_constant<Section<T>> {};
 
 // Visitors. Each has operator()(key, field, info) and one_of(variant, alternatives), where the alternatives are named
 // in the order of the variant's types, std::monostate left out.
@@ -285,14 +314,20 @@ struct Reader {
   void operator()(const char* key, T& field, const FieldInfo& info) {
     const Yaml child = yaml.find(key);
     if constexpr (IsOptional<T>::value) {
-      field.reset();
-      if (!child.is_off()) read_section(child, field.emplace());
+      if (!child.is_off())
+        read_section(child, inside(field));
+      else if (child.exists())
+        field = T{};
     } else if constexpr (Section<T>) {
       if (child.exists() && child.is_null()) child.fail("expected a map of keys, found no value");
       read_section(child, field);
     } else if constexpr (IsSectionList<T>::value) {
       for (const Yaml& element : child.elements()) read_section(element, field.emplace_back());
       if (field.empty()) child.fail("expected a list of at least one");
+    } else if constexpr (IsSectionMap<T>::value) {
+      if (child.exists() && child.is_null()) child.fail("expected a map of keys, found no value");
+      if (child.exists())
+        for (const Yaml::Item& item : child.items()) read_section(item.value, field[item.key]);
     } else {
       if (info.required) yaml.at(key);
       if (child.exists()) read(child, field, info);
@@ -330,18 +365,26 @@ struct Writer {
   YAML::Emitter& out;
   bool whole_paths = true;  // else their last part: where a file stands does not matter
 
+  template <Section T>
+  void section(T& field) {
+    out << YAML::BeginMap;
+    fields(*this, field);
+    out << YAML::EndMap;
+  }
   template <class T>
   void value(T& field, const FieldInfo& info) {
     if constexpr (IsOptional<T>::value) {
-      field ? value(*field, info) : void(out << YAML::Null);
+      is_on(field) ? section(inside(field)) : void(out << YAML::Null);
     } else if constexpr (Section<T>) {
-      out << YAML::BeginMap;
-      fields(*this, field);
-      out << YAML::EndMap;
+      section(field);
     } else if constexpr (IsSectionList<T>::value) {
       out << YAML::BeginSeq;
       for (auto& element : field) value(element, info);
       out << YAML::EndSeq;
+    } else if constexpr (IsSectionMap<T>::value) {
+      out << YAML::BeginMap;
+      for (auto& [key, section] : field) (*this)(key.c_str(), section, info);
+      out << YAML::EndMap;
     } else {
       T shown = field;
       if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>)
@@ -376,8 +419,8 @@ struct Help {
   void operator()(const std::string& name, T& field, const FieldInfo& info) {
     if constexpr (IsOptional<T>::value) {
       line(name, "map or off = off", info.doc);
-      typename T::value_type inner;
-      Help{out, path + name + "."}.all(inner);
+      T inner{};
+      Help{out, path + name + "."}.all(inside(inner));
     } else if constexpr (Section<T>) {
       if (*info.doc) line(name, "map", info.doc);
       Help{out, path + name + "."}.all(field);
@@ -385,6 +428,10 @@ struct Help {
       line(name, "list of maps", info.doc);
       typename T::value_type inner;
       Help{out, path + name + ".N."}.all(inner);
+    } else if constexpr (IsSectionMap<T>::value) {
+      line(name, "map", info.doc);
+      typename T::mapped_type inner;
+      Help{out, path + name + ".NAME."}.all(inner);
     } else {
       const std::string preset = text(field, info);
       line(name,

@@ -513,4 +513,13 @@ void Yaml::emit(YAML::Emitter& out) const {
   }
 }
 
+std::string Yaml::flow_text() const {
+  if (is_null()) return "off";
+  YAML::Emitter out;
+  out.SetMapFormat(YAML::Flow);
+  out.SetSeqFormat(YAML::Flow);
+  emit(out);
+  return out.c_str();
+}
+
 }  // namespace regolith

@@ -73,6 +73,7 @@ class Yaml {
   [[noreturn]] void fail(const std::string& message) const;                            // at the value
   [[noreturn]] void fail_key(std::string_view key, const std::string& message) const;  // at that key of this map
   void emit(YAML::Emitter& out) const;                                                 // without anchors
+  std::string flow_text() const;  // on one line, as an override takes it; "off" for what is null
 
  private:
   Yaml(std::shared_ptr<const Node> node, std::string path);

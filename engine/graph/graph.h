@@ -31,6 +31,7 @@ struct Parameter {
 struct LossHead {
   int node = -1;
   float weight = 1;
+  std::string name = {};  // in the model's `heads`; "": the output, which is the only one
 };
 
 class Graph {

@@ -91,12 +91,8 @@ struct PngWriting {
   png_infop info = nullptr;
   std::vector<png_color> palette;
   std::vector<png_text> texts;
-  std::string pending, error;  // pending: not yet in the file, whose errors must not pass through libpng
+  std::string pending, error;  // pending: not yet given on; what takes it may throw, and not through libpng
   ~PngWriting() { png_destroy_write_struct(&png, &info); }
-  void flush(AtomicFile& file) {
-    file.write(pending);
-    pending.clear();
-  }
 };
 
 [[noreturn]] void stop_png(png_structp png, png_const_charp text) {
@@ -287,8 +283,11 @@ PngText classes_text(std::span<const std::string> names) {
   return {"regolith:classes", nlohmann::json(names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
 }
 
-void write_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row) {
-  AtomicFile file(path);
+namespace {
+
+// `take` gets the bytes of the file, and leaves the text empty.
+void encode_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row,
+                const std::function<void(std::string&)>& take) {
   PngWriting w;
   w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w.error, stop_png, [](png_structp, png_const_charp) {});
   if (w.png != nullptr) w.info = png_create_info_struct(w.png);
@@ -326,18 +325,38 @@ void write_png(const std::string& path, const PngHeader& header, const std::func
       throw IoError(path + ": row " + std::to_string(y) + ", column " + std::to_string(most - bytes) + ": index " +
                     std::to_string(*most) + " is not in the palette of " + std::to_string(header.palette.size()));
     png_write_row(w.png, bytes);
-    if (w.pending.size() >= 1 << 16) w.flush(file);
+    if (w.pending.size() >= 1 << 16) take(w.pending);
   }
   png_write_end(w.png, w.info);
-  w.flush(file);
+  take(w.pending);
+}
+
+const uint8_t* row_of(const Picture& picture, int y) {
+  static_assert(sizeof(Rgb) == 3);
+  return reinterpret_cast<const uint8_t*>(picture.pixels.data() + static_cast<size_t>(y) * picture.width);
+}
+
+}  // namespace
+
+void write_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row) {
+  AtomicFile file(path);
+  encode_png(path, header, row, [&](std::string& bytes) {
+    file.write(bytes);
+    bytes.clear();
+  });
   file.commit(AtomicFile::Flush::no);
 }
 
 void write_png(const std::string& path, const Picture& picture) {
-  static_assert(sizeof(Rgb) == 3);
-  write_png(path, {picture.height, picture.width}, [&](int y) {
-    return reinterpret_cast<const uint8_t*>(picture.pixels.data() + static_cast<size_t>(y) * picture.width);
-  });
+  write_png(path, {picture.height, picture.width}, [&](int y) { return row_of(picture, y); });
+}
+
+std::string png_bytes(const Picture& picture) {
+  std::string file;
+  encode_png(
+      "a picture", {picture.height, picture.width}, [&](int y) { return row_of(picture, y); },
+      [&](std::string& bytes) { file += std::exchange(bytes, ""); });
+  return file;
 }
 
 ImageHeader read_image_header(const std::string& path, bool stored) { return read_file(path, stored, true); }

@@ -45,6 +45,7 @@ struct PngHeader {
 // permission, an index beyond the palette).
 void write_png(const std::string& path, const PngHeader& header, const std::function<const uint8_t*(int y)>& row);
 void write_png(const std::string& path, const Picture& picture);
+std::string png_bytes(const Picture& picture);  // the file's contents
 
 // What the first bytes of an image file say.
 struct ImageHeader {

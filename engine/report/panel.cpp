@@ -66,14 +66,11 @@ void draw_text(Picture& picture, int x, int y, const std::string& text, Rgb colo
   }
 }
 
-Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int channels,
-                   std::span<const LegendEntry> legend) {
-  const bool truths = std::any_of(rows.begin(), rows.end(), [](const PanelRow& r) { return r.truth != nullptr; });
-  const bool predictions =
-      std::any_of(rows.begin(), rows.end(), [](const PanelRow& r) { return r.prediction != nullptr; });
-  const bool captions = std::any_of(rows.begin(), rows.end(), [](const PanelRow& r) { return !r.caption.empty(); });
+Picture draw_sheet(std::span<const std::string> titles, std::span<const SheetRow> rows, int height, int width,
+                   int channels, std::span<const LegendEntry> legend) {
+  const bool captions = std::any_of(rows.begin(), rows.end(), [](const SheetRow& r) { return !r.caption.empty(); });
   const int zoom = std::max(1, 256 / std::max(width, 1)), w = width * zoom, h = height * zoom;
-  const int columns = 1 + truths + predictions, row_height = h + (captions ? kLine : 0) + kGap;
+  const int columns = static_cast<int>(titles.size()), row_height = h + (captions ? kLine : 0) + kGap;
   const int full = std::max(columns * (w + kGap) - kGap, 160) + 2 * kMargin;
   struct Label {
     int x, y;
@@ -89,28 +86,24 @@ Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int ch
   }
   Picture p(full, y + kLine + kMargin, kPaper);
 
-  int left = kMargin;
-  for (const char* title : {"image", "truth", "prediction"}) {
-    if ((title[0] == 't' && !truths) || (title[0] == 'p' && !predictions)) continue;
-    draw_text(p, left, kMargin, title, kInk);
-    left += w + kGap;
-  }
+  for (int i = 0; i < columns; ++i) draw_text(p, kMargin + i * (w + kGap), kMargin, titles[i], kInk);
   int top = kMargin + kLine;
-  for (const PanelRow& row : rows) {
-    left = kMargin;
-    draw_tile(p, left, top, height, width, zoom, [&](int j, int i) {
-      const uint8_t* c = row.image + (static_cast<size_t>(j) * width + i) * channels;
-      return channels >= 3 ? Rgb{c[0], c[1], c[2]} : Rgb{c[0], c[0], c[0]};
-    });
-    const std::pair<const uint8_t*, bool> masks[] = {{row.truth, truths}, {row.prediction, predictions}};
-    for (const auto& [mask, shown] : masks) {
-      if (shown) left += w + kGap;
-      if (mask == nullptr) continue;
-      draw_tile(p, left, top, height, width, zoom, [&, ids = mask](int j, int i) {
-        const uint8_t id = ids[static_cast<size_t>(j) * width + i];
-        const uint8_t grey = (i / 2 + j / 2) % 2 == 0 ? 150 : 200;
-        return id < legend.size() ? legend[id].colour : Rgb{grey, grey, grey};
-      });
+  for (const SheetRow& row : rows) {
+    int left = kMargin;
+    for (const Tile& tile : row.tiles) {
+      const uint8_t* const values = tile.values;
+      if (values != nullptr) {
+        draw_tile(p, left, top, height, width, zoom, [&](int j, int i) {
+          const size_t pixel = static_cast<size_t>(j) * width + i;
+          if (!tile.classes) {
+            const uint8_t* c = values + pixel * channels;
+            return channels >= 3 ? Rgb{c[0], c[1], c[2]} : Rgb{c[0], c[0], c[0]};
+          }
+          const uint8_t id = values[pixel], grey = (i / 2 + j / 2) % 2 == 0 ? 150 : 200;
+          return id < legend.size() ? legend[id].colour : Rgb{grey, grey, grey};
+        });
+      }
+      left += w + kGap;
     }
     if (!row.caption.empty()) draw_text(p, kMargin, top + h + 4, row.caption, {110, 110, 110});
     top += row_height;
@@ -121,6 +114,24 @@ Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int ch
     draw_text(p, l.x + 17, l.y + 1, l.entry->name, kInk);
   }
   return p;
+}
+
+Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int channels,
+                   std::span<const LegendEntry> legend) {
+  const bool truths = std::any_of(rows.begin(), rows.end(), [](const PanelRow& r) { return r.truth != nullptr; });
+  const bool predictions =
+      std::any_of(rows.begin(), rows.end(), [](const PanelRow& r) { return r.prediction != nullptr; });
+  std::vector<std::string> titles{"image"};
+  if (truths) titles.push_back("truth");
+  if (predictions) titles.push_back("prediction");
+  std::vector<SheetRow> sheet;
+  for (const PanelRow& row : rows) {
+    SheetRow r{{{row.image}}, row.caption};
+    if (truths) r.tiles.push_back({row.truth, true});
+    if (predictions) r.tiles.push_back({row.prediction, true});
+    sheet.push_back(r);
+  }
+  return draw_sheet(titles, sheet, height, width, channels, legend);
 }
 
 }  // namespace regolith

@@ -1,4 +1,5 @@
-// Pictures of what a network did: rows of image | truth | prediction, and a legend of the classes.
+// Sheets of images and of masks with a legend of the classes; of what a network did, rows of image | truth |
+// prediction.
 #pragma once
 
 #include <span>
@@ -18,14 +19,26 @@ struct LegendEntry {
 // first is near black; beyond eight the colours repeat, lighter.
 std::vector<Rgb> default_colours(int n);
 
+// Rows of tiles of one size. Small images are enlarged by a whole factor. A class beyond the legend is drawn in grey
+// checks.
+struct Tile {
+  const uint8_t* values = nullptr;  // (H, W, C) of an image, or (H, W) class ids; null: left empty
+  bool classes = false;
+};
+struct SheetRow {
+  std::vector<Tile> tiles;
+  std::string caption;  // under the tiles: "row 17 of mars.npz"
+};
+// titles: of the columns.
+Picture draw_sheet(std::span<const std::string> titles, std::span<const SheetRow> rows, int height, int width,
+                   int channels, std::span<const LegendEntry> legend);
+
 struct PanelRow {
   const uint8_t* image;       // (H, W, C)
   const uint8_t* truth;       // (H, W), or null: left out
   const uint8_t* prediction;  // (H, W), or null
-  std::string caption;        // under the image: "row 17 of mars.npz"
+  std::string caption;
 };
-
-// Small images are enlarged by a whole factor. A class beyond the legend is drawn in grey checks.
 Picture draw_panel(std::span<const PanelRow> rows, int height, int width, int channels,
                    std::span<const LegendEntry> legend);
 

@@ -4,22 +4,24 @@
 #include <cstring>
 
 #include "engine/base/error.h"
+#include "kernels/augment.h"
 
 namespace regolith {
 
 // Two batches in memory that asynchronous copies may read: one is filled while the other may be on its way.
 struct DeviceData::Staging {
   struct Slot {
-    uint8_t* memory;  // images, masks, entries
+    uint8_t* memory;  // images, masks, entries and partners
     std::unique_ptr<Event> copied;
   };
-  Staging(Device& d, const DataView& data, int most)
+  Staging(Device& d, const DataView& data, int most, int partners)
       : device(d),
         batch(most),
-        masks_at((data.image_bytes() * batch + 255) / 256 * 256),
-        entries_at(masks_at + (data.mask_bytes() * batch + 255) / 256 * 256) {
+        samples(static_cast<size_t>(most) * (1 + partners)),
+        masks_at((data.image_bytes() * samples + 255) / 256 * 256),
+        entries_at(masks_at + (data.mask_bytes() * samples + 255) / 256 * 256) {
     for (Slot& slot : slots) {
-      slot.memory = static_cast<uint8_t*>(d.allocate_host(entries_at + batch * sizeof(int32_t)));
+      slot.memory = static_cast<uint8_t*>(d.allocate_host(entries_at + entries_bytes()));
       slot.copied = d.make_event();
     }
   }
@@ -32,26 +34,28 @@ struct DeviceData::Staging {
       device.release_host(slot.memory);
     }
   }
+  size_t entries_bytes() const { return 3 * sizeof(int32_t) * batch; }  // (batch) of the order, (batch, 2) partners
   Device& device;
   int batch;
+  size_t samples;  // with their partners
   size_t masks_at, entries_at;
   std::array<Slot, 2> slots{};
   int turn = 0;
 };
 
-DeviceData::DeviceData(Device& device, const DataView& data, int batch, Streaming streaming)
+DeviceData::DeviceData(Device& device, const DataView& data, int batch, Streaming streaming, int partners)
     : device_(device), data_(data) {
   const bool streams =
       streaming == Streaming::on || (streaming == Streaming::automatic && device.kind() == DeviceKind::cuda &&
                                      data.bytes() > device.free_bytes() / 2);
   in_place_ = device.kind() == DeviceKind::cpu && !streams;
   if (in_place_) return;
-  const size_t samples = streams ? batch : data.count;
+  if (streams) staging_ = std::make_unique<Staging>(device, data, batch, partners);
+  const size_t samples = streams ? staging_->samples : data.count;
   images_ = DeviceBuffer(device, samples * data.image_bytes());
   if (data.masks != nullptr) masks_ = DeviceBuffer(device, samples * data.mask_bytes());
   if (streams) {
-    entries_ = DeviceBuffer(device, batch * sizeof(int32_t));
-    staging_ = std::make_unique<Staging>(device, data, batch);
+    entries_ = DeviceBuffer(device, staging_->entries_bytes());
     return;
   }
   const auto stream = device.make_stream();
@@ -74,7 +78,8 @@ void DeviceData::set(Order& order, const std::vector<int32_t>& entries, DeviceSt
   stream.synchronize();  // `entries` is the caller's
 }
 
-void DeviceData::prefetch(const Order& order, int64_t first, int batch, DeviceStream& stream) {
+void DeviceData::prefetch(const Order& order, int64_t first, int batch, DeviceStream& stream, const Mixing* mixing,
+                          int64_t epoch) {
   if (!staging_) return;
   Staging& s = *staging_;
   if (batch > s.batch)
@@ -85,16 +90,34 @@ void DeviceData::prefetch(const Order& order, int64_t first, int batch, DeviceSt
   slot.copied->synchronize();
   const size_t image = data_.image_bytes(), mask = data_.mask_bytes();
   auto* entries = reinterpret_cast<int32_t*>(slot.memory + s.entries_at);
+  int32_t* partners = entries + s.batch;
+  size_t staged = 0;
+  const auto stage = [&](int64_t row) {
+    if (staged == s.samples)
+      throw TrainError("a batch with its partners cannot stream: the data was prepared for none");
+    std::memcpy(slot.memory + staged * image, data_.images + row * image, image);
+    if (mask > 0) std::memcpy(slot.memory + s.masks_at + staged * mask, data_.masks + row * mask, mask);
+    return static_cast<int32_t>(staged++);
+  };
   for (int b = 0; b < batch; ++b) {
     const int32_t entry = order.host[(first + b) % order.count];
-    const int64_t row = entry >> 1;
-    std::memcpy(slot.memory + b * image, data_.images + row * image, image);
-    if (mask > 0) std::memcpy(slot.memory + s.masks_at + b * mask, data_.masks + row * mask, mask);
-    entries[b] = kernels::sample_index(b, (entry & 1) != 0);
+    entries[b] = kernels::sample_index(stage(entry >> 1), (entry & 1) != 0);
   }
-  device_.upload(images_.as(), slot.memory, batch * image, stream);
-  if (mask > 0) device_.upload(masks_.as(), slot.memory + s.masks_at, batch * mask, stream);
-  device_.upload(entries_.as(), entries, batch * sizeof(int32_t), stream);
+  for (int b = 0; b < batch; ++b) {
+    partners[2 * b] = partners[2 * b + 1] = b;
+    if (mixing == nullptr || (entries[b] & 1) == 0) continue;
+    const kernels::SampleKey key{mixing->seed, static_cast<uint32_t>(epoch), static_cast<uint32_t>(first + b)};
+    const kernels::PartnerDraw d = draw_partners(mixing->augment, key);
+    const auto chosen = [](const Order& from, uint32_t word) {
+      return from.host[kernels::chosen(word, static_cast<int>(from.count))];
+    };
+    if (d.cutmix) partners[2 * b] = stage(chosen(order, d.cutmix_word) >> 1);
+    if (d.paste && mixing->paste.count > 0 && mask > 0)
+      partners[2 * b + 1] = stage(chosen(mixing->paste, d.paste_word));
+  }
+  device_.upload(images_.as(), slot.memory, staged * image, stream);
+  if (mask > 0) device_.upload(masks_.as(), slot.memory + s.masks_at, staged * mask, stream);
+  device_.upload(entries_.as(), entries, s.entries_bytes(), stream);
   stream.record(*slot.copied);
 }
 
@@ -103,8 +126,10 @@ void DeviceData::bind(kernels::SampleBatch& call, const Order& order, int batch,
   call.masks = in_place_ ? data_.masks : masks_.as<uint8_t>();
   call.order = staging_ ? entries_.as<int32_t>() : order.entries.as<int32_t>();
   call.entries = staging_ ? batch : static_cast<int>(order.count);
+  call.staged = staging_ != nullptr;
+  call.partners = staging_ ? entries_.as<int32_t>() + staging_->batch : nullptr;
   call.batch = batch;
-  call.steps_per_epoch = staging_ ? 1 : static_cast<int>(steps_per_epoch);
+  call.steps_per_epoch = static_cast<int>(steps_per_epoch);
 }
 
 void DeviceData::bind_at(kernels::SampleBatch& call, const Order& order, int batch, int64_t first) const {

@@ -66,12 +66,14 @@ void Evaluator::enqueue_losses(const MicroBatch& part, int64_t images, const Los
     call.loss_scale = loss_scale_;
     call.loss = loss_value_.as<double>();
     call.accumulate_loss = h > 0 || part.first > 0;
+    if (outputs.image_loss != nullptr) call.image_loss = outputs.image_loss + part.first;
+    call.accumulate_image_loss = h > 0;
     if (node == graph.output) {
       call.confusion = outputs.confusion;
       call.prediction = outputs.prediction;
     }
     call.workspace = workspace_.as();
-    loss_.forward_backward(stream_, std::move(call), images, graph.heads[h].weight);
+    loss_.of_head(graph.heads[h].name).forward_backward(stream_, std::move(call), images, graph.heads[h].weight);
   }
 }
 

@@ -61,6 +61,7 @@ class Evaluator {
     bool gradients = false;         // of the logits, into the program
     int64_t* confusion = nullptr;   // (K, K) device memory, added to
     uint8_t* prediction = nullptr;  // (N, H, W) device memory
+    double* image_loss = nullptr;   // (images of the batch) device memory: the sum of its heads' losses for each
   };
   void enqueue_losses(const MicroBatch& part, int64_t images, const LossOutputs& outputs);
   const double* loss() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 
 #include "engine/base/error.h"
@@ -13,16 +14,33 @@ namespace {
 // is below one.
 constexpr int64_t kMostSkipped = 20;
 
+// Adds the time of `work` to `seconds`.
+template <class F>
+void timed(double& seconds, F&& work) {
+  const auto began = std::chrono::steady_clock::now();
+  work();
+  seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
 }  // namespace
 
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
-  explicit Pinned(Device& d) : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
+  // image_losses: of a step; 0: none are read.
+  Pinned(Device& d, int image_losses)
+      : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
     for (auto& e : events) e = d.make_event();
+    if (image_losses > 0) losses = static_cast<double*>(d.allocate_host(2 * image_losses * sizeof(double)));
+    for (int slot = 0; slot < 2; ++slot)
+      slots[slot].image_loss = losses == nullptr ? nullptr : losses + slot * image_losses;
   }
-  ~Pinned() { device.release_host(slots); }
+  ~Pinned() {
+    device.release_host(slots);
+    if (losses != nullptr) device.release_host(losses);
+  }
   Device& device;
   StepReport* slots;
+  double* losses = nullptr;
   std::array<std::unique_ptr<Event>, 2> events;
 };
 
@@ -37,7 +55,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch),
-      pinned_(std::make_unique<Pinned>(device_)) {
+      pinned_(std::make_unique<Pinned>(device_, options.image_losses ? step_images() : 0)) {
   const int64_t whole = entries_ / step_images(), rest = entries_ % step_images();
   if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
@@ -46,6 +64,8 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
   if (options.ema) ema_.emplace(network, *stream_, *options.ema);
+  if (options.image_losses) image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double));
+  if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   compile_steps();
 }
 
@@ -105,10 +125,14 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   sample.step = &optimizer_.state()->step;
   sample.seed = options_.seed;
   sample.augment = options_.augment;
+  sample.paste_rows = paste_.entries.as<int32_t>();
+  sample.paste_count = static_cast<int>(paste_.count);
   for (const Evaluator::MicroBatch& part : parts) {
-    evaluator_.enqueue_sample(sample, part);
+    timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
-    evaluator_.enqueue_losses(part, images, {.gradients = true, .confusion = confusion_.as<int64_t>()});
+    evaluator_.enqueue_losses(
+        part, images,
+        {.gradients = true, .confusion = confusion_.as<int64_t>(), .image_loss = image_loss_.as<double>()});
     part.program->backward(*stream_, part.first > 0);
   }
   Parameters& p = network_.parameters();
@@ -129,9 +153,10 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   if (static_cast<int64_t>(order.size()) != entries_)
     throw TrainError("an epoch's order has " + std::to_string(order.size()) + " entries; expected " +
                      std::to_string(entries_));
-  data_.set(order_, order, *stream_);
+  timed(seconds_.read, [&] { data_.set(order_, order, *stream_); });
   device_.fill(confusion_.as(), 0, confusion_.bytes(), *stream_);
   const int64_t begin = state().step, in_epoch = begin % steps_per_epoch_;
+  const Mixing mixing{options_.augment, options_.seed, paste_};
   double rate = -1;
 
   const auto [full, tail] = compile_steps();
@@ -156,7 +181,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   bool go_on = true;
   int pending = -1;  // the slot of a step that has not been read yet
   const auto on_step = [&](int slot) {
-    pinned_->events[slot]->synchronize();
+    timed(seconds_.step, [&] { pinned_->events[slot]->synchronize(); });
     const StepReport r = pinned_->slots[slot];
     if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(std::to_string(kMostSkipped) + " steps in a row");
     return report(r);
@@ -165,12 +190,17 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const bool is_tail = rest_ > 0 && i == steps_per_epoch_ - 1;
     if (const double next = learning_rate(begin + i - in_epoch); next != rate) set_learning_rate(rate = next);
     mark_profile(begin + i - in_epoch);
-    data_.prefetch(order_, i * step_images(), step_images(), *stream_);
-    run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_);
+    timed(seconds_.read, [&] {
+      data_.prefetch(order_, i * step_images(), step_images(), *stream_, &mixing, begin / steps_per_epoch_);
+    });
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
+    if (pinned_->losses != nullptr)
+      device_.download(pinned_->losses + slot * step_images(), image_loss_.as(),
+                       pinned_->slots[slot].images * sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);
     if (pending >= 0) go_on = on_step(pending);
     pending = slot;

@@ -22,8 +22,10 @@ struct TrainerOptions : BatchOptions {
   uint64_t seed = 0;
   OptimizerSpec optimizer;
   std::optional<EmaSpec> ema;
-  kernels::Augment augment;
+  kernels::Augment augment;                      // of samples whose entry of the order asks for it
+  std::vector<int32_t> paste_rows;               // of the data, that copy_paste takes regions from
   bool capture = true;                           // if the device can
+  bool image_losses = false;                     // reports have them
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
 };
 
@@ -32,6 +34,13 @@ struct StepReport {
   StepState state;
   double loss = 0;  // the mean over its images
   int images = 0;
+  // (images) where TrainerOptions::image_losses asks for them, until the report returns: their mean is the loss.
+  const double* image_loss = nullptr;
+};
+
+// Of all steps so far. augment: where the device does its work at once, part of step; elsewhere next to nothing.
+struct StepSeconds {
+  double read = 0, step = 0, augment = 0;
 };
 
 class Trainer {
@@ -85,6 +94,7 @@ class Trainer {
   std::vector<float> read_moment(int moment, int param);
   void write_moment(int moment, int param, const std::vector<float>& values);
   DeviceStream& stream() { return *stream_; }
+  const StepSeconds& seconds() const { return seconds_; }
 
   // Memory of the data, its order and the losses.
   size_t data_bytes() const { return data_.bytes() + order_.entries.bytes() + evaluator_.bytes(); }
@@ -112,14 +122,15 @@ class Trainer {
   std::optional<Ema> ema_;
   int64_t entries_, steps_per_epoch_;
   int rest_ = 0;  // images of the last step of an epoch; 0: as many as of the others
-  Order order_;
-  DeviceBuffer confusion_;
+  Order order_, paste_;
+  DeviceBuffer confusion_, image_loss_;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;
   std::unique_ptr<CapturedGraph> full_graph_, tail_graph_;
   std::pair<const void*, int>
       captured_memory_;  // the arena and evaluator_.moves() that the captured steps were made for
   RunObserver* observer_ = nullptr;
+  StepSeconds seconds_;
 };
 
 }  // namespace regolith

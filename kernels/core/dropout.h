@@ -6,6 +6,7 @@
 //   y = x * factors.template at<L>(k.spatial ? c : pixel * C + c);  // pixel: h * W + w
 #pragma once
 
+#include "kernels/core/philox_lanes.h"
 #include "kernels/core/random.h"
 #include "kernels/core/vec.h"
 
@@ -25,23 +26,6 @@ inline DropoutNumbers dropout_numbers(const DropoutDraws& d) {
 }
 
 #if REGOLITH_VECTOR_EXTENSION
-
-// A counter and the words made of it in the lower halves of 64-bit lanes; what the upper halves hold is never read.
-inline constexpr int kPhiloxLanes = kLanes<float> / 2;
-using PhiloxLanes = detail::Lanes<uint64_t, kPhiloxLanes>;
-
-// Products of the lower halves of the lanes.
-__device__ __forceinline__ PhiloxLanes philox_product(PhiloxLanes a, uint32_t b) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<PhiloxLanes>(  // g++ warns of the unmasked one
-      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(static_cast<long long>(b))));
-#elif defined(__AVX2__)
-  return reinterpret_cast<PhiloxLanes>(
-      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(static_cast<long long>(b))));
-#else
-  return (a & 0xffffffff) * static_cast<uint64_t>(b);
-#endif
-}
 
 // The fast host draws for kBlock elements at a time and keeps the last kKept such blocks: elements that follow each
 // other are cheap, others are right as well. With 64 blocks, so are the columns of for_each_tile.
@@ -88,19 +72,7 @@ class DropoutFactors {
       c2[s] = PhiloxLanes{} + static_cast<uint64_t>(step_);
       c3[s] = PhiloxLanes{} + (static_cast<uint64_t>(step_) >> 32);
     }
-    uint32_t k0 = static_cast<uint32_t>(k_.key), k1 = static_cast<uint32_t>(k_.key >> 32);
-    for (int round = 0; round < kDropoutRounds; ++round) {
-#pragma GCC unroll 4
-      for (int s = 0; s < kSets; ++s) {
-        const PhiloxLanes p0 = philox_product(c0[s], 0xD2511F53u), p1 = philox_product(c2[s], 0xCD9E8D57u);
-        c0[s] = (p1 >> 32) ^ c1[s] ^ k0;
-        c2[s] = (p0 >> 32) ^ c3[s] ^ k1;
-        c1[s] = p1;
-        c3[s] = p0;
-      }
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
+    philox_lanes(k_.key, c0, c1, c2, c3, kDropoutRounds);
     for (int s = 0; s < kSets; ++s) {
       const PhiloxLanes low = (c0[s] & 0xffffffff) | c1[s] << 32, high = (c2[s] & 0xffffffff) | c3[s] << 32;
       uint64_t words[2][kPhiloxLanes];

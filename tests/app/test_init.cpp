@@ -189,12 +189,16 @@ TEST_F(InitTest, FrozenParametersStayAsTheyAre) {
   EXPECT_TRUE(text("stopped/last.safetensors") == text("r/last.safetensors"));
   EXPECT_TRUE(text("stopped/best.safetensors") == text("r/best.safetensors"));
   run("r", {"train.init.freeze=e/*", "train.epochs=3"}, true);
-  try {
-    run("r", {"train.epochs=4"}, true);
-    FAIL() << "no error";
-  } catch (const CheckpointError& e) {
-    EXPECT_NE(std::string(e.what()).find("train.init.freeze: [\"e/*\"] -> []"), std::string::npos) << e.what();
-  }
+  const auto refused = [&](const std::vector<std::string>& overrides, const std::string& change) {
+    try {
+      run("r", overrides, true);
+      FAIL() << "no error";
+    } catch (const CheckpointError& e) {
+      EXPECT_NE(std::string(e.what()).find(change), std::string::npos) << e.what();
+    }
+  };
+  refused({"train.epochs=4"}, "train.init.freeze: [\"e/*\"] -> []");
+  refused({"train.init.freeze=e/*", "train.epochs=4", "train.init.from=" + path("stopped")}, "train.init.from: ");
 }
 
 TEST_F(InitTest, ANormThatIsFrozenLetsTheBiasBeforeItLearn) {

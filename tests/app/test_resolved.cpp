@@ -50,7 +50,7 @@ TEST(Resolved, EveryConfigurationOfTheTree) {
     expect_golden(flat, load_run_config(entry.path(), {}, ConfigUse::network).to_yaml());
     ++found;
   }
-  EXPECT_GE(found, 13);
+  EXPECT_GE(found, 22);
 }
 
 TEST(Resolved, EveryAlternativeAndSection) {

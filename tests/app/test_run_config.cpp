@@ -82,6 +82,22 @@ TEST(RunConfig, CombinedLossesAndWeights) {
   EXPECT_THAT(std::get<CrossEntropy>(terms[2].kind).weights.values, ElementsAre(1, 0.5));
 }
 
+TEST(RunConfig, HeadsAndSamplingByRarityOrLoss) {
+  const RunConfig c = read(
+      "loss: {focal: {}, heads: {x01: {tversky: {gamma: 1.5}}, x02: {combined: [{lovasz: {}}, {dice: {}}]}}}\n"
+      "data: {balance: {threshold: 0.25, augment: {flip: both}}, hard_examples: {share: 0.5}}");
+  ASSERT_EQ(c.loss.heads.size(), 2u);
+  EXPECT_EQ(std::get<Tversky>(c.loss.heads.at("x01").kind).gamma, 1.5);
+  EXPECT_EQ(terms_of(c.loss.heads.at("x02").kind).size(), 2u);
+  EXPECT_TRUE(c.loss.couples_images());
+  EXPECT_EQ(c.data.balance->threshold, .25);
+  EXPECT_EQ(c.data.hard_examples->share, .5);
+  EXPECT_THAT(error("data: {balance: {}, oversample: {class: 1}}"),
+              HasSubstr("t.yaml:1:17: data.balance: excludes oversample"));
+  EXPECT_THAT(error("loss: {heads: {x01: {focl: {}}}}"),
+              HasSubstr("t.yaml:1:22: loss.heads.x01.focl: unknown key; did you mean 'focal'?"));
+}
+
 TEST(RunConfig, TheCommandLineChoosesAmongAlternatives) {
   const std::string file = "data: {npz: a.npz}\nloss: {focal: {}}\nschedule: {cosine: {}}\ntrain: {early_stopping: {}}";
   const RunConfig c = read(file, {"data.synthetic.count=12", "loss.dice={}", "schedule.constant={}",
@@ -200,7 +216,7 @@ TEST(RunConfig, TheConfigurationsOfTheProjectLoad) {
       load_run_config(configs / "quickstart.yaml", {}, ConfigUse::training).data.source));
   for (const char* name : {"unet", "se_unet", "unet_plus_plus", "double_unet"}) {
     if (!std::filesystem::exists(configs / "models" / (std::string(name) + ".yaml"))) continue;
-    const RunConfig c = load_run_config(configs / "experiments" / (std::string(name) + "_mars.yaml"),
+    const RunConfig c = load_run_config(configs / "table1" / (std::string(name) + ".yaml"),
                                         {"data.npz=" + kFolder + "base.yaml"}, ConfigUse::training);
     EXPECT_EQ(c.run.name, std::string(name) + "_mars");
     EXPECT_EQ(c.train.batch, 128);
@@ -221,6 +237,8 @@ TEST(RunConfig, WritesItselfAndTheReferenceKnowsEveryKey) {
        "data.oversample={class: 1}"},
       {"data.npy={images: a, masks: b}", "loss.dice={}", "schedule.polynomial={}", "profile={}", "data.augment={}"},
       {"data.folder={images: a, masks: \"b: c\"}", "optimizer.sgd={}", "schedule.reduce_on_plateau={}"},
+      {"data.synthetic={}", "loss.heads={a: {lovasz: {}}}", "data.balance={}", "data.hard_examples={}"},
+      {"data.synthetic={}", "loss.cross_entropy={boundary: {}, hard: {}}"},
       {"data.synthetic={}", "loss.combined=[{dice: {}}, {weight: 2, focal: {}}]", "run.name=\"7 \\\" : #\""},
       {"run.name=\"true\"", "optimizer.adamw={preset: torch, lr: 0.1}", "schedule.constant={}", "loss.ignore=255"},
       {"data.npz=a.npz", "data.arrays={images: x, masks: y, test: {images: u, masks: v}}",
@@ -236,7 +254,7 @@ TEST(RunConfig, WritesItselfAndTheReferenceKnowsEveryKey) {
     collect(written, paths);
     EXPECT_GT(paths.size(), 49u);
     for (const std::string& path : paths)
-      if (!path.starts_with("model") && !path.starts_with("data.classes.map.")) {
+      if (!path.starts_with("model") && !path.starts_with("data.classes.map.") && !path.starts_with("loss.heads.")) {
         EXPECT_THAT("\n" + help, HasSubstr("\n" + path + ": "));
       }
   }

@@ -1,6 +1,7 @@
 // A run that a signal meets at any of its steps, in a validation or in the test, and that then goes on.
 #include "app/training.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -66,25 +67,105 @@ class TrainingTest : public testing::Test {
     std::ifstream in(folder_ / file, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
   }
+  // things: that happen in a run.
+  void expect_same_however_interrupted(const std::vector<std::string>& overrides, int expected) {
+    int things = 0;
+    ASSERT_TRUE(run("whole", false, -1, &things, overrides));
+    EXPECT_EQ(things, expected);
+    for (int at = 0; at < things; ++at) {
+      const std::string name = "r" + std::to_string(at);
+      ASSERT_FALSE(run(name, false, at, nullptr, overrides)) << at;
+      ASSERT_TRUE(run(name, true, -1, nullptr, overrides)) << at;
+      for (const char* file : {"/last.safetensors", "/best.safetensors", "/scores.json"})
+        EXPECT_TRUE(read(name + file) == read(std::string("whole") + file)) << at << file;
+      std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
+      for (std::string line, other; std::getline(expected, other);) {
+        ASSERT_TRUE(std::getline(lines, line)) << at;
+        for (const char* key : {"\"loss\"", "\"val_loss\"", "\"val_ema_loss\"", "\"lr\""})
+          EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
+      }
+    }
+  }
+  // The "loss" of each epoch, as it is written.
+  std::vector<std::string> losses(const std::string& name) const {
+    std::vector<std::string> list;
+    std::istringstream lines(read(name + "/history.jsonl"));
+    for (std::string line; std::getline(lines, line);) list.push_back(line.substr(line.find("\"loss\""), 20));
+    return list;
+  }
   fs::path folder_ = fs::path(testing::TempDir()) / "regolith_training";
 };
 
-TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) {
-  int things = 0;
-  ASSERT_TRUE(run("whole", false, -1, &things));
-  EXPECT_EQ(things, 1 + 3 * 3 + 1);
-  for (int at = 0; at < things; ++at) {
-    const std::string name = "r" + std::to_string(at);
-    ASSERT_FALSE(run(name, false, at)) << at;
-    ASSERT_TRUE(run(name, true, -1)) << at;
-    for (const char* file : {"/last.safetensors", "/best.safetensors", "/scores.json"})
-      EXPECT_TRUE(read(name + file) == read(std::string("whole") + file)) << at << file;
-    std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
-    for (std::string line, other; std::getline(expected, other);) {
-      ASSERT_TRUE(std::getline(lines, line)) << at;
-      for (const char* key : {"\"loss\"", "\"val_loss\"", "\"val_ema_loss\"", "\"lr\""})
-        EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
-    }
+TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) { expect_same_however_interrupted({}, 1 + 3 * 3 + 1); }
+
+// Whose order follows from the losses of the epoch before, which a checkpoint within an epoch keeps beside its own.
+TEST_F(TrainingTest, HardExamplesGoOnFromWhereverASignalMetIt) {
+  const std::string focal = "loss.focal={exclude: [0]}";  // which images differ by
+  expect_same_however_interrupted({focal, "data.hard_examples={share: 1}"}, 1 + 3 * 3 + 1);
+  ASSERT_TRUE(run("equal", false, -1, nullptr, {focal, "data.hard_examples={share: 0}"}));
+  EXPECT_EQ(losses("whole")[0], losses("equal")[0]);
+  EXPECT_NE(losses("whole")[1], losses("equal")[1]) << "the second epoch draws by the losses of the first";
+}
+
+// One file with all that there is to see, whatever characters its texts have.
+TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
+  ASSERT_TRUE(run("<b>&", false, -1));
+  const std::string page = read("<b>&/report.html");
+  for (const char* text :
+       {"<title>&lt;b&gt;&amp;</title>", "3 of 3 epochs", "<h2>Scores</h2>", ">miou_foreground<", "<h2>Confusion</h2>",
+        "<h2>Worst and best images</h2>", "src=\"data:image/png;base64,iVBORw0KGgo", "seconds an epoch",
+        "reduce_on_plateau:", ">validation IoU by class<", "prefers-color-scheme: dark"})
+    EXPECT_THAT(page, testing::HasSubstr(text));
+  for (const char* text : {"<b>&", "<script", "src=\"http", "href=", "url("})
+    EXPECT_THAT(page, testing::Not(testing::HasSubstr(text)));
+  ASSERT_FALSE(run("r", false, 5));
+  EXPECT_THAT(read("r/report.html"), testing::HasSubstr("1 of 3 epochs, interrupted"));
+}
+
+TEST(EpochTime, NamesTheRemedyOfAPartThatTakesLong) {
+  EpochTimes times{.epochs = 2, .training = 10, .read = 3, .augment = 0.5, .compute = 6, .validation = 1};
+  const std::string html = epoch_time_html(times, true);
+  EXPECT_THAT(html, testing::HasSubstr("<strong>read</strong> takes 27.3% of an epoch."));
+  EXPECT_THAT(html, testing::HasSubstr("data.streaming"));
+  EXPECT_THAT(html, testing::Not(testing::HasSubstr("<strong>validation")));
+  EXPECT_THAT(html, testing::HasSubstr("wait</span></td><td>0.25</td><td>4.5</td>"));
+  times.read = 0.1;
+  times.augment = 0;
+  times.training = 6.2;
+  EXPECT_THAT(epoch_time_html(times, false), testing::HasSubstr("No part beside compute"));
+  EXPECT_THAT(epoch_time_html(times, false), testing::Not(testing::HasSubstr("augment</span>")));
+  EXPECT_THAT(epoch_time_html({}, true), testing::HasSubstr("No epoch was trained"));
+}
+
+TEST_F(TrainingTest, AnEpochsPartsAreNoMoreThanTheEpoch) {
+  class Times : public Listener {
+   public:
+    explicit Times(EpochTimes& times) : times_(times) {}
+    void end(Training& t, FinalReport&) override { times_ = t.times(); }
+
+   private:
+    EpochTimes& times_;
+  };
+  EpochTimes times;
+  Experiment experiment(read_run_config(
+      Yaml::load_string(kConfig, "r.yaml").with_overrides({"run.output=" + folder_.string()}), ConfigUse::training));
+  Listeners listeners = all_listeners(experiment);
+  listeners.push_back(std::make_unique<Times>(times));
+  ASSERT_TRUE(Training(experiment, {}, std::move(listeners)).run());
+  EXPECT_EQ(times.epochs, 3);
+  for (const double part : {times.read, times.augment, times.compute, times.validation, times.checkpoints})
+    EXPECT_GT(part, 0);
+  EXPECT_LE(times.read + times.augment + times.compute, times.training);
+}
+
+TEST_F(TrainingTest, TensorboardIsRefusedWhereItWasNotBuilt) {
+  Experiment experiment(read_run_config(Yaml::load_string(kConfig, "r.yaml").with_overrides({"run.tensorboard=true"}),
+                                        ConfigUse::training));
+  try {
+    all_listeners(experiment);
+    FAIL();
+  } catch (const ConfigError& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("run.tensorboard: needs protobuf"));
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/report/history.h"
+#include "engine/report/page.h"
 #include "engine/report/progress.h"
 #include "engine/report/table.h"
 
@@ -246,6 +247,48 @@ TEST_F(HistoryTest, CurvesAreDrawnInsideOfTheirAxes) {
   }
   EXPECT_EQ(points, 60u);
   EXPECT_THAT(history_svg("empty", {}), HasSubstr("nothing measured"));
+}
+
+TEST(Page, EscapesTextAndSpansMessages) {
+  EXPECT_EQ(escape_markup("a<b>&\"c\""), "a&lt;b&gt;&amp;&quot;c&quot;");
+  const std::vector<HtmlRow> rows{{{"a", "1", "fine"}}, {{"b", "a long message"}, "failed"}};
+  const std::string table = html_table({"name", "n<1", "note"}, rows);
+  for (const char* part :
+       {"<th class=\"left\">name</th><th>n&lt;1</th><th class=\"left\">note</th>",
+        "<tr class=\"failed\"><td class=\"left\">b</td><td class=\"left note\" colspan=\"2\">a long"})
+    EXPECT_THAT(table, HasSubstr(part));
+  EXPECT_THAT(html_page("<t>", "<p>body</p>"), HasSubstr("<title>&lt;t&gt;</title>"));
+}
+
+// The bytes of a picture come back from the page as they were.
+TEST(Page, HoldsPicturesAsPng) {
+  for (const int width : {1, 2, 3}) {  // of base64's last group
+    const std::string html = html_picture(Picture(width, 2, {9, 200, 30}), "a \"b\"");
+    EXPECT_THAT(html, HasSubstr("alt=\"a &quot;b&quot;\" width=\"" + std::to_string(width)));
+    const size_t begin = html.find("base64,") + 7;
+    const std::string text = html.substr(begin, html.find('"', begin) - begin),
+                      png = png_bytes(Picture(width, 2, {9, 200, 30}));
+    std::string bytes;
+    uint32_t word = 0;
+    const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < text.size(); ++i) {
+      word = word << 6 | (text[i] == '=' ? 0 : static_cast<uint32_t>(digits.find(text[i])));
+      if (i % 4 == 3)
+        for (const int shift : {16, 8, 0}) bytes += static_cast<char>(word >> shift);
+    }
+    EXPECT_EQ(text.size(), (png.size() + 2) / 3 * 4);
+    EXPECT_EQ(bytes.substr(0, png.size()), png);
+  }
+}
+
+TEST(Page, AConfusionIsSharesOfTheTruth) {
+  const std::vector<std::string> names{"soil", "<rock>"};
+  const std::vector<int64_t> confusion{3, 1, 0, 0};
+  const std::string html = html_confusion(names, confusion);
+  EXPECT_THAT(html, HasSubstr("0.45)\">75.0<br><small>3</small>"));
+  EXPECT_THAT(html, HasSubstr(">25.0<br><small>1</small>"));
+  EXPECT_THAT(html, HasSubstr(">-<br><small>0</small>"));
+  EXPECT_THAT(html, HasSubstr("&lt;rock&gt;"));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ namespace {
 constexpr int kH = 8, kW = 16, kCount = 10;
 
 // Channels: of the wide level; twice as many below it.
-Graph small_unet(const std::string& norm, int channels = 8) {
+Graph small_unet(const std::string& norm, int channels = 8, const std::string& heads = "") {
   const std::string wide = std::to_string(channels), deep = std::to_string(2 * channels);
   return read_model(
       Yaml::load_string("input: {height: 8, width: 16}\n"
@@ -45,7 +45,8 @@ Graph small_unet(const std::string& norm, int channels = 8) {
                             wide +
                             ", kernel: 2, stride: 2}\n"
                             "  s: {op: add, in: [d, t, e]}\n"
-                            "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n",
+                            "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n" +
+                            heads,
                         "small.yaml"));
 }
 
@@ -61,7 +62,8 @@ struct Data {
   DataView view() const { return {images.data(), masks.data(), kCount, kH, kW, 1}; }
 };
 
-Loss focal() { return {LossSpec{Focal{2, {.25}, {0}, Reduction::mean_elements}}, 5}; }
+const LossSpec kFocal{Focal{2, {.25}, {0}, Reduction::mean_elements}};
+Loss focal() { return {kFocal, 5}; }
 
 std::vector<int64_t> all_rows() {
   std::vector<int64_t> rows(kCount);
@@ -76,6 +78,8 @@ struct Variant {
   TrainerOptions trainer;
   Streaming streaming = Streaming::off;
   double lr = 1e-2;
+  LossSpec loss = kFocal;
+  std::string heads;  // of the model
   Variant() {
     network.conv.provider = "reference";
     network.seed = 3;
@@ -86,15 +90,17 @@ struct Variant {
 struct Outcome {
   std::vector<std::vector<float>> weights;
   std::vector<double> losses;
+  std::vector<std::vector<double>> image_losses;  // of each step
   std::vector<int64_t> confusion;
   double evaluation = 0;
 };
 
 Outcome train(Device& device, const Variant& setup, int epochs = 2) {
   const Data data;
-  Network network(small_unet(setup.norm, setup.channels), device, setup.network);
-  const Loss loss = focal();
-  DeviceData device_data(device, data.view(), setup.trainer.batch * setup.trainer.accumulate, setup.streaming);
+  Network network(small_unet(setup.norm, setup.channels, setup.heads), device, setup.network);
+  const Loss loss(setup.loss, 5);
+  DeviceData device_data(device, data.view(), setup.trainer.batch * setup.trainer.accumulate, setup.streaming,
+                         partners_of(setup.trainer.augment));
   Trainer trainer(network, loss, device_data, kCount, setup.trainer);
   network.parameters().initialise(5, trainer.stream());
   Outcome o;
@@ -105,6 +111,7 @@ Outcome train(Device& device, const Variant& setup, int epochs = 2) {
         order, [&](int64_t) { return setup.lr; },
         [&](const StepReport& r) {
           o.losses.push_back(r.loss);
+          if (r.image_loss != nullptr) o.image_losses.emplace_back(r.image_loss, r.image_loss + r.images);
           return true;
         });
   }
@@ -129,6 +136,7 @@ struct Setting {
 
 void expect_same(const Outcome& a, const Outcome& b) {
   EXPECT_EQ(a.losses, b.losses);
+  EXPECT_EQ(a.image_losses, b.image_losses);
   EXPECT_EQ(a.weights, b.weights);
   EXPECT_EQ(a.evaluation, b.evaluation);
   EXPECT_EQ(a.confusion, b.confusion);
@@ -182,6 +190,47 @@ TEST(Trainer, SimulatedDeviceEqualsTheCpu) {
   }
 }
 
+// Losses that sort, search and look at neighbours, of two heads: captured as well.
+TEST(Trainer, EveryLossOnTheSimulatedDeviceEqualsTheCpu) {
+  Variant setup;
+  setup.trainer.image_losses = true;
+  CrossEntropy mined;
+  mined.boundary = Boundary{2, 1};
+  mined.hard = HardPixels{.2, .3};
+  setup.loss.kind = std::vector<LossTerm>{{1, mined}, {.5, LovaszSoftmax{}}, {1, Tversky{.gamma = 1.5}}};
+  setup.heads = "  side: {op: conv, in: d, filters: 5, kernel: 1}\nheads: {side: 0.5, logits: 1}\n";
+  setup.loss.heads["side"] = {LovaszSoftmax{.per_image = true}};
+  auto cpu = make_cpu_device(1);
+  const Outcome expected = train(*cpu, setup);
+  for (uint64_t seed = 1; seed <= 2; ++seed) expect_same(train(*make_simulated_device(seed), setup), expected);
+  setup.loss.heads.clear();
+  EXPECT_NE(train(*cpu, setup).losses, expected.losses) << "the head has a loss of its own";
+}
+
+TEST(Trainer, TheLossesOfImagesComeWithTheirStep) {
+  auto cpu = make_cpu_device(1);
+  Variant whole;
+  whole.norm = "group";
+  whole.trainer.image_losses = true;
+  whole.network.micro_batches = 1;
+  Variant sliced = whole;
+  sliced.network.micro_batches = 4;
+  const Outcome a = train(*cpu, whole), b = train(*cpu, sliced);
+  ASSERT_EQ(a.image_losses.size(), a.losses.size());
+  for (size_t step = 0; step < a.losses.size(); ++step) {
+    const std::vector<double>& images = a.image_losses[step];
+    ASSERT_EQ(images.size(), step % 3 == 2 ? 2u : 4u);
+    EXPECT_NEAR(std::accumulate(images.begin(), images.end(), 0.0) / static_cast<double>(images.size()), a.losses[step],
+                1e-6 * a.losses[step]);
+    for (size_t i = 0; i < images.size(); ++i) EXPECT_NEAR(b.image_losses[step][i], images[i], 1e-4 * images[i]);
+  }
+  whole.trainer.image_losses = false;
+  const Outcome without = train(*cpu, whole);
+  EXPECT_EQ(without.losses, a.losses);
+  EXPECT_EQ(without.weights, a.weights);
+  EXPECT_TRUE(without.image_losses.empty());
+}
+
 TEST(Trainer, ViewsAndReuseChangeNothing) {
   auto cpu = make_cpu_device(1);
   Variant base;
@@ -195,17 +244,27 @@ TEST(Trainer, ViewsAndReuseChangeNothing) {
 }
 
 TEST(Trainer, StreamingChangesNothing) {
-  for (const int device : {0, 1, 2}) {  // the CPU, two orders of the simulated device
+  for (const int variant : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}) {
+    const int device = variant / 4;  // the CPU, two orders of the simulated device
+    const bool capture = variant % 2 == 1, mixed = variant / 2 % 2 == 1;
+    SCOPED_TRACE(variant);
     auto d = device == 0 ? make_cpu_device(1) : make_simulated_device(device);
-    for (const bool capture : {false, true}) {
-      Variant resident, streamed;
-      resident.trainer.augment.flip = streamed.trainer.augment.flip = kernels::Flip::horizontal;
-      resident.trainer.capture = streamed.trainer.capture = capture;
-      streamed.streaming = Streaming::on;
-      expect_same(train(*d, streamed), train(*d, resident));
-      resident.trainer.steps_per_epoch = streamed.trainer.steps_per_epoch = 4;  // the order is begun again
-      expect_same(train(*d, streamed), train(*d, resident));
+    Variant resident;
+    kernels::Augment& augment = resident.trainer.augment;
+    augment.flip = kernels::Flip::horizontal;
+    if (mixed) {
+      augment.elastic = {true, 4, 2, 0.7f};
+      augment.noise = {true, 0.1f, 0.7f};
+      augment.cutmix = {true, {0.2f, 0.5f}, 0.7f};
+      augment.copy_paste = {true, 3, 0.7f};
+      resident.trainer.paste_rows = {2, 5, 7};
     }
+    resident.trainer.capture = capture;
+    Variant streamed = resident;
+    streamed.streaming = Streaming::on;
+    expect_same(train(*d, streamed), train(*d, resident));
+    resident.trainer.steps_per_epoch = streamed.trainer.steps_per_epoch = 4;  // the order is begun again
+    expect_same(train(*d, streamed), train(*d, resident));
   }
 }
 

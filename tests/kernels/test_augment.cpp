@@ -1,8 +1,12 @@
 // The augmentation against numbers worked out by hand; against an oracle it is a kernel case (cases_sample.cpp).
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "engine/tensor/device.h"
 #include "kernels/augment.h"
+#include "kernels/sample.h"
+#include "tests/kernels/augment_oracle.h"
 
 namespace regolith::kernels {
 namespace {
@@ -29,7 +33,8 @@ Zoomed zoomed(Fill fill) {
                 .divisor = 1,
                 .x = {z.image.data(), 1, 1, 4, 1, 1, DType::f32},
                 .labels = z.labels.data()};
-  k.augment.fill = k.augment.mask_fill = fill;
+  k.augment.fill = fill;
+  k.augment.mask_fill = static_cast<MaskFill>(fill);
   k.augment.fill_value = 100;
   sample_batch(*stream, k);
   return z;
@@ -48,7 +53,7 @@ TEST(Augment, FillsByHand) {
 }
 
 TEST(Augment, QuarterTurnIsCounterClockwise) {
-  const Affine a = affine_of({false, false, 1, 0, 0, 0.25f}, 3, 3);
+  const Affine a = affine_of({.turns = 0.25f}, 3, 3);
   // The output's top row (y = 0) was the input's right column (x = 2): its top-left pixel came from the top right.
   EXPECT_NEAR(a.xx * 0 + a.xy * 0 + a.x0, 2, 1e-6);
   EXPECT_NEAR(a.yx * 0 + a.yy * 0 + a.y0, 0, 1e-6);
@@ -57,20 +62,21 @@ TEST(Augment, QuarterTurnIsCounterClockwise) {
 }
 
 TEST(Augment, ShiftMovesDownAndRight) {
-  const Affine a = affine_of({false, false, 1, 2, 3, 0}, 8, 8);
+  const Affine a = affine_of({.shift_y = 2, .shift_x = 3}, 8, 8);
   EXPECT_EQ(a.xx * 5 + a.x0, 2);
   EXPECT_EQ(a.yy * 5 + a.y0, 3);
 }
 
 TEST(Augment, DrawsFillTheirRanges) {
   const Augment a{.flip = Flip::both, .zoom = {-0.2f, 0.1f}, .translation = {0.25f, 0.5f}, .rotation = {-0.1f, 0.1f}};
-  AugmentDraw low{false, false, 9, 99, 99, 9}, high{false, false, -9, -99, -99, -9};
+  Moves low{.zoom = 9, .shift_y = 99, .shift_x = 99, .turns = 9},
+      high{.zoom = -9, .shift_y = -99, .shift_x = -99, .turns = -9};
   int flips = 0, upside_down = 0;
   for (uint32_t i = 0; i < 4000; ++i) {
-    const AugmentDraw d = draw_augment(a, 64, 128, 5, i / 16, i % 16);
+    const Moves d = draw_augment(a, 64, 128, {5, i / 16, i % 16}).moves;
     flips += d.flip_x;
     upside_down += d.flip_y;
-    for (auto member : {&AugmentDraw::zoom, &AugmentDraw::shift_y, &AugmentDraw::shift_x, &AugmentDraw::turns}) {
+    for (auto member : {&Moves::zoom, &Moves::shift_y, &Moves::shift_x, &Moves::turns}) {
       low.*member = std::min(low.*member, d.*member);
       high.*member = std::max(high.*member, d.*member);
     }
@@ -87,6 +93,108 @@ TEST(Augment, DrawsFillTheirRanges) {
   EXPECT_NEAR(high.turns, 0.1, 0.001);
   EXPECT_GE(low.zoom, 0.8f);
   EXPECT_LE(high.zoom, 1.1f);
+}
+
+// Each operation as often as its probability says, and with the same numbers whether the others are there or not.
+TEST(Augment, OperationsKeepTheirNumbersAndProbabilities) {
+  Augment all{.zoom = {-0.2f, 0.1f}, .brightness = {-0.3f, 0.3f}};
+  all.probability = {.zoom = 0.25f, .brightness = 0.75f};
+  all.elastic = {true, 8, 6, 0.1f};
+  all.cutout = {true, {0.1f, 0.2f}, -1, Cutout::MaskRule::keep, 0.5f};
+  all.cutmix = {true, {0.1f, 0.4f}, 0.3f};
+  all.copy_paste = {true, 4, 0.9f};
+  Augment zoom{.zoom = all.zoom};
+  zoom.probability.zoom = all.probability.zoom;
+  int zoomed = 0, bright = 0, elastic = 0, cut = 0, mixed = 0, pasted = 0;
+  for (uint32_t i = 0; i < 4000; ++i) {
+    const SampleKey key{5, i / 16, i % 16};
+    const AugmentDraw d = draw_augment(all, 64, 128, key);
+    zoomed += d.moves.zoom != 1, bright += d.brightness != 0, elastic += d.elastic, cut += d.cutout;
+    mixed += d.partners.cutmix, pasted += d.partners.paste;
+    EXPECT_EQ(draw_augment(zoom, 64, 128, key).moves.zoom, d.moves.zoom);
+    const PartnerDraw partners = draw_partners(all, key);
+    EXPECT_EQ(partners.cutmix_word, d.partners.cutmix_word);
+    EXPECT_EQ(partners.paste_word, d.partners.paste_word);
+  }
+  EXPECT_NEAR(zoomed, 1000, 120);
+  EXPECT_NEAR(bright, 3000, 120);
+  EXPECT_NEAR(elastic, 400, 90);
+  EXPECT_NEAR(cut, 2000, 130);
+  EXPECT_NEAR(mixed, 1200, 120);
+  EXPECT_NEAR(pasted, 3600, 90);
+}
+
+TEST(Augment, ElasticFieldHasItsDeviation) {
+  const Elastic e{.on = true, .alpha = 10, .sigma = 4};
+  double sum = 0, squares = 0;
+  int n = 0;
+  for (uint32_t i = 0; i < 20; ++i) {
+    for (int y = 0; y < 64; y += 3) {
+      for (int x = 0; x < 64; x += 3, n += 2) {
+        const testing::Place d = testing::displacement(e, {5, 0, i}, x, y, 64);
+        sum += d.x + d.y, squares += d.x * d.x + d.y * d.y;
+      }
+    }
+  }
+  EXPECT_NEAR(sum / n, 0, 0.1);
+  EXPECT_NEAR(std::sqrt(squares / n), 0.2821 * 10, 0.1);
+}
+
+// The pictures of an epoch, whatever the batch, the slice, the threads and the place where they are made.
+TEST(Augment, BatchesSlicesAndThreadsChangeNothing) {
+  constexpr int kRows = 6, kH = 24, kW = 40;
+  std::vector<uint8_t> images(kRows * kH * kW), masks(images.size());
+  for (size_t i = 0; i < images.size(); ++i) {
+    const Philox r = philox(3, static_cast<uint32_t>(i), 0, 0, 0);
+    images[i] = static_cast<uint8_t>(r.v[0] >> 24), masks[i] = static_cast<uint8_t>(r.v[1] % 5);
+  }
+  Augment a{.flip = Flip::both, .zoom = {-0.2f, 0.2f}, .rotation = {-0.1f, 0.1f}, .contrast = {-0.3f, 0.3f}};
+  a.elastic = {true, 6, 3, 0.5f};
+  a.noise = {true, 0.1f, 0.5f};
+  a.blur = {true, 1, 0.5f};
+  a.cutout = {true, {0.1f, 0.3f}, -1, Cutout::MaskRule::ignore, 0.5f};
+  a.cutmix = {true, {0.2f, 0.5f}, 0.5f};
+  a.copy_paste = {true, 4, 0.5f};
+  const std::vector<int32_t> order{1, 3, 5, 7, 9, 11, 1, 5, 4, 9, 3, 7}, paste{2, 4};
+  struct Epoch {
+    std::vector<float> x;
+    std::vector<uint8_t> labels;
+    bool operator==(const Epoch&) const = default;
+  };
+  const auto epoch = [&](int64_t number, int batch, int slice, int threads) {
+    const auto device = make_cpu_device(threads);
+    const auto stream = device->make_stream();
+    Epoch e{std::vector<float>(order.size() * kH * kW), std::vector<uint8_t>(order.size() * kH * kW)};
+    const int steps = static_cast<int>(order.size()) / batch;
+    for (int s = 0; s < steps; ++s) {
+      const int64_t step = number * steps + s;
+      for (int first = 0; first < batch; first += slice) {
+        const int at = (s * batch + first) * kH * kW;
+        sample_batch(*stream, {.images = images.data(),
+                               .masks = masks.data(),
+                               .order = order.data(),
+                               .entries = static_cast<int>(order.size()),
+                               .step = &step,
+                               .steps_per_epoch = steps,
+                               .batch = batch,
+                               .first = first,
+                               .seed = 9,
+                               .augment = a,
+                               .paste_rows = paste.data(),
+                               .paste_count = 2,
+                               .x = {e.x.data() + at, slice, kH, kW, 1, 1, DType::f32},
+                               .labels = e.labels.data() + at});
+        stream->synchronize();
+      }
+    }
+    return e;
+  };
+  const Epoch expected = epoch(2, 12, 12, 1);
+  EXPECT_TRUE(expected == epoch(2, 12, 3, 1));
+  EXPECT_TRUE(expected == epoch(2, 6, 6, 2));
+  EXPECT_TRUE(expected == epoch(2, 4, 1, 3));
+  EXPECT_TRUE(expected == epoch(2, 1, 1, 4));
+  EXPECT_FALSE(expected == epoch(3, 12, 12, 1));
 }
 
 }  // namespace

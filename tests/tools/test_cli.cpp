@@ -56,11 +56,16 @@ TEST_F(Cli, TrainsToATable) {
   std::istringstream words(list.substr(0, list.find("\n\n")));
   std::vector<std::string> written;
   for (std::string path; words >> path;) written.push_back(path);
-  EXPECT_THAT(written, ::testing::UnorderedElementsAre("runs/tiny/config.yaml", "runs/tiny/history.jsonl",
-                                                       "runs/tiny/best.safetensors", "runs/tiny/last.safetensors",
-                                                       "runs/tiny/scores.json", "runs/tiny/panels.png",
-                                                       "runs/tiny/history.svg"));
+  EXPECT_THAT(written, ::testing::UnorderedElementsAre(
+                           "runs/tiny/config.yaml", "runs/tiny/samples.csv", "runs/tiny/history.jsonl",
+                           "runs/tiny/best.safetensors", "runs/tiny/last.safetensors", "runs/tiny/scores.json",
+                           "runs/tiny/panels.png", "runs/tiny/history.svg", "runs/tiny/report.html"));
   for (const std::string& path : written) EXPECT_TRUE(folder_.has(path)) << path;
+
+  const std::string samples = folder_.read("runs/tiny/samples.csv");
+  EXPECT_THAT(samples, ::testing::StartsWith("row,name,part,times\n"));
+  for (const auto& [part, count] : {std::pair{"train,1", 20}, {"validation,0", 2}, {"test,0", 2}})
+    EXPECT_EQ(lines_with(samples, std::string(R"(^[0-9]+,"",)") + part + "$"), count) << samples;
 
   const std::vector<json> records = history(folder_, "runs/tiny");
   ASSERT_EQ(records.size(), 2U);
