@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  11570
-engine   13605
+kernels  11900
+engine   13600
 models    565
 losses     545
 data      2985

@@ -63,9 +63,9 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                                                   : whole + (rest > 0);
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
-  if (options.ema) ema_.emplace(network, *stream_, *options.ema);
   if (options.image_losses) image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double));
   if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
+  if (options.ema) ema_.emplace(network, *stream_, *options.ema);
   compile_steps();
 }
 

@@ -46,7 +46,13 @@ class StudyTest : public testing::Test {
   // A run of `epochs` epochs whose validation score rises to `score`; finished where it has test scores.
   static void give(StudyRun& run, double score, int epochs = 2, bool finished = true) {
     for (int i = 1; i <= epochs; ++i) {
-      EpochRecord r{.epoch = i, .loss = 1.0 / i, .seconds = 2, .validation = metrics({}, 0, 1.0 / i), .val_iou = {}};
+      EpochRecord r{.epoch = i,
+                    .loss = 1.0 / i,
+                    .seconds = 2,
+                    .validation = metrics({}, 0, 1.0 / i),
+                    .ema_validation = {},
+                    .val_iou = {},
+                    .val_ema_iou = {}};
       for (Metric& m : r.validation)
         if (m.higher_is_better) m.value = score * i / epochs;
       run.results.history.push_back(r);
