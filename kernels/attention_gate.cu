@@ -48,7 +48,7 @@ void attention_gate_forward(Stream& stream, const AttentionGateForward& k) {
       const unsigned blocks = blocks_for(stream, k.x.pixels(), kTile, 16), threads = kGateThreads;
       const size_t bytes = shared_bytes_of<GateShared<T>>();
 #else
-      const unsigned blocks = blocks_for(stream, k.x.pixels(), kPixels), threads = 1;
+      const unsigned blocks = blocks_for(stream, k.x.pixels(), kPixels<T>), threads = 1;
       const size_t bytes = shared_bytes_of<GateShared<T>>(Padded(k.x.C, k.g.C, w.Ci));
 #endif
       launch(stream, "attention_gate", {blocks}, {threads}, bytes, gate<T, lanes>, k);

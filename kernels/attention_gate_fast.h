@@ -10,14 +10,21 @@
 #include "kernels/core/math.h"
 #include "kernels/core/register_tile.h"
 #include "kernels/core/thread_tile.h"
+#include "kernels/core/tile_products.h"
 
 namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 inline constexpr int kPanel = 2 * kL;           // columns of a panel of weights
 inline constexpr int kRows = kL == 16 ? 8 : 4;  // pixels, or channels, of a register tile
-inline constexpr int kRowBlock = 16;            // a multiple of kRows and of kL
-inline constexpr int kPixels = 32;              // of a tile: with a panel of weights it stays in the first cache
+template <class T>
+inline constexpr bool kMayTile = REGOLITH_TILES == 1 && std::is_same_v<T, bf16>;
+template <class T>
+inline constexpr int kRowBlock = kMayTile<T> ? kTileRows : 16;  // a multiple of kRows and of kL
+// Of a tile: with a panel of weights it stays in the first cache. In the processor's tiles, which load and store the
+// sums of weights' gradients once for each, more.
+template <class T>
+inline constexpr int kPixels = kMayTile<T> ? 64 : 32;
 
 constexpr int padded(int C) { return (C + kPanel - 1) / kPanel * kPanel; }
 
@@ -82,22 +89,40 @@ __forceinline__ void stage(const TensorView& map, int64_t p0, int count, int wid
   }
 }
 
-// Stages x and g of the tile, and zeros after its last pixel up to a whole number of kRowBlock, which it returns.
+// Stages x and g of the tile, and zeros after its last pixel up to a whole number of kRowBlock<T>, which it returns.
 template <int L, class T, class S>
 __forceinline__ int stage_inputs(const TensorView& x, const TensorView& g, const Padded& o, int64_t p0, int count,
                                  S* tile) {
   stage<L, T>(x, p0, count, o.Cx, tile, o.K);
   stage<L, T>(g, p0, count, o.K - o.Cx, tile + o.Cx, o.K);
-  const int rows = (count + kRowBlock - 1) / kRowBlock * kRowBlock;
+  const int rows = (count + kRowBlock<T> - 1) / kRowBlock<T> * kRowBlock<T>;
   std::fill(tile + count * o.K, tile + rows * o.K, S(0.0f));
   return rows;
 }
 
 // a (rows, K) times a panel of weights (K / depth, kPanel, depth): finish(row, left half, right half).
 template <class T, class Finish>
-__forceinline__ void panel_product(int rows, const typename Factor<T>::Element* a, int K,
-                                   const typename Factor<T>::Element* panel, Finish&& finish) {
+__forceinline__ void panel_product([[maybe_unused]] const Tiles& tiles, int rows, const typename Factor<T>::Element* a,
+                                   int K, const typename Factor<T>::Element* panel, Finish&& finish) {
   using F = Factor<T>;
+#if REGOLITH_TILES
+  if constexpr (kMayTile<T>) {
+    static_assert(kPanel == kTileColumns);
+    if (tiles) {
+      alignas(64) float sums[kTileRows * kPanel];
+      for (int m = 0; m < rows; m += kTileRows) {
+        Tiles::clear();
+        const T *row = a + static_cast<ptrdiff_t>(m) * K, *w = panel;
+        for (int k = 0; k < K; k += kTileDepth, w += kTileDepth * kPanel)
+          Tiles::add(row + k, row + k + 16 * K, K * 2, w, w + kPanel, kPanel * 4);
+        Tiles::store(sums, kPanel);
+        for (int r = 0; r < kTileRows; ++r)
+          finish(m + r, load<Vec<kL>>(sums + r * kPanel), load<Vec<kL>>(sums + r * kPanel + kL));
+      }
+      return;
+    }
+  }
+#endif
   const int words = K / F::depth;
   for (int m = 0; m < rows; m += kRows) {
     RegisterTile<F, kRows, 2> tile(Zero{});
@@ -115,6 +140,36 @@ void group_rows(const typename Factor<T>::Element* from, int rows, int columns, 
   for (int r = 0; r < rows; r += D, from += D * columns, to += columns)
     if constexpr (D > 1) Factor<T>::pack(from, from + columns, columns, to);
 }
+
+#if REGOLITH_TILES
+template <int Bit, int... I>
+__forceinline__ void exchange_lanes(Vec<kL>& a, Vec<kL>& b, std::integer_sequence<int, I...>) {
+  const auto u = a.v, v = b.v;  // lanes with the bit go to the first, those without it to the second
+  a.v = __builtin_shufflevector(u, v, (I & Bit ? kL + (I ^ Bit) : I)...);
+  b.v = __builtin_shufflevector(u, v, (I & Bit ? kL + I : I ^ Bit)...);
+}
+template <int Bit>
+__forceinline__ void transpose_lanes(Vec<kL>* rows) {
+  if constexpr (Bit > 0) {
+    REGOLITH_UNROLL
+    for (int i = 0; i < kL; ++i)
+      if ((i & Bit) == 0) exchange_lanes<Bit>(rows[i], rows[i + Bit], std::make_integer_sequence<int, kL>{});
+    transpose_lanes<Bit / 2>(rows);
+  }
+}
+// from (rows, columns) to (columns, rows), words; rows and columns are whole vectors.
+inline void transpose_words(const uint32_t* from, int rows, int columns, uint32_t* to) {
+  for (int r = 0; r < rows; r += kL)
+    for (int c = 0; c < columns; c += kL) {
+      Vec<kL> v[kL];
+      REGOLITH_UNROLL
+      for (int i = 0; i < kL; ++i) std::memcpy(&v[i], from + static_cast<ptrdiff_t>(r + i) * columns + c, sizeof v[i]);
+      transpose_lanes<kL / 2>(v);
+      REGOLITH_UNROLL
+      for (int i = 0; i < kL; ++i) std::memcpy(to + static_cast<ptrdiff_t>(c + i) * rows + r, &v[i], sizeof v[i]);
+    }
+}
+#endif
 
 template <int Bit, int... I>
 __forceinline__ Vec<kL> fold_pair(const Vec<kL>& a, const Vec<kL>& b, std::integer_sequence<int, I...>) {
@@ -149,10 +204,10 @@ struct GateShared {
   float* gates;                       // (pixels)
   template <class A>
   GateShared(A& a, const Padded& o) {
-    a.take(tile, kPixels * o.K);
+    a.take(tile, kPixels<T> * o.K);
     a.take(psi, o.N);
-    a.take(partial, kPixels * kL);
-    a.take(gates, kPixels);
+    a.take(partial, kPixels<T> * kL);
+    a.take(gates, kPixels<T>);
   }
 };
 
@@ -164,13 +219,14 @@ __global__ void REGOLITH_FLAT gate(AttentionGateForward k) {
   const Padded o(x.C, k.g.C, k.weights.Ci);
   const auto s = take_shared<GateShared<T>>(o);
   std::fill(std::copy_n(k.weights.psi, k.weights.Ci, s.psi), s.psi + o.N, 0.0f);
-  const Range range = block_range(x.pixels(), kPixels);
-  for (int64_t p0 = range.begin; p0 < range.end; p0 += kPixels) {
-    const int count = static_cast<int>(std::min<int64_t>(kPixels, range.end - p0));
+  const Tiles tiles;
+  const Range range = block_range(x.pixels(), kPixels<T>);
+  for (int64_t p0 = range.begin; p0 < range.end; p0 += kPixels<T>) {
+    const int count = static_cast<int>(std::min<int64_t>(kPixels<T>, range.end - p0));
     const int rows = stage_inputs<L, T>(x, k.g, o, p0, count, s.tile);
     for (int n = 0; n < o.N; n += kPanel) {
       const V left = load<V>(s.psi + n), right = load<V>(s.psi + n + kL);
-      panel_product<T>(rows, s.tile, o.K, packed + static_cast<ptrdiff_t>(n) * o.K,
+      panel_product<T>(tiles, rows, s.tile, o.K, packed + static_cast<ptrdiff_t>(n) * o.K,
                        [&](int m, const V& q0, const V& q1) {
                          float* at = s.partial + m * kL;
                          const V sum = fma(max(V(0), q0), left, max(V(0), q1) * right);
@@ -195,26 +251,65 @@ struct GateBackwardShared {
   using F = Factor<T>;
   typename F::Element *tile, *dq;             // (pixels, K): x and g; (pixels, N)
   typename F::Word *tile_groups, *dq_groups;  // the same as words of neighbouring pixels
+  typename F::Word* dq_turned = nullptr;      // (N, words of pixels)
   float *psi, *dpsi;                          // (N)
   float* partial;                             // (pixels, kL)
   float* dlogit;                              // (pixels)
   float* sums;                                // (N, K): dtheta and dphi, side by side
   template <class A>
   GateBackwardShared(A& a, const Padded& o) {
-    a.take(tile, kPixels * o.K);
-    a.take(dq, kPixels * o.N);
+    a.take(tile, kPixels<T> * o.K);
+    a.take(dq, kPixels<T> * o.N);
     if constexpr (F::depth == 1) {
       tile_groups = tile, dq_groups = dq;
     } else {
-      a.take(tile_groups, kPixels / F::depth * o.K);
-      a.take(dq_groups, kPixels / F::depth * o.N);
+      a.take(tile_groups, kPixels<T> / F::depth * o.K);
+      a.take(dq_groups, kPixels<T> / F::depth * o.N);
     }
+    if constexpr (kMayTile<T>) a.take(dq_turned, kPixels<T> / F::depth * o.N);
     a.take_each(o.N, psi, dpsi);
-    a.take(partial, kPixels * kL);
-    a.take(dlogit, kPixels);
+    a.take(partial, kPixels<T> * kL);
+    a.take(dlogit, kPixels<T>);
     a.take(sums, static_cast<size_t>(o.N) * o.K);
   }
 };
+
+// sums (N, K) += dq^T (N, pixels) by tile (pixels, K)
+template <class T>
+__forceinline__ void add_weight_sums([[maybe_unused]] const Tiles& tiles, int rows, const Padded& o,
+                                     const GateBackwardShared<T>& s) {
+  using F = Factor<T>;
+#if REGOLITH_TILES
+  if constexpr (kMayTile<T>) {
+    if (tiles) {
+      const int words = rows / F::depth;
+      transpose_words(s.dq_groups, words, o.N, s.dq_turned);
+      for (int n = 0; n < o.N; n += kTileRows) {
+        for (int k = 0; k < o.K; k += kTileColumns) {
+          float* to = s.sums + static_cast<ptrdiff_t>(n) * o.K + k;
+          Tiles::load(to, o.K);
+          for (int w = 0; w < words; w += kTileDepth / F::depth) {
+            const auto* a = s.dq_turned + static_cast<ptrdiff_t>(n) * words + w;
+            const auto* b = s.tile_groups + static_cast<ptrdiff_t>(w) * o.K + k;
+            Tiles::add(a, a + 16 * words, words * 4, b, b + 16, o.K * 4);
+          }
+          Tiles::store(to, o.K);
+        }
+      }
+      return;
+    }
+  }
+#endif
+  for (int n = 0; n < o.N; n += kRows) {
+    for (int k = 0; k < o.K; k += kPanel) {
+      float* to = s.sums + static_cast<ptrdiff_t>(n) * o.K + k;
+      RegisterTile<F, kRows, 2> sums(Stored{to, o.K});
+      sums.add(
+          s.dq_groups + n, [](int i) { return i; }, o.N, s.tile_groups + k, o.K, rows / F::depth);
+      sums.store_to(to, o.K);
+    }
+  }
+}
 
 // A block takes a part of the pixels, and sums the gradients of all weights over it.
 template <class T, int L>
@@ -229,9 +324,10 @@ __global__ void REGOLITH_FLAT gate_backward(AttentionGateBackward b, AttentionGa
   std::fill_n(s.dpsi, o.N, 0.0f);
   std::fill_n(s.sums, static_cast<ptrdiff_t>(o.N) * o.K, 0.0f);
   V dbias(0);
+  const Tiles tiles;
   const int64_t begin = w.each * blockIdx.x, end = std::min(begin + w.each, b.x.pixels());
-  for (int64_t p0 = begin; p0 < end; p0 += kPixels) {
-    const int count = static_cast<int>(std::min<int64_t>(kPixels, end - p0));
+  for (int64_t p0 = begin; p0 < end; p0 += kPixels<T>) {
+    const int count = static_cast<int>(std::min<int64_t>(kPixels<T>, end - p0));
     const int rows = stage_inputs<L, T>(b.x, b.g, o, p0, count, s.tile);
     for (int m = 0; m < count; ++m) {
       const T* dy = b.dy.as<const T>() + (p0 + m) * b.dy.pitch;
@@ -249,7 +345,7 @@ __global__ void REGOLITH_FLAT gate_backward(AttentionGateBackward b, AttentionGa
     for (int n = 0; n < o.N; n += kPanel) {
       const V psi0 = load<V>(s.psi + n), psi1 = load<V>(s.psi + n + kL);
       V dpsi0 = load<V>(s.dpsi + n), dpsi1 = load<V>(s.dpsi + n + kL);
-      panel_product<T>(rows, s.tile, o.K, packed + static_cast<ptrdiff_t>(n) * o.K,
+      panel_product<T>(tiles, rows, s.tile, o.K, packed + static_cast<ptrdiff_t>(n) * o.K,
                        [&](int m, const V& q0, const V& q1) {
                          const V d(s.dlogit[m]);
                          auto* to = s.dq + m * o.N + n;
@@ -263,22 +359,15 @@ __global__ void REGOLITH_FLAT gate_backward(AttentionGateBackward b, AttentionGa
     }
     group_rows<T>(s.tile, rows, o.K, s.tile_groups);
     group_rows<T>(s.dq, rows, o.N, s.dq_groups);
-    for (int n = 0; n < o.N; n += kRows) {
-      for (int k = 0; k < o.K; k += kPanel) {
-        float* to = s.sums + static_cast<ptrdiff_t>(n) * o.K + k;
-        RegisterTile<F, kRows, 2> sums(Stored{to, o.K});
-        sums.add(
-            s.dq_groups + n, [](int i) { return i; }, o.N, s.tile_groups + k, o.K, rows / F::depth);
-        sums.store_to(to, o.K);
-      }
-    }
+    add_weight_sums<T>(tiles, rows, o, s);
     for (int k = 0; k < o.K; k += kPanel) {
       const bool of_x = k < o.Cx;
       const TensorView& d = of_x ? b.dx : b.dg;
       if (!d) continue;
       const int first = of_x ? k : k - o.Cx;
       const bool accumulate = of_x ? b.accumulate_dx : b.accumulate_dg;
-      panel_product<T>(rows, s.dq, o.N, packed + static_cast<ptrdiff_t>(o.K) * o.N + static_cast<ptrdiff_t>(k) * o.N,
+      panel_product<T>(tiles, rows, s.dq, o.N,
+                       packed + static_cast<ptrdiff_t>(o.K) * o.N + static_cast<ptrdiff_t>(k) * o.N,
                        [&](int m, const V& d0, const V& d1) {
                          if (m >= count) return;
                          const V a(b.a[p0 + m]);
