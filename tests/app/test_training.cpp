@@ -8,6 +8,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/io/safetensors.h"
+#include "engine/report/history.h"
+
 namespace regolith {
 namespace {
 
@@ -78,7 +81,7 @@ class TrainingTest : public testing::Test {
       std::istringstream lines(read(name + "/history.jsonl")), expected(read("whole/history.jsonl"));
       for (std::string line, other; std::getline(expected, other);) {
         ASSERT_TRUE(std::getline(lines, line)) << at;
-        for (const char* key : {"\"loss\"", "\"val_loss\"", "\"lr\""})
+        for (const char* key : {"\"loss\"", "\"val_loss\"", "\"val_ema_loss\"", "\"lr\""})
           EXPECT_EQ(line.substr(line.find(key), 20), other.substr(other.find(key), 20)) << at;
       }
     }
@@ -163,6 +166,28 @@ TEST_F(TrainingTest, TensorboardIsRefusedWhereItWasNotBuilt) {
     FAIL();
   } catch (const ConfigError& e) {
     EXPECT_THAT(e.what(), testing::HasSubstr("run.tensorboard: needs protobuf"));
+  }
+}
+
+// Both are validated; the weights of the better one by train.ema.watch are kept as the best, and scored.
+TEST_F(TrainingTest, TheBestWeightsAreTheAverageOrTheRawOnes) {
+  for (const char* watch : {"ema", "raw"}) {
+    const std::string name = watch;
+    ASSERT_TRUE(run(name, false, -1, nullptr,
+                    {"train.ema.watch=" + name, "train.ema.decay=0.5", "train.validate_every=1", "train.epochs=1"}));
+    const Checkpoint best = load_checkpoint((folder_ / name / "best.safetensors").string()),
+                     last = load_checkpoint((folder_ / name / "last.safetensors").string());
+    for (const char* param : {"logits/kernel", "e/1/conv/kernel"}) {
+      const std::string prefix = name == "ema" ? "optimizer/ema/" : "";
+      ASSERT_TRUE(last.tensors.contains(prefix + param)) << param;
+      EXPECT_EQ(best.floats(param), last.floats(prefix + param)) << name << param;
+      EXPECT_NE(last.floats(param), last.floats(std::string("optimizer/ema/") + param));
+    }
+    const EpochRecord record = History::read((folder_ / name / "history.jsonl").string()).at(0);
+    EXPECT_NE(value_of(record.validation, "loss"), value_of(record.ema_validation, "loss"));
+    const auto state = nlohmann::json::parse(last.meta("run"));
+    EXPECT_EQ(state.at("stopping").at("best"),
+              value_of(name == "ema" ? record.ema_validation : record.validation, "loss"));
   }
 }
 

@@ -172,6 +172,25 @@ class HistoryTest : public testing::Test {
   std::string path_;
 };
 
+TEST_F(HistoryTest, KeepsTheAveragedWeightsApart) {
+  EpochRecord r = record(2);
+  r.ema_validation = {{"loss", 0.2, false}, {"miou", 0.5}};
+  r.val_ema_iou = {0.4, 0.6};
+  History(path_).append(r);
+  EXPECT_THAT(text(), HasSubstr(R"("val_ema_loss":0.2,"val_ema_miou":0.5,"val_ema_iou":[0.4,0.6])"));
+  const EpochRecord back = History::read(path_)[0];
+  EXPECT_EQ(back.validation.size(), 3u);
+  ASSERT_EQ(back.ema_validation.size(), 2u);
+  EXPECT_EQ(back.ema_validation[1].name, "miou");
+  EXPECT_EQ(back.ema_validation[1].value, 0.5);
+  EXPECT_FALSE(back.ema_validation[0].higher_is_better);
+  EXPECT_EQ(back.val_iou[0], 0.1);
+  EXPECT_EQ(back.val_ema_iou, r.val_ema_iou);
+  const std::string svg = history_svg("run", {r});
+  EXPECT_THAT(svg, HasSubstr("ema validation"));
+  EXPECT_THAT(svg, HasSubstr("ema miou"));
+}
+
 TEST_F(HistoryTest, ComesBackAndGoesOnAfterTheResumedEpoch) {
   {
     History history(path_);
