@@ -12,8 +12,9 @@
 // Mixing stands before 3, so that what is pasted has the light and the grain of the picture around it.
 //
 // As Keras 3 has them, given the same numbers: RandomFlip, RandomZoom, RandomTranslation, RandomRotation (about
-// ((W-1)/2, (H-1)/2)), RandomShear (about the corner), RandomCrop + Resizing, RandomBrightness, RandomContrast, CutMix
-// with factor 1, RandomErasing (tests/kernels/test_augment_keras.cpp holds what Keras printed). Different:
+// ((W-1)/2, (H-1)/2)), RandomShear (about the corner), RandomBrightness, RandomContrast, RandomErasing, which
+// tests/kernels/test_augment_keras.cpp holds to what Keras printed; by their formulas CutMix with factor 1, and
+// RandomCrop with Resizing. Different:
 //   - elastic: Keras blurs normal noise by a Gaussian. Here a cubic B-spline takes the Gaussian's place, over normal
 //     numbers on a grid of round(sqrt(3) sigma) pixels, whose variance is the same: a field of the same deviation,
 //     alpha / sqrt(4 pi), and nearly the same correlation, of which only the grid must be drawn. It does not fade at
