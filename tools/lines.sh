@@ -10,9 +10,9 @@ models    565
 losses     545
 data      2985
 app       2895
-deploy    2970
+deploy    3175
 study     1300
-tools     1300"
+tools     1315"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0
