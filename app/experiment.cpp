@@ -50,7 +50,8 @@ Network& Experiment::network() {
     if (config.train.slices > 1 && network_->couples_images())
       config.yaml.find("train").fail_key(
           "slices", std::string("would change the training: ") +
-                        (o.couples_images ? "a Dice loss sums over the batch (sums: per_image does not)"
+                        (o.couples_images ? "the loss sums over the batch (Dice and Tversky with sums: per_image, "
+                                            "Lovasz with per_image: true do not)"
                                           : "batch norm takes its statistics over the batch (norm: group does not)") +
                         ", which must be seen whole; leave it out and take a smaller train.batch");
   }

@@ -7,6 +7,7 @@
 #include "kernels/augment.h"
 #include "kernels/sample.h"
 #include "tests/kernels/augment_oracle.h"
+#include "tests/support/fastest.h"
 
 namespace regolith::kernels {
 namespace {
@@ -162,7 +163,7 @@ TEST(Augment, BatchesSlicesAndThreadsChangeNothing) {
     bool operator==(const Epoch&) const = default;
   };
   const auto epoch = [&](int64_t number, int batch, int slice, int threads) {
-    const auto device = make_cpu_device(threads);
+    const auto device = make_cpu_device(threads, testing::kFastest);
     const auto stream = device->make_stream();
     Epoch e{std::vector<float>(order.size() * kH * kW), std::vector<uint8_t>(order.size() * kH * kW)};
     const int steps = static_cast<int>(order.size()) / batch;

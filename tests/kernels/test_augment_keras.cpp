@@ -5,6 +5,7 @@
 #include "engine/tensor/device.h"
 #include "kernels/augment.h"
 #include "kernels/sample.h"
+#include "tests/support/fastest.h"
 
 namespace regolith::kernels {
 namespace {
@@ -77,7 +78,7 @@ Setting setting(const std::string& layer) {
 }
 
 TEST(Augment, KerasVectors) {
-  for (const Execution execution : {Execution::fast, Execution::checked}) {
+  for (const Execution execution : {testing::kFastest, Execution::checked}) {
     const auto device = make_cpu_device(1, execution);
     const auto stream = device->make_stream();
     std::vector<uint8_t> image(kH * kW), mask(kH * kW), labels(kH * kW);
