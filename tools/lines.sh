@@ -9,7 +9,7 @@ engine   13630
 models    565
 losses     545
 data      2985
-app       2895
+app       2910
 deploy    3175
 study     1300
 tools     1315"

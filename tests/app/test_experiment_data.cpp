@@ -1,6 +1,7 @@
 // What Experiment makes of a configuration's data.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -17,7 +18,7 @@ constexpr int kCount = 30, kH = 8, kW = 32;
 
 // Noise; every image twice, kCount / 2 apart, but for one pixel.
 TEST(ExperimentData, OverlappingImagesStayInOnePart) {
-  const fs::path folder = fs::path(testing::TempDir()) / "regolith_experiment_data";
+  const fs::path folder = fs::path(testing::TempDir()) / ("regolith_experiment_data." + std::to_string(::getpid()));
   fs::create_directories(folder);
   std::vector<uint8_t> images, masks(kCount * kH * kW);
   for (uint32_t i = 0; i < kCount * kH * kW; ++i) {

@@ -1,5 +1,6 @@
 // Runs that begin with other weights, and parameters that are not trained.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
@@ -105,7 +106,7 @@ class InitTest : public testing::Test {
       for (const std::string& word : words) EXPECT_NE(std::string(e.what()).find(word), std::string::npos) << e.what();
     }
   }
-  fs::path folder_ = fs::path(testing::TempDir()) / "regolith_init";
+  fs::path folder_ = fs::path(testing::TempDir()) / ("regolith_init." + std::to_string(::getpid()));
 };
 
 TEST_F(InitTest, BeginsWithTheBestWeightsOfARun) {

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -93,7 +94,7 @@ class TrainingTest : public testing::Test {
     for (std::string line; std::getline(lines, line);) list.push_back(line.substr(line.find("\"loss\""), 20));
     return list;
   }
-  fs::path folder_ = fs::path(testing::TempDir()) / "regolith_training";
+  fs::path folder_ = fs::path(testing::TempDir()) / ("regolith_training." + std::to_string(::getpid()));
 };
 
 TEST_F(TrainingTest, GoesOnFromWhereverASignalMetIt) { expect_same_however_interrupted({}, 1 + 3 * 3 + 1); }
