@@ -28,10 +28,12 @@ namespace {
 
 // Of a part of the run between two restarts: how much of it lies behind.
 double within_restart(double t, const CosineSchedule& c) {
+  // Lengths over that of the longest part, so that none overflows.
+  const int longest = c.growth > 1 ? c.restarts : 0;
   double all = 0, begin = 0;
-  for (int i = 0; i <= c.restarts; ++i) all += std::pow(c.growth, i);
+  for (int i = 0; i <= c.restarts; ++i) all += std::pow(c.growth, i - longest);
   for (int i = 0; i < c.restarts; ++i) {
-    const double length = std::pow(c.growth, i) / all;
+    const double length = std::pow(c.growth, i - longest) / all;
     if (t < begin + length) return (t - begin) / length;
     begin += length;
   }

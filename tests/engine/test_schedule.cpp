@@ -26,6 +26,8 @@ TEST(Schedule, WarmRestarts) {
   EXPECT_NEAR(s.learning_rate(9), .2 + 1.8 * (1 + std::cos(.9 * std::numbers::pi)) / 2, 1e-12);
   EXPECT_DOUBLE_EQ(s.learning_rate(70), .2);
   EXPECT_DOUBLE_EQ(s.learning_rate(1000), .2);
+  // Of a thousand parts, each ten times as long as the one before, the last is nine tenths of the run.
+  EXPECT_NEAR(Schedule({CosineSchedule{0, 1000, 10}, 0}, 2, 1001).learning_rate(550), 1, 1e-9);
   const Schedule plain({CosineSchedule{.2}, 0}, 2, 71), none({CosineSchedule{.2, 0, 5}, 0}, 2, 71);
   for (int step = 0; step < 71; ++step) EXPECT_EQ(plain.learning_rate(step), none.learning_rate(step));
 }
