@@ -253,8 +253,8 @@ StepProgress Training::train_steps() {
           images += r.images;
           now.step = r.state.step - first_step;
           for (int b = 0; r.image_loss != nullptr && b < r.images; ++b) {
-            const size_t at = ((now.step - 1) * config_.train.batch + b) % entries.size();
-            if (std::isfinite(r.image_loss[b])) losses_[entries[at] >> 1] = static_cast<float>(r.image_loss[b]);
+            const int32_t entry = entries[(r.first + b) % entries.size()];
+            if (std::isfinite(r.image_loss[b])) losses_[entry >> 1] = static_cast<float>(r.image_loss[b]);
           }
           now.loss = loss_sum_ / static_cast<double>(loss_images_);  // NaN before the first finite one
           now.lr = schedule_->learning_rate(r.state.step - 1);

@@ -195,6 +195,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     });
     timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
     const int slot = static_cast<int>(i % 2);
+    pinned_->slots[slot].first = i * step_images();
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);

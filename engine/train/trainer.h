@@ -32,7 +32,8 @@ struct TrainerOptions : BatchOptions {
 // What the host knows of a finished step; state.step counts it.
 struct StepReport {
   StepState state;
-  double loss = 0;  // the mean over its images
+  double loss = 0;    // the mean over its images
+  int64_t first = 0;  // the entry of the epoch's order that its first image is
   int images = 0;
   // (images) where TrainerOptions::image_losses asks for them, until the report returns: their mean is the loss.
   const double* image_loss = nullptr;

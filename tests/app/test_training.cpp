@@ -109,6 +109,29 @@ TEST_F(TrainingTest, HardExamplesGoOnFromWhereverASignalMetIt) {
   EXPECT_NE(losses("whole")[1], losses("equal")[1]) << "the second epoch draws by the losses of the first";
 }
 
+// However many batches a step takes, an image's loss is kept as its own.
+TEST_F(TrainingTest, HardExamplesKnowTheImagesOfAccumulatedBatches) {
+  const std::vector<std::string> same{"loss.focal={exclude: [0]}", "data.hard_examples={share: 1}", "train.epochs=1",
+                                      "model.nodes.e.norm=group"};
+  const auto losses_of = [&](const std::string& name, std::vector<std::string> batches) {
+    batches.insert(batches.end(), same.begin(), same.end());
+    EXPECT_TRUE(run(name, false, -1, nullptr, batches));
+    const Checkpoint last = load_checkpoint((folder_ / name / "last.safetensors").string());
+    return nlohmann::json::parse(last.meta("run")).at("image_losses").at("last");
+  };
+  const nlohmann::json one = losses_of("one", {"train.batch=8"}),
+                       two = losses_of("two", {"train.batch=4", "train.accumulate=2"});
+  ASSERT_EQ(one.size(), two.size());
+  int seen = 0;
+  for (size_t i = 0; i < one.size(); ++i) {
+    ASSERT_EQ(one[i].is_null(), two[i].is_null()) << i;
+    if (one[i].is_null()) continue;
+    EXPECT_NEAR(one[i].get<double>(), two[i].get<double>(), 1e-4 * one[i].get<double>()) << i;
+    ++seen;
+  }
+  EXPECT_GE(seen, 16);
+}
+
 // One file with all that there is to see, whatever characters its texts have.
 TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
   ASSERT_TRUE(run("<b>&", false, -1));
