@@ -98,12 +98,46 @@ struct Shape {
   int K;
 };
 
+struct TileShared {
+  float *tile, *truth;  // (K, kTile), (kTile)
+  template <class A>
+  REGOLITH_HOST_DEVICE TileShared(A& a, int K) {
+    a.take(tile, K * kTile);
+    a.take(truth, kTile);
+  }
+};
+
 struct TileRange {
   int64_t begin, end;  // of the image's pixels
 };
 __device__ __forceinline__ TileRange block_pixels(const Shape& s) {
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kLossBlockPixels, end = begin + kLossBlockPixels;
   return {begin, end < s.image ? end : s.image};
+}
+
+// The logits and the truth of the tile at pixel `at` of the block's image, for all threads. Returns its pixels.
+__device__ __forceinline__ int load_pixels(const Pixels& x, const uint8_t* mask, int ignore, const Shape& s,
+                                           const TileRange& r, int64_t at, float* tile, float* truth) {
+  const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
+  const int64_t begin = blockIdx.y * s.image + at;
+  sync_block();  // the tile may still be read
+  load_tile(x, begin, pixels, tile);
+  load_truth(mask, begin, pixels, s.K, ignore, truth);
+  sync_block();
+  return pixels;
+}
+
+// Turns a vector's logits, which begin at `here` in the tile, into their exponentials, over that of the highest.
+// Returns the sum of them.
+__device__ __forceinline__ V exponentials(float* here, int K) {
+  V top = load<V>(here), sum(0);
+  for (int k = 1; k < K; ++k) top = max(load<V>(here + k * kTile), top);
+  for (int k = 0; k < K; ++k) {
+    const V e = exp(load<V>(here + k * kTile) - top);
+    store(here + k * kTile, e);
+    sum += e;
+  }
+  return sum;
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

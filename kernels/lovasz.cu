@@ -46,37 +46,17 @@ __device__ __forceinline__ float decode(uint32_t code) {
   return error;
 }
 
-struct KeyShared {
-  float *tile, *truth;  // (K, kTile), (kTile)
-  template <class A>
-  REGOLITH_HOST_DEVICE KeyShared(A& a, int K) {
-    a.take(tile, K * kTile);
-    a.take(truth, kTile);
-  }
-};
-
 // Grid: (blocks of an image, N). out: (segments, pixels)
 __global__ void __launch_bounds__(kThreads)
     lovasz_keys(Pixels x, const uint8_t* mask, int ignore, Shape s, Keys keys, LossTerms::Lovasz term, uint64_t* out) {
-  const auto [tile, truth] = take_shared<KeyShared>(s.K);
+  const auto [tile, truth] = take_shared<TileShared>(s.K);
   const TileRange r = block_pixels(s);
   const int64_t group = term.per_image ? blockIdx.y : 0, before = term.per_image ? 0 : blockIdx.y * s.image;
   for (int64_t at = r.begin; at < r.end; at += kTile) {
-    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
-    const int64_t begin = blockIdx.y * s.image + at;
-    sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, tile);
-    load_truth(mask, begin, pixels, s.K, ignore, truth);
-    sync_block();
+    const int pixels = load_pixels(x, mask, ignore, s, r, at, tile, truth);
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
       const V t = load<V>(truth + p);
-      V top = load<V>(tile + p), sum(0);
-      for (int k = 1; k < s.K; ++k) top = max(load<V>(tile + k * kTile + p), top);
-      for (int k = 0; k < s.K; ++k) {
-        const V e = exp(load<V>(tile + k * kTile + p) - top);
-        store(tile + k * kTile + p, e);
-        sum += e;
-      }
+      const V sum = exponentials(tile + p, s.K);
       int64_t segment = group * keys.classes;
       for (int k = 0; k < s.K; ++k) {
         if (!(term.class_weight[k] > 0)) continue;
@@ -273,7 +253,7 @@ void lovasz(Stream& stream, const Lovasz& a) {
 
   const Dim3 tiles{static_cast<unsigned>((shape.image + kLossBlockPixels - 1) / kLossBlockPixels),
                    static_cast<unsigned>(x.N)};
-  launch(stream, "lovasz_keys", tiles, {kThreads}, shared_bytes_of<KeyShared>(x.C), lovasz_keys, Pixels(x), a.mask,
+  launch(stream, "lovasz_keys", tiles, {kThreads}, shared_bytes_of<TileShared>(x.C), lovasz_keys, Pixels(x), a.mask,
          a.ignore, shape, layout, a.term, keys);
   const uint64_t* const sorted = sort_keys(stream, s, layout, keys, keys + s.items(), sorting);
   const Dim3 chunks{static_cast<unsigned>(s.segments() * s.chunks())}, segments{static_cast<unsigned>(s.segments())};

@@ -73,15 +73,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-struct TileShared {
-  float *tile, *truth;  // (K, kTile), (kTile)
-  template <class A>
-  REGOLITH_HOST_DEVICE TileShared(A& a, int K) {
-    a.take(tile, K * kTile);
-    a.take(truth, kTile);
-  }
-};
-
 constexpr float kUncounted = 2;  // above any probability
 
 // Of each pixel's true class; 0 where it is NaN. Grid: (blocks of an image, N). out: (N, image)
@@ -90,12 +81,8 @@ __global__ void __launch_bounds__(kThreads)
   const auto [tile, truth] = take_shared<TileShared>(s.K);
   const TileRange r = block_pixels(s);
   for (int64_t at = r.begin; at < r.end; at += kTile) {
-    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
+    const int pixels = load_pixels(x, mask, ignore, s, r, at, tile, truth);
     const int64_t begin = blockIdx.y * s.image + at;
-    sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, tile);
-    load_truth(mask, begin, pixels, s.K, ignore, truth);
-    sync_block();
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
       const V t = load<V>(truth + p);
       V top = load<V>(tile + p), sum(0), e_t(0);

@@ -27,21 +27,10 @@ __global__ void __launch_bounds__(kThreads) dice_sums(Pixels x, const uint8_t* m
   for (int i = threadIdx.x; i < 3 * s.K; i += blockDim.x) sums[i] = 0;
   const TileRange r = block_pixels(s);
   for (int64_t at = r.begin; at < r.end; at += kTile) {
-    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
-    const int64_t begin = blockIdx.y * s.image + at;
-    sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, tile);
-    load_truth(mask, begin, pixels, s.K, ignore, truth);
-    sync_block();
+    const int pixels = load_pixels(x, mask, ignore, s, r, at, tile, truth);
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
       const V t = load<V>(truth + p);
-      V top = load<V>(tile + p), sum(0);
-      for (int k = 1; k < s.K; ++k) top = max(load<V>(tile + k * kTile + p), top);
-      for (int k = 0; k < s.K; ++k) {
-        const V e = exp(load<V>(tile + k * kTile + p) - top);
-        store(tile + k * kTile + p, e);
-        sum += e;
-      }
+      const V sum = exponentials(tile + p, s.K);
       const V scale = V(1) / sum;
       const Mask<kPixels> counts = t < V(s.K);
       for (int k = 0; k < s.K; ++k)
@@ -200,12 +189,8 @@ __global__ void __launch_bounds__(kThreads)
   const TileRange r = block_pixels(s);
   V loss(0);
   for (int64_t at = r.begin; at < r.end; at += kTile) {
-    const int pixels = static_cast<int>(r.end - at < kTile ? r.end - at : kTile);
+    const int pixels = load_pixels(x, mask, terms.ignore, s, r, at, tile, truth);
     const int64_t begin = blockIdx.y * s.image + at;
-    sync_block();  // the tile may still be read
-    load_tile(x, begin, pixels, tile);
-    load_truth(mask, begin, pixels, K, terms.ignore, truth);
-    sync_block();
     for (int p = threadIdx.x * kPixels; p < pixels; p += blockDim.x * kPixels) {
       float* const here = tile + p;
       const V t = load<V>(truth + p);
