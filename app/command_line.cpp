@@ -105,6 +105,11 @@ int CommandLine::run(const std::function<int()>& body) {
   }
 }
 
+void refuse_existing(const std::string& path, bool force) {
+  if (!force && std::filesystem::exists(path))
+    throw IoError(path + ": is there already; --force writes over it, or choose another --output");
+}
+
 std::string shell_word(const std::string& word) {
   const std::string plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:.,/@%";
   if (!word.empty() && word.find_first_not_of(plain) == word.npos) return word;

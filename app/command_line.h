@@ -58,6 +58,9 @@ class CommandLine {
   std::unique_ptr<Parser> parser_;
 };
 
+// Throws IoError where something stands at `path` and --force was not given.
+void refuse_existing(const std::string& path, bool force);
+
 // A word of a command line so that a shell reads it back as it was.
 std::string shell_word(const std::string& word);
 

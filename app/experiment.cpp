@@ -206,9 +206,9 @@ std::string ExperimentData::list() const {
   std::string text = "row,name,part,times\n";
   for (const auto& [part, samples] : {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}})
     for (const int64_t i : *samples) {
-      std::string name = images.names.empty() ? "" : images.names[i];
-      for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
-      text += std::to_string(images.source[i]) + ",\"" + name + "\"," + part + "," + std::to_string(times[i]) + "\n";
+      const std::string name = images.names.empty() ? "" : images.names[i];
+      text += std::to_string(images.source[i]) + "," + csv_quoted(name) + "," + part + "," + std::to_string(times[i]) +
+              "\n";
     }
   return text;
 }

@@ -156,11 +156,7 @@ class PanelsListener : public Listener {
   explicit PanelsListener(int count) : count_(count) {}
   void end(Training& t, FinalReport& report) override {
     const Dataset& data = t.experiment().data().images;
-    const std::vector<std::string> names = t.experiment().class_names();
-    const std::vector<Colour> colours = t.experiment().class_colours();
-    std::vector<LegendEntry> legend;
-    for (size_t k = 0; k < names.size(); ++k)
-      legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
+    const std::vector<LegendEntry> legend = legend_of(t.experiment().class_names(), t.experiment().class_colours());
     std::vector<PanelRow> rows;
     const int64_t all = std::ssize(report.samples), count = std::min<int64_t>(count_, all);
     for (int64_t i = 0; i < count; ++i) {

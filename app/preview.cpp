@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <limits>
 
+#include "app/command_line.h"
 #include "engine/base/text.h"
 #include "engine/report/panel.h"
 
@@ -37,8 +37,7 @@ std::string describe(const kernels::AugmentDraw& d, const std::array<std::string
 }
 
 void write_preview(Experiment& experiment, const PreviewOptions& options) {
-  if (std::filesystem::exists(options.output) && !options.force)
-    throw IoError(options.output + ": is there already; --force writes over it, or choose another --output");
+  refuse_existing(options.output, options.force);
   const ExperimentData& data = experiment.data();
   const Dataset& images = data.images;
   const kernels::Augment& augment = data.augment;
@@ -97,10 +96,7 @@ void write_preview(Experiment& experiment, const PreviewOptions& options) {
     sheet.caption = images.name(row) + ": " + describe(draw, partners);
   }
   const std::vector<std::string> titles{"image", "truth", "as it trains", "its truth"};
-  const std::vector<std::string> names = experiment.class_names();
-  const std::vector<Colour> colours = experiment.class_colours();
-  std::vector<LegendEntry> legend;
-  for (size_t k = 0; k < names.size(); ++k) legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
+  const std::vector<LegendEntry> legend = legend_of(experiment.class_names(), experiment.class_colours());
   write_png(options.output, draw_sheet(titles, rows, images.height, images.width, images.channels, legend));
   if (!experiment.config.data.augment && !experiment.config.data.oversample && !experiment.config.data.balance)
     std::puts("data.augment is off: images train as they are stored");

@@ -2,8 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "app/listeners.h"
 #include "app/training.h"
@@ -12,7 +10,6 @@
 #include "engine/report/page.h"
 #include "engine/report/progress.h"
 #include "engine/report/table.h"
-#include "kernels/sample.h"
 
 namespace regolith {
 namespace {
@@ -66,16 +63,13 @@ class Gallery {
  public:
   Gallery(Training& t, const FinalReport& report) : experiment_(t.experiment()), report_(report) {
     const Dataset& data = experiment_.data().images;
-    const std::vector<int> unlearnt = experiment_.config.loss.unlearnt(experiment_.classes());
-    const bool foreground = !unlearnt.empty() && unlearnt[0] == 0;
-    metric_ = foreground ? "miou_foreground" : "miou";
+    metric_ = metric_of_images(experiment_.config.loss.unlearnt(experiment_.classes()));
     const auto K = static_cast<size_t>(experiment_.classes());
     for (size_t i = 0; i < report.samples.size(); ++i) {
       std::vector<int64_t> confusion(K * K);
-      const uint8_t* truth = data.mask(report.samples[i]);
-      const uint8_t* prediction = report.predictions.data() + i * data.mask_bytes();
-      for (int64_t p = 0; p < data.mask_bytes(); ++p)
-        if (truth[p] != kernels::kAbsentClass) ++confusion[truth[p] * K + prediction[p]];
+      const auto pixels = static_cast<size_t>(data.mask_bytes());
+      add_pixels(confusion, experiment_.classes(), {data.mask(report.samples[i]), pixels},
+                 {report.predictions.data() + i * pixels, pixels});
       const double value = value_of(metrics(confusion, experiment_.classes(), 0), metric_);
       if (std::isfinite(value)) ranked_.emplace_back(value, i);
     }
@@ -168,11 +162,6 @@ class ReportListener : public Listener {
     body += "<h2>Configuration</h2>\n<p>" + escape_markup(t.memory_text()) + "</p>\n<pre>" +
             escape_markup(read_text(t.path("config.yaml"))) + "</pre>\n";
     write_file_atomically(t.path(kFile), html_page(name, body));
-  }
-  static std::string read_text(const std::string& path) {
-    std::ostringstream text;
-    text << std::ifstream(path, std::ios::binary).rdbuf();
-    return text.str();
   }
 };
 

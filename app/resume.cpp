@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
@@ -51,12 +49,6 @@ void compare(const Yaml& before, const Yaml& now, std::vector<Change>& changes) 
   if (gone != added) changes.push_back({now.path(), gone, added});
   for (const Yaml::Item& item : now.items())
     if (const Yaml earlier = before.find(item.key); earlier.exists()) compare(earlier, item.value, changes);
-}
-
-std::string read_text(const std::string& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
 }
 
 // Words of 64 bits, each mixed in by a product and a shift: not against an adversary.

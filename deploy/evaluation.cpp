@@ -67,14 +67,13 @@ class Scorer {
     result_.classes = segmenter.class_names();
     result_.never_predicted = segmenter.never_predicted();
     result_.confusion.resize(result_.classes.size() * result_.classes.size());
-    foreground_ = !result_.never_predicted.empty() && result_.never_predicted[0] == 0;
+    metric_ = metric_of_images(result_.never_predicted);
   }
 
   void add(const LabelledImage& labelled, const Segmentation& s) {
     const size_t K = result_.classes.size();
     std::vector<int64_t> confusion(K * K);
-    for (size_t i = 0; i < s.ids.size(); ++i)
-      if (labelled.truth[i] != kernels::kAbsentClass) ++confusion[labelled.truth[i] * K + s.ids[i]];
+    add_pixels(confusion, s.classes, labelled.truth, s.ids);
     int64_t pixels = 0, right = 0;
     for (size_t i = 0; i < confusion.size(); ++i) {
       result_.confusion[i] += confusion[i];
@@ -84,7 +83,7 @@ class Scorer {
     boundary_.add(learnt(labelled.truth), s.ids, s.height, s.width);
     const auto classes = static_cast<int>(K);
     const ImageScores& scores = result_.images.emplace_back(ImageScores{
-        labelled.image.name, value_of(metrics(confusion, classes, kNaN), foreground_ ? "miou_foreground" : "miou"),
+        labelled.image.name, value_of(metrics(confusion, classes, kNaN), metric_),
         pixels > 0 ? static_cast<double>(right) / static_cast<double>(pixels) : kNaN, score(confusion, classes).iou});
     keep_if_bad(labelled, s, scores);
   }
@@ -118,7 +117,7 @@ class Scorer {
 
   Evaluated result_;
   BoundaryF1 boundary_;
-  bool foreground_;
+  std::string_view metric_;
   std::multimap<double, ShownImage> worst_;
 };
 
@@ -204,8 +203,7 @@ void evaluate(const EvaluationOptions& o) {
     const fs::path output = o.output.empty()     ? fs::path(folder) / ("eval-" + title)
                             : o.runs.size() == 1 ? fs::path(o.output)
                                                  : fs::path(o.output) / last_part(folder);
-    if (fs::exists(output) && !o.force)
-      throw IoError(output.string() + ": is there already; --force writes over it, or choose another --output");
+    refuse_existing(output.string(), o.force);
     return output.string();
   };
   if (!known.empty() || !o.output.empty())
@@ -217,10 +215,7 @@ void evaluate(const EvaluationOptions& o) {
     std::unique_ptr<ImageSource> images;
     std::string title = input;
     if (o.input.empty()) {
-      auto part =
-          std::make_unique<SplitImages>(load_run_config(fs::path(folder) / "config.yaml",
-                                                        {"run.device=cpu", "run.precision=fp32"}, ConfigUse::training),
-                                        o.split);
+      auto part = std::make_unique<SplitImages>(training_config(folder), o.split);
       title = part->part();
       images = std::move(part);
     } else {

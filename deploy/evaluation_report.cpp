@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "deploy/outputs.h"
 #include "deploy/prediction.h"
 #include "engine/base/error.h"
 #include "engine/base/text.h"
@@ -85,9 +84,6 @@ json json_of(const Evaluated& r) {
 Picture draw_worst(const Evaluated& r, const std::vector<std::array<uint8_t, 3>>& colours) {
   int H = 0, W = 0;
   for (const ShownImage& image : r.worst) H = std::max(H, image.height), W = std::max(W, image.width);
-  std::vector<LegendEntry> legend;
-  for (size_t k = 0; k < r.classes.size(); ++k)
-    legend.push_back({r.classes[k], {colours[k][0], colours[k][1], colours[k][2]}});
   std::vector<std::array<std::vector<uint8_t>, 3>> tiles;
   std::vector<PanelRow> rows;
   for (const ShownImage& image : r.worst) {
@@ -102,7 +98,7 @@ Picture draw_worst(const Evaluated& r, const std::vector<std::array<uint8_t, 3>>
                      fitted(image.prediction, 1, kernels::kAbsentClass)});
     rows.push_back({tiles.back()[0].data(), tiles.back()[1].data(), tiles.back()[2].data(), image.caption});
   }
-  return draw_panel(rows, H, W, r.worst[0].channels, legend);
+  return draw_panel(rows, H, W, r.worst[0].channels, legend_of(r.classes, colours));
 }
 
 }  // namespace

@@ -204,13 +204,6 @@ class CsvOutputs : public FileOutputs {
 
 }  // namespace
 
-std::string csv_field(const std::string& text) {
-  if (text.find_first_of(",\"\n\r") == text.npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + "\"";
-}
-
 std::unique_ptr<Outputs> open_outputs(const std::string& path, const OutputOptions& options,
                                       const std::vector<std::string>& names, const Segmenter& segmenter) {
   const std::string kind = fs::path(path).extension().string();

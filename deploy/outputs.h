@@ -29,9 +29,6 @@ class Outputs {
   virtual std::string note() const = 0;                                  // what was written where
 };
 
-// A field of a .csv (RFC 4180): within quotes where it holds a comma, a quote or the end of a line.
-std::string csv_field(const std::string& text);
-
 // By the name: NAME.npz, NAME.csv, or a folder. `names`: of all images to come, in order. Throws UsageError for options
 // that such an output does not take, IoError where it cannot be written, or is there already and may not be replaced.
 std::unique_ptr<Outputs> open_outputs(const std::string& path, const OutputOptions& options,

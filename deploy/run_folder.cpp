@@ -43,4 +43,9 @@ TrainedRun open_run(const std::string& folder, const std::string& weights, const
   return run;
 }
 
+RunConfig training_config(const std::string& folder) {
+  return load_run_config(fs::path(folder) / "config.yaml", {"run.device=cpu", "run.precision=fp32"},
+                         ConfigUse::training);
+}
+
 }  // namespace regolith

@@ -8,8 +8,9 @@
 #include <memory>
 #include <numeric>
 
+#include "app/command_line.h"
 #include "app/experiment.h"
-#include "deploy/outputs.h"
+#include "deploy/run_folder.h"
 #include "engine/base/error.h"
 #include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
@@ -66,11 +67,6 @@ std::string csv_text(const std::vector<Suspect>& suspects, const Dataset& data, 
 
 Picture draw(const std::vector<Suspect>& suspects, int count, const Dataset& data,
              const std::vector<Judgement>& judgements, const Segmenter& segmenter) {
-  std::vector<LegendEntry> legend;
-  for (size_t k = 0; k < segmenter.class_names().size(); ++k) {
-    const auto& c = segmenter.class_colours()[k];
-    legend.push_back({segmenter.class_names()[k], {c[0], c[1], c[2]}});
-  }
   std::vector<std::vector<uint8_t>> doubts;  // (H, W, C)
   std::vector<SheetRow> rows;
   for (int i = 0; i < count; ++i) {
@@ -82,23 +78,20 @@ Picture draw(const std::vector<Suspect>& suspects, int count, const Dataset& dat
                     data.name(s.sample) + format(": loss %.2f, contradicted %.0f%%", s.loss, 100 * s.contradicted)});
   }
   return draw_sheet(std::vector<std::string>{"image", "mask", "predicted", "doubt"}, rows, data.height, data.width,
-                    data.channels, legend);
+                    data.channels, legend_of(segmenter.class_names(), segmenter.class_colours()));
 }
 
 }  // namespace
 
 std::vector<Suspect> find_suspects(const SuspectsOptions& o) {
-  if (fs::exists(o.output) && !o.force)
-    throw IoError(o.output + ": is there already; --force writes over it, or choose another --output");
+  refuse_existing(o.output, o.force);
   std::unique_ptr<Experiment> first;
   std::unique_ptr<Segmenter> segmenter;
   std::vector<Judgement> judgements;
   Progress progress(std::cout, Progress::columns_of(1));
   for (const std::string& run : o.runs) {
     segmenter = std::make_unique<Segmenter>(std::vector<std::string>{run}, o.segmenter);
-    auto experiment = std::make_unique<Experiment>(
-        load_run_config(fs::path(run) / "config.yaml", {"run.device=cpu", "run.precision=fp32"}, ConfigUse::training),
-        nullptr, true);
+    auto experiment = std::make_unique<Experiment>(training_config(run), nullptr, true);
     const ExperimentData& data = experiment->data();
     const Dataset& images = data.images;
     if (first != nullptr &&

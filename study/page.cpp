@@ -28,15 +28,11 @@ double validation_of(const EpochRecord& e, const std::string& metric) {
 
 // Every score of one split, mean and spread.
 std::string detail(const std::vector<StudyRow>& rows, const std::string& split) {
-  std::vector<std::string> header{"configuration"}, classes;
+  std::vector<std::string> header{"configuration"};
   const std::vector<Metric> all = metrics({}, 0, EpochRecord::kNone);
   for (const Metric& m : all)
     if (m.higher_is_better) header.push_back(m.name);
-  for (const StudyRow& row : rows)
-    for (const StudyRun& run : row.runs)
-      if (const auto s = run.results.splits.find(split); s != run.results.splits.end())
-        for (const std::string& cls : s->second.classes)
-          if (std::ranges::find(classes, cls) == classes.end()) classes.push_back(cls);
+  const std::vector<std::string> classes = classes_of(rows, split);
   for (const std::string& cls : classes) header.push_back(cls);
   std::vector<HtmlRow> lines;
   for (const StudyRow& row : rows) {

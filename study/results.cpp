@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "app/experiment.h"
 #include "engine/base/error.h"
+#include "engine/io/atomic_file.h"
 #include "engine/io/safetensors.h"
 
 namespace regolith {
@@ -80,9 +79,7 @@ RunResults read_results(const std::string& folder, const RunConfig& config) {
     }
     for (const char* file : {"eval-hidden/scores.json", "scores.json"}) {
       if (!fs::exists(path(file))) continue;
-      std::ostringstream text;
-      text << std::ifstream(path(file)).rdbuf();
-      const json scores = json::parse(text.str());
+      const json scores = json::parse(read_text(path(file)));
       r.splits[scores.at("split")] = split_of(scores);
       if (scores.contains("validation")) r.splits["validation"] = split_of(scores.at("validation"));
       r.parameters = scores.value("parameters", r.parameters);

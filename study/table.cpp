@@ -4,7 +4,6 @@
 #include <cmath>
 #include <functional>
 
-#include "deploy/outputs.h"
 #include "engine/base/text.h"
 #include "engine/report/table.h"
 
@@ -73,6 +72,17 @@ std::vector<std::string> splits_of(const std::vector<StudyRow>& rows, const Stud
   std::vector<std::string> splits{"validation", "test"};
   if (!options.hidden.empty() || any_split(rows, "hidden")) splits.push_back("hidden");
   return splits;
+}
+
+std::vector<std::string> classes_of(const std::vector<StudyRow>& rows, const std::string& split) {
+  std::vector<std::string> classes;
+  for (const StudyRow& row : rows)
+    for (const StudyRun& run : row.runs)
+      for (const auto& [name, result] : run.results.splits)
+        for (const std::string& cls : result.classes)
+          if ((split.empty() || name == split) && std::ranges::find(classes, cls) == classes.end())
+            classes.push_back(cls);
+  return classes;
 }
 
 std::vector<std::string> table_header(const std::vector<StudyRow>& rows, const StudyOptions& options) {
@@ -184,12 +194,7 @@ std::string table_csv(const std::vector<StudyRow>& rows, const StudyOptions& opt
       {"parameters", [](const RunResults& r) { return r.parameters > 0 ? static_cast<double>(r.parameters) : kNone; }},
       {"epochs", [](const RunResults& r) { return static_cast<double>(r.epochs); }},
       {"epoch_seconds", [](const RunResults& r) { return r.epoch_seconds(); }}};
-  std::vector<std::string> classes;
-  for (const StudyRow& row : rows)
-    for (const StudyRun& run : row.runs)
-      for (const auto& [split, result] : run.results.splits)
-        for (const std::string& name : result.classes)
-          if (std::ranges::find(classes, name) == classes.end()) classes.push_back(name);
+  const std::vector<std::string> classes = classes_of(rows);
   for (const char* split : {"validation", "test", "hidden"}) {
     for (const Metric& m : metrics({}, 0, kNone))
       columns.push_back({std::string(split) + " " + m.name,

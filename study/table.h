@@ -33,6 +33,8 @@ struct TableLine {
   std::vector<std::string> cells;  // as many as the header has; the last is the note
 };
 std::vector<std::string> splits_of(const std::vector<StudyRow>& rows, const StudyOptions& options);
+// The classes that the runs have scores of, in the order in which they come; of all splits where none is named.
+std::vector<std::string> classes_of(const std::vector<StudyRow>& rows, const std::string& split = "");
 std::vector<std::string> table_header(const std::vector<StudyRow>& rows, const StudyOptions& options);
 std::vector<TableLine> table_lines(const std::vector<StudyRow>& rows, const StudyOptions& options);
 const char* name_of(RunState state);

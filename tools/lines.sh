@@ -5,13 +5,13 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  11900
-engine   13630
+engine   13685
 models    565
 losses     545
 data      2985
-app       2910
-deploy    3175
-study     1300
+app       2895
+deploy    3160
+study     1290
 tools     1315"
 total=0 most=0 over=0
 while read -r folder lines; do

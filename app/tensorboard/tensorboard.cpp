@@ -8,8 +8,6 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "app/training.h"
 #include "engine/base/text.h"
@@ -65,15 +63,13 @@ class TensorboardListener : public Listener {
     events::Event e = event(t.epochs_done());
     for (const Metric& m : report.metrics) add(e, report.split + "_best/" + m.name, m.value);
     if (const std::string panels = t.path("panels.png"); fs::exists(panels)) {
-      std::ostringstream bytes;
-      bytes << std::ifstream(panels, std::ios::binary).rdbuf();
       const ImageHeader size = read_image_header(panels);
       events::Summary::Value& value = *e.mutable_summary()->add_value();
       value.set_tag("panels");
       value.mutable_image()->set_height(size.height);
       value.mutable_image()->set_width(size.width);
       value.mutable_image()->set_colorspace(3);
-      value.mutable_image()->set_encoded_image_string(bytes.str());
+      value.mutable_image()->set_encoded_image_string(read_text(panels));
     }
     append(e);
     report.written.push_back(fs::path(path_).filename().string());

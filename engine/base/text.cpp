@@ -45,6 +45,16 @@ std::string thousands(int64_t value) {
 
 std::string mebibytes(double bytes, int digits) { return format("%.*f MiB", digits, bytes / (1 << 20)); }
 
+std::string csv_quoted(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
+}
+
+std::string csv_field(const std::string& text) {
+  return text.find_first_of(",\"\n\r") == text.npos ? text : csv_quoted(text);
+}
+
 std::string did_you_mean(std::string_view name, std::span<const std::string> candidates) {
   const std::string* best = nullptr;
   size_t best_distance = 0;

@@ -38,6 +38,10 @@ std::string number(float value);
 std::string thousands(int64_t value);                 // "1,837,509"
 std::string mebibytes(double bytes, int digits = 0);  // "216 MiB"
 
+std::string csv_quoted(const std::string& text);  // "a ""word"""
+// A field of a .csv (RFC 4180): within quotes where it holds a comma, a quote or the end of a line.
+std::string csv_field(const std::string& text);
+
 // "; did you mean 'filters'?" where a candidate is close to the name by edit distance, else "".
 std::string did_you_mean(std::string_view name, std::span<const std::string> candidates);
 

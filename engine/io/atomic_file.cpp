@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <utility>
 
 #include "engine/base/error.h"
@@ -62,6 +64,12 @@ void AtomicFile::fail(const char* what) const {
   std::string message = std::string(what) + " " + path_ + ": " + std::strerror(error);
   if (error == ENOSPC || error == EDQUOT || error == EFBIG) message += "; free some space or write to another folder";
   throw IoError(message + " (what stood there before is unchanged)");
+}
+
+std::string read_text(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
 }
 
 void write_file_atomically(const std::string& path, std::string_view text) {

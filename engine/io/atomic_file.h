@@ -28,6 +28,7 @@ class AtomicFile {
   int file_ = -1;
 };
 
+std::string read_text(const std::string& path);  // a whole file; "" where it cannot be read
 void write_file_atomically(const std::string& path, std::string_view text);
 // The text is on the disk when the function returns. Throws IoError.
 void append_to_file(const std::string& path, std::string_view text);

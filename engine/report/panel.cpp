@@ -66,6 +66,13 @@ void draw_text(Picture& picture, int x, int y, const std::string& text, Rgb colo
   }
 }
 
+std::vector<LegendEntry> legend_of(std::span<const std::string> names,
+                                   std::span<const std::array<uint8_t, 3>> colours) {
+  std::vector<LegendEntry> legend;
+  for (size_t k = 0; k < names.size(); ++k) legend.push_back({names[k], {colours[k][0], colours[k][1], colours[k][2]}});
+  return legend;
+}
+
 Picture draw_sheet(std::span<const std::string> titles, std::span<const SheetRow> rows, int height, int width,
                    int channels, std::span<const LegendEntry> legend) {
   const bool captions = std::any_of(rows.begin(), rows.end(), [](const SheetRow& r) { return !r.caption.empty(); });

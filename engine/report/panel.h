@@ -2,6 +2,7 @@
 // prediction.
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +15,9 @@ struct LegendEntry {
   std::string name;
   Rgb colour;
 };
+
+// An entry for each class; there are as many colours, or more.
+std::vector<LegendEntry> legend_of(std::span<const std::string> names, std::span<const std::array<uint8_t, 3>> colours);
 
 // `n` colours that people with any colour vision can tell apart (Okabe and Ito, "Color Universal Design", 2008). The
 // first is near black; beyond eight the colours repeat, lighter.

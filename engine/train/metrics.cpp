@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "engine/base/error.h"
+#include "kernels/augment_options.h"
 
 namespace regolith {
 namespace {
@@ -72,6 +73,17 @@ double miou_keras_ignore0(std::span<const Counts> classes) {
 }
 
 }  // namespace
+
+void add_pixels(std::span<int64_t> confusion, int classes, std::span<const uint8_t> truth,
+                std::span<const uint8_t> prediction) {
+  const auto K = static_cast<size_t>(classes);
+  for (size_t i = 0; i < truth.size(); ++i)
+    if (truth[i] != kernels::kAbsentClass) ++confusion[truth[i] * K + prediction[i]];
+}
+
+std::string_view metric_of_images(std::span<const int> never_predicted) {
+  return !never_predicted.empty() && never_predicted[0] == 0 ? "miou_foreground" : "miou";
+}
 
 Scores score(std::span<const int64_t> confusion, int classes) {
   Scores s;

@@ -17,6 +17,10 @@ struct Scores {
 };
 Scores score(std::span<const int64_t> confusion, int classes);
 
+// Adds an image to a confusion matrix; pixels without truth (kernels::kAbsentClass) are left out.
+void add_pixels(std::span<int64_t> confusion, int classes, std::span<const uint8_t> truth,
+                std::span<const uint8_t> prediction);
+
 // One number for a whole split, by which runs and epochs are compared.
 struct Metric {
   std::string name;
@@ -32,6 +36,9 @@ struct Metric {
 //                     MeanIoU(ignore_class=0) of Keras computes
 // All of them, in this order, whatever the matrix holds: an empty one gives the names.
 std::vector<Metric> metrics(std::span<const int64_t> confusion, int classes, double loss);
+
+// By which images are ranked: miou_foreground where class 0 is never predicted, else miou.
+std::string_view metric_of_images(std::span<const int> never_predicted);
 
 double value_of(std::span<const Metric> metrics, std::string_view name);  // throws TrainError for a name not among them
 
