@@ -54,8 +54,7 @@ class ProgressListener : public Listener {
   }
   void epoch(Training& t, EpochReport& report) override {
     const std::string monitored = t.experiment().config.monitor().substr(4);  // without val_
-    const EpochRecord& record = report.record;
-    for (const Metric& m : t.experiment().config.watches_ema() ? record.ema_validation : record.validation)
+    for (const Metric& m : report.record.watched(t.experiment().config.watches_ema()))
       if (report.validated && (m.name == monitored || m.name == "loss" || m.name == "miou"))
         state_.validation.push_back(m);
     progress_.epoch(state_);

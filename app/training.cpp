@@ -305,7 +305,7 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
   }
   times_.validation += since(began);
   report.validated = true;
-  const std::vector<Metric>& watched = config_.watches_ema() ? record.ema_validation : record.validation;
+  const std::vector<Metric>& watched = record.watched(config_.watches_ema());
   report.monitored = value_of(watched, config_.monitor().substr(4));  // without val_
   schedule_->end_epoch(value_of(watched, schedule_->monitor().substr(4)));
   return report;

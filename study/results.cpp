@@ -56,12 +56,14 @@ double RunResults::epoch_seconds() const {
   return *middle;
 }
 
-const EpochRecord* best_record(const std::vector<EpochRecord>& history, const std::string& monitor, int64_t until) {
+const EpochRecord* best_record(const std::vector<EpochRecord>& history, const RunConfig& config, int64_t until) {
+  const std::string monitor = config.monitor().substr(4);  // without val_
   const EpochRecord* best = nullptr;
   double most = -INFINITY;
   for (const EpochRecord& r : history) {
-    const auto m = std::ranges::find(r.validation, monitor.substr(4), &Metric::name);  // without val_
-    if (m == r.validation.end() || !std::isfinite(m->value) || (until > 0 && r.epoch > until)) continue;
+    const std::vector<Metric>& watched = r.watched(config.watches_ema());
+    const auto m = std::ranges::find(watched, monitor, &Metric::name);
+    if (m == watched.end() || !std::isfinite(m->value) || (until > 0 && r.epoch > until)) continue;
     const double value = m->higher_is_better ? m->value : -m->value;
     if (value > most) best = &r, most = value;
   }
@@ -88,9 +90,11 @@ RunResults read_results(const std::string& folder, const RunConfig& config) {
   } catch (const json::exception& e) {
     throw IoError(folder + ": was not written by this version of engine_run: " + e.what());
   }
-  if (const EpochRecord* best = best_record(r.history, config.monitor()); best != nullptr && !r.finished)
-    r.splits["validation"] = {best->validation,
-                              class_names(config.data.classes, static_cast<int>(best->val_iou.size())), best->val_iou};
+  if (const EpochRecord* best = best_record(r.history, config); best != nullptr && !r.finished) {
+    const std::vector<double>& iou = best->watched_iou(config.watches_ema());
+    r.splits["validation"] = {best->watched(config.watches_ema()),
+                              class_names(config.data.classes, static_cast<int>(iou.size())), iou};
+  }
   return r;
 }
 

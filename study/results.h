@@ -35,8 +35,8 @@ struct RunResults {
 // Throws IoError for a folder whose files cannot be read. A folder that is not there has no results.
 RunResults read_results(const std::string& folder, const RunConfig& config);
 
-// The record whose weights are the best by `monitor` ("val_loss"), of those up to epoch `until` (0: of all); null where
-// none was validated.
-const EpochRecord* best_record(const std::vector<EpochRecord>& history, const std::string& monitor, int64_t until = 0);
+// The record whose weights are the best by the monitor of `config`, of those up to epoch `until` (0: of all); null
+// where none was validated.
+const EpochRecord* best_record(const std::vector<EpochRecord>& history, const RunConfig& config, int64_t until = 0);
 
 }  // namespace regolith

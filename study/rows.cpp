@@ -100,9 +100,10 @@ std::vector<size_t> survivors(const std::vector<StudyRow>& rows, const std::vect
   for (const size_t r : alive) {
     double sum = 0;
     for (const StudyRun& run : rows[r].runs) {
-      const EpochRecord* best = best_record(run.results.history, rows[r].config->monitor(), until);
+      const EpochRecord* best = best_record(run.results.history, *rows[r].config, until);
       double value = EpochRecord::kNone;
-      if (best != nullptr && run.state != RunState::failed) value = value_of(best->validation, score);
+      if (best != nullptr && run.state != RunState::failed)
+        value = value_of(best->watched(rows[r].config->watches_ema()), score);
       sum += value;
     }
     if (std::isfinite(sum)) ranked.emplace_back(-sum, r);

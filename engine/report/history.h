@@ -20,6 +20,9 @@ struct EpochRecord {
   // file.
   std::vector<Metric> validation, ema_validation;
   std::vector<double> val_iou, val_ema_iou;  // by class
+  // Those that schedule, best weights and comparisons go by: of the average where the run watches it.
+  const std::vector<Metric>& watched(bool ema) const { return ema ? ema_validation : validation; }
+  const std::vector<double>& watched_iou(bool ema) const { return ema ? val_ema_iou : val_iou; }
 };
 
 class History {

@@ -167,6 +167,26 @@ TEST_F(StudyTest, TheBestRowsGoOn) {
   EXPECT_THAT(survivors(rows, {0, 2}, 1, metric, 2), ElementsAre(2));
 }
 
+// A run that watches the average of its weights is ranked by it too.
+TEST_F(StudyTest, TheBestRowsAreThoseOfTheWatchedWeights) {
+  const std::string sweep = "sweep: {train.ema.watch: [raw, ema], halving: {first_epochs: 2}}\n";
+  std::vector<StudyRow> rows = study_rows({.configs = {write("s.yaml", sweep)}, .seeds = 1});
+  ASSERT_EQ(rows.size(), 2u);
+  for (StudyRow& row : rows) {
+    StudyRun& run = row.runs[0];
+    give(run, 0.5, 2, false);
+    for (EpochRecord& r : run.results.history) {
+      r.ema_validation = metrics({}, 0, 0.1 * static_cast<double>(r.epoch));  // the first epoch's is the best
+      for (Metric& m : r.ema_validation)
+        if (m.higher_is_better) m.value = r.epoch == 1 ? 0.7 : 0.6;
+    }
+  }
+  const std::vector<EpochRecord>& raw = rows[0].runs[0].results.history;
+  EXPECT_EQ(best_record(raw, *rows[0].config)->epoch, 2);
+  EXPECT_EQ(best_record(raw, *rows[1].config)->epoch, 1);
+  EXPECT_THAT(survivors(rows, {0, 1}, 2, "miou_foreground", 2), ElementsAre(1));
+}
+
 TEST(MeanSpread, CountsNumbersOnly) {
   const MeanSpread m = mean_spread({1, NAN, 3});
   EXPECT_EQ(m.mean, 2);
