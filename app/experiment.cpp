@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "app/pseudo.h"
 #include "data/clean.h"
 #include "data/overlap.h"
 #include "data/sources.h"
@@ -106,9 +107,19 @@ const ExperimentData& Experiment::data() {
   } else {
     for (int64_t i : p->train) p->epoch.push_back({i, d.augment.has_value()});
   }
+  if (d.balance) p->repeats = repeat_factors(all, p->train, d.balance->threshold);
+  if (d.pseudo) {
+    p->report += append_pseudo_labelled(p->images, config, source_context(), class_names(), pseudo_labels_);
+    for (int64_t i = all.count - all.unlabelled; i < all.count; ++i) {
+      const uint8_t* const mask = all.mask(i);
+      if (std::all_of(mask, mask + all.mask_bytes(), [](uint8_t c) { return c == kernels::kAbsentClass; })) continue;
+      p->pseudo.push_back(i);
+      p->epoch.push_back({i, d.augment.has_value()});
+    }
+    if (d.balance) p->repeats.resize(p->epoch.size(), 1);
+  }
   p->draws = std::ssize(p->epoch);
   if (d.balance) {
-    p->repeats = repeat_factors(all, p->train, d.balance->threshold);
     p->draws = std::llround(std::accumulate(p->repeats.begin(), p->repeats.end(), 0.0));
     p->report += "balance: images are seen 1 to " +
                  number(std::round(10 * *std::max_element(p->repeats.begin(), p->repeats.end())) / 10) + " times, " +
@@ -204,7 +215,8 @@ std::string ExperimentData::list() const {
   std::vector<int> times(static_cast<size_t>(images.count));
   for (const SampleIndex& s : epoch) ++times[s.index];
   std::string text = "row,name,part,times\n";
-  for (const auto& [part, samples] : {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}})
+  for (const auto& [part, samples] :
+       {std::pair{"train", &train}, {"validation", &validation}, {"test", &test}, {"pseudo", &pseudo}})
     for (const int64_t i : *samples) {
       const std::string name = images.names.empty() ? "" : images.names[i];
       text += std::to_string(images.source[i]) + "," + csv_quoted(name) + "," + part + "," + std::to_string(times[i]) +

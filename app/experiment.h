@@ -16,6 +16,7 @@ namespace regolith {
 struct ExperimentData {
   Dataset images;
   std::vector<int64_t> train, validation, test;  // samples of it
+  std::vector<int64_t> pseudo;                   // and those that networks labelled, which train too
   std::vector<SampleIndex> epoch;                // what an epoch is drawn from
   std::vector<double> repeats;                   // how often it has each of them on the mean; empty: each once
   int64_t draws = 0;                             // the length of an epoch
@@ -46,6 +47,8 @@ class Experiment {
   // Reads, cleans and splits the images. Throws DataError; ConfigError where they do not fit the model's input.
   const ExperimentData& data();
   DeviceData& device_data();  // the same on the device
+  // Where the run that goes on keeps the labels of data.pseudo. Before data().
+  void set_pseudo_labels(std::string file) { pseudo_labels_ = std::move(file); }
   // kernels::sample_index() of the samples of an epoch, from 0 on, as they are trained on. losses: with
   // data.hard_examples, by row of the data, NaN where none is known.
   std::vector<int32_t> order(int64_t epoch, const std::vector<float>& losses = {});
@@ -72,6 +75,7 @@ class Experiment {
 
   std::unique_ptr<Device> device_;
   bool plan_only_;
+  std::string pseudo_labels_;
   std::unique_ptr<Network> network_;
   std::unique_ptr<ExperimentData> data_;
   std::unique_ptr<DeviceData> device_data_;

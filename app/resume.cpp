@@ -15,9 +15,10 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Sections and keys that make it another experiment. Data may move: its digest tells.
-constexpr const char* kFixed[] = {"run.seed",         "data.clean",         "data.split",     "data.oversample",
-                                  "data.balance",     "data.hard_examples", "data.normalise", "train.batch",
-                                  "train.accumulate", "train.drop_last",    "train.init",     "model"};
+constexpr const char* kFixed[] = {"run.seed",     "data.clean",         "data.split",      "data.oversample",
+                                  "data.balance", "data.hard_examples", "data.pseudo",     "data.normalise",
+                                  "train.batch",  "train.accumulate",   "train.drop_last", "train.init",
+                                  "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
 constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
                                      "train.slices", "conv",          "graph",       "version"};

@@ -35,6 +35,8 @@ void fields(V& v, DataOptions& s) {
   v("oversample", s.oversample, {.doc = "repeat images of a rare class in the training set"});
   v("balance", s.balance, {.doc = "images of rare classes are drawn more often, without copies; excludes oversample"});
   v("hard_examples", s.hard_examples, {.doc = "images of a large loss are drawn more often in the next epoch"});
+  v("pseudo", s.pseudo,
+    {.doc = "images without truth are trained on too, once an epoch, by what trained networks say"});
   v("augment", s.augment, {.doc = "augmentation of every image of the training set"});
   v("normalise", s.normalise, {});
   v("streaming", s.streaming,
@@ -196,6 +198,9 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
               " of each is needed");
   if (data.balance && data.oversample)
     yaml.at("balance").fail("excludes oversample: both repeat the images of rare classes; switch one off");
+  if (data.pseudo && data.pseudo->run.empty()) yaml.at("pseudo").fail_key("run", "names no run");
+  if (data.pseudo && data.pseudo->from.path.empty() && !npz && !std::holds_alternative<std::monostate>(data.source))
+    yaml.at("pseudo").fail_key("from", "is needed: auto is data.npz, but the data is another source");
   const SplitShares& split = data.split;
   const std::string effect = by_source ? "has no effect: the source gives validation or test as such"
                                        : "has no effect beside data.split.files";

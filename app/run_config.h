@@ -11,6 +11,7 @@
 
 #include "app/sweep.h"
 #include "data/clean.h"
+#include "data/pseudo.h"
 #include "data/sampling.h"
 #include "data/sources.h"
 #include "data/split.h"
@@ -45,6 +46,7 @@ struct DataOptions {
   std::optional<Oversample> oversample;
   std::optional<Balance> balance;
   std::optional<HardExamples> hard_examples;
+  std::optional<PseudoLabels> pseudo;
   std::optional<kernels::Augment> augment;
   Normalise normalise;
   Streaming streaming = Streaming::automatic;

@@ -11,6 +11,7 @@
 
 #include "app/checks.h"
 #include "app/command_line.h"
+#include "app/pseudo.h"
 #include "engine/base/text.h"
 #include "engine/io/atomic_file.h"
 #include "engine/train/weights.h"
@@ -21,6 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
+
+constexpr const char* kPseudoLabels = "pseudo.npz";
 
 double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
 
@@ -54,7 +57,7 @@ bool Training::run() {
   if (options_.resume.empty())
     initial_ = experiment_.initial_weights();
   else
-    earlier = read_earlier();
+    earlier = read_earlier(), experiment_.set_pseudo_labels(path(kPseudoLabels));
   phases_.start("data");
   const ExperimentData& data = experiment_.data();
   std::fputs(data.report.c_str(), stdout);
@@ -107,6 +110,7 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
     config_written_ = true;
     write_file_atomically(path("samples.csv"), experiment_.data().list());
     if (initial_) write_file_atomically(path("init.txt"), initial_->list());
+    if (config_.data.pseudo) write_pseudo_labels(path(kPseudoLabels), experiment_.data().images);
   }
   if (initial_) std::fputs(initial_->summary().c_str(), stdout);
   initial_.reset();
@@ -335,7 +339,7 @@ bool Training::finish() {
     report.validation = scores_of(e);
   }
   report.written = {"config.yaml"};
-  for (const char* file : {"samples.csv", "init.txt"})
+  for (const char* file : {"samples.csv", "init.txt", kPseudoLabels})
     if (fs::exists(path(file))) report.written.push_back(file);
   for (const auto& l : listeners_) l->end(*this, report);
   phases_.stop();

@@ -15,7 +15,7 @@ enum class Part : uint8_t { train, validation, test, none };
 
 // One grey or colour image per sample, all of one size; a mask gives the class of each pixel.
 struct Dataset {
-  int64_t count = 0;
+  int64_t count = 0, unlabelled = 0;  // the last ones have no truth of their own (data.pseudo)
   int height = 0, width = 0, channels = 1;
   std::vector<uint8_t> images;     // (count, height, width, channels), 0..255
   std::vector<uint8_t> masks;      // (count, height, width): class ids; kernels::kAbsentClass where there is no truth
@@ -33,9 +33,12 @@ struct Dataset {
   DataView view() const {
     return {images.data(), masks.empty() ? nullptr : masks.data(), count, height, width, channels};
   }
-  std::string name(int64_t i) const { return names.empty() ? "sample " + std::to_string(source[i]) : names[i]; }
+  std::string name(int64_t i) const {
+    if (!names.empty()) return names[i];
+    return (i < count - unlabelled ? "sample " : "unlabelled sample ") + std::to_string(source[i]);
+  }
   std::vector<int64_t> labelled_samples() const {
-    std::vector<int64_t> all(static_cast<size_t>(count));
+    std::vector<int64_t> all(static_cast<size_t>(count - unlabelled));
     std::iota(all.begin(), all.end(), 0);
     return all;
   }

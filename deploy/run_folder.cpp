@@ -44,7 +44,7 @@ TrainedRun open_run(const std::string& folder, const std::string& weights, const
 }
 
 RunConfig training_config(const std::string& folder) {
-  return load_run_config(fs::path(folder) / "config.yaml", {"run.device=cpu", "run.precision=fp32"},
+  return load_run_config(fs::path(folder) / "config.yaml", {"run.device=cpu", "run.precision=fp32", "data.pseudo=off"},
                          ConfigUse::training);
 }
 

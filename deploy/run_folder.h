@@ -25,7 +25,7 @@ struct TrainedRun {
 TrainedRun open_run(const std::string& folder, const std::string& weights = "best",
                     const std::vector<std::string>& overrides = {});
 
-// The configuration of a run whose data is to be read again, by a processor. Throws ConfigError.
+// The configuration of a run whose data with truth is to be read again, by a processor. Throws ConfigError.
 RunConfig training_config(const std::string& folder);
 
 }  // namespace regolith

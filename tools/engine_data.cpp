@@ -1,5 +1,7 @@
 #include "app/command_line.h"
 #include "app/preview.h"
+#include "app/pseudo.h"
+#include "deploy/pseudo.h"
 #include "deploy/segmenter_arguments.h"
 #include "deploy/suspects.h"
 
@@ -32,6 +34,7 @@ int main(int argc, char** argv) {
       find_suspects(suspects);
     }
     if (p.chosen("preview")) {
+      pseudo_labeller = label_by_runs;
       Experiment experiment(p.load_config(ConfigUse::training), nullptr, true);
       write_preview(experiment, preview);
     }

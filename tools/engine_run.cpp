@@ -8,7 +8,9 @@
 #ifdef REGOLITH_TENSORBOARD
 #include "app/tensorboard/tensorboard.h"
 #endif
+#include "app/pseudo.h"
 #include "app/training.h"
+#include "deploy/pseudo.h"
 #include "engine/report/explain.h"
 #include "models/reader.h"
 
@@ -42,6 +44,7 @@ int main(int argc, char** argv) {
       std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
       return 0;
     }
+    pseudo_labeller = label_by_runs;
 #ifdef REGOLITH_TENSORBOARD
     tensorboard_events = make_tensorboard_events;
 #endif

@@ -8,9 +8,9 @@ kernels  11900
 engine   13685
 models    565
 losses     545
-data      2985
-app       2895
-deploy    3160
+data      3035
+app       3015
+deploy    3210
 study     1290
 tools     1315"
 total=0 most=0 over=0

@@ -387,8 +387,11 @@ struct Writer {
       out << YAML::EndMap;
     } else {
       T shown = field;
-      if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>)
-        if (!whole_paths) shown.path = (fs::path(field.path) / "").parent_path().filename().string();
+      const auto shorten = [&](auto& path) {
+        if (!whole_paths) path.path = (fs::path(path.path) / "").parent_path().filename().string();
+      };
+      if constexpr (std::same_as<T, FilePath> || std::same_as<T, FolderPath>) shorten(shown);
+      if constexpr (std::same_as<T, std::vector<FolderPath>>) std::for_each(shown.begin(), shown.end(), shorten);
       Yaml::load_string("x: " + text(shown, info), "").at("x").emit(out);
     }
   }
