@@ -139,7 +139,8 @@ TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
   for (const char* text :
        {"<title>&lt;b&gt;&amp;</title>", "3 of 3 epochs", "<h2>Scores</h2>", ">miou_foreground<", "<h2>Confusion</h2>",
         "<h2>Worst and best images</h2>", "src=\"data:image/png;base64,iVBORw0KGgo", "seconds an epoch",
-        "reduce_on_plateau:", ">validation IoU by class<", "prefers-color-scheme: dark"})
+        "reduce_on_plateau:", ">validation IoU by class, ema<", "ema miou_foreground", "ema validation",
+        "prefers-color-scheme: dark"})
     EXPECT_THAT(page, testing::HasSubstr(text));
   for (const char* text : {"<b>&", "<script", "src=\"http", "href=", "url("})
     EXPECT_THAT(page, testing::Not(testing::HasSubstr(text)));
