@@ -20,8 +20,8 @@ constexpr const char* kFixed[] = {"run.seed",     "data.clean",         "data.sp
                                   "train.batch",  "train.accumulate",   "train.drop_last", "train.init",
                                   "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
-constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
-                                     "train.slices", "conv",          "graph",       "version"};
+constexpr const char* kRounding[] = {"run.device",        "run.devices",  "run.reduce", "run.precision", "run.threads",
+                                     "run.deterministic", "train.slices", "conv",       "graph",         "version"};
 
 bool inside(const std::string& key, const char* section) {
   return key == section || key.starts_with(section + std::string("."));
