@@ -401,7 +401,8 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
     rstd[g] = group_rstd(s.means + g * part.D, s.m2s + g * part.D, part.D, static_cast<float>(part.pixels), k.epsilon,
                          mean + g, &variance);
     if (k.running_mean != nullptr) {
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * mean[g];
+      const float bias = k.x_bias == nullptr ? 0 : k.x_bias[from + g];
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (mean[g] + bias);
       k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }

@@ -30,6 +30,7 @@ Target::Target(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Target::~Target() = default;
 
 std::shared_ptr<const Target> Target::of(const Device& device) {
+  if (const std::string json = device.description(); !json.empty()) return described(json);
   auto impl = std::make_unique<Impl>();
   if (cudaSetDevice(device.index()) != cudaSuccess) throw DeviceError("CUDA: cannot select " + device.name());
   if (const cudnnStatus_t s = cudnnCreate(&impl->handle); s != CUDNN_STATUS_SUCCESS)
@@ -106,7 +107,7 @@ void assemble(fe::graph::Graph& g, const ConvRequest& request, Direction directi
       Tensor t = g.conv_fprop(input("x", kX, x, request.type), input("w", kW, w, request.type),
                               geometry<fe::graph::Conv_fprop_attributes>(s));
       if (request.bias) {
-        t = g.pointwise(t, input("bias", kBias, {1, s.K, 1, 1}, DType::f32),
+        t = g.pointwise(t, input("bias", kBias, {1, s.K, 1, 1}, request.type),
                         fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
       }
       if (request.relu) {
@@ -130,7 +131,7 @@ void assemble(fe::graph::Graph& g, const ConvRequest& request, Direction directi
 struct ConvGraph::Graph : fe::graph::Graph {};
 
 ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction,
-                     DType result, int most)
+                     DType result, const MostPlans& most)
     : target_(std::move(target)), direction_(direction), graph_(std::make_unique<Graph>()) {
   const Target::Impl& device = target_->impl();
   Graph& g = *graph_;
@@ -158,18 +159,28 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
     forbidden.insert(forbidden.end(), {fe::NumericalNote_t::TENSOR_CORE, fe::NumericalNote_t::DOWN_CONVERT_INPUTS});
   }
   g.deselect_numeric_notes(forbidden);
-  for (int64_t i = 0; i < g.get_execution_plan_count() && static_cast<int>(plans_.size()) < most; ++i) {
+  const auto build = [&](int64_t i, bool compiled) {
     int64_t workspace = 0;
     std::string name;
+    if (bad(g.get_plan_name_at_index(i, name))) return;
     if (bad(g.build_plan_at_index(i))) {
       // Compiled, and only not loaded for want of a driver: on the device that was described it will be.
-      if (device.handle != nullptr || refusal_.find("cuLibraryLoadData") == std::string::npos) continue;
-      name = "compiled at run time";
-    } else if (bad(g.get_workspace_size_plan_at_index(i, workspace)) || bad(g.get_plan_name_at_index(i, name)) ||
+      if (device.handle != nullptr || refusal_.find("cuLibraryLoadData") == std::string::npos) return;
+    } else if (bad(g.get_workspace_size_plan_at_index(i, workspace)) ||
                workspace > static_cast<int64_t>(request.workspace_limit)) {
-      continue;
+      return;
     }
-    plans_.push_back({std::move(name), static_cast<size_t>(workspace), i});
+    plans_.push_back({std::move(name), static_cast<size_t>(workspace), i, compiled});
+  };
+  for (const bool compiled : {false, true}) {
+    const int enough = compiled ? most.compiled : most.precompiled;
+    for (int64_t i = 0; i < g.get_execution_plan_count() && static_cast<int>(plans_.size()) < enough; ++i) {
+      std::vector<fe::BehaviorNote_t> notes;
+      if (bad(g.get_behavior_notes_for_plan_at_index(i, notes))) continue;
+      const auto note = std::find(notes.begin(), notes.end(), fe::BehaviorNote_t::RUNTIME_COMPILATION);
+      if ((note != notes.end()) == compiled) build(i, compiled);
+    }
+    if (!plans_.empty()) return;
   }
 }
 

@@ -42,7 +42,9 @@ class Device {
   virtual std::string name() const = 0;     // "AMD EPYC, 2 threads", "NVIDIA H200 (sm_90)"
   virtual Execution execution() const = 0;  // of its streams
   virtual int index() const { return 0; }   // among the devices of its kind
-  virtual size_t free_bytes() const = 0;    // what could be allocated now
+  // JSON, by which cuDNN plans for a device that need not be there; "": it is there.
+  virtual std::string description() const { return ""; }
+  virtual size_t free_bytes() const = 0;  // what could be allocated now
 
   // 256-byte aligned, contents undefined. Throws DeviceError when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
