@@ -20,6 +20,7 @@ using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 
 struct Target::Impl {
   cudnnHandle_t handle = nullptr;                          // of a device that is there
+  mutable cudaStream_t stream = nullptr;                   // that the handle works on
   std::shared_ptr<const fe::DeviceProperties> properties;  // of one that is not
   ~Impl() {
     if (handle != nullptr) cudnnDestroy(handle);
@@ -191,12 +192,18 @@ bool ConvGraph::execute(CUstream_st* stream, const Operands& o, void* workspace,
   cudnnHandle_t handle = target_->impl().handle;
   std::unordered_map<int64_t, void*> pointers{{kX, o.x}, {kW, o.w}, {kY, o.y}};
   if (o.bias != nullptr) pointers[kBias] = o.bias;
-  if (const cudnnStatus_t s = cudnnSetStream(handle, stream); s != CUDNN_STATUS_SUCCESS) {
-    *error = cudnnGetErrorString(s);
-    return false;
+  if (cudaStream_t& current = target_->impl().stream; stream != current) {
+    if (const cudnnStatus_t s = cudnnSetStream(handle, stream); s != CUDNN_STATUS_SUCCESS) {
+      *error = cudnnGetErrorString(s);
+      return false;
+    }
+    current = stream;
   }
   auto status = graph_->execute_plan_at_index(handle, pointers, workspace, plan.index);
-  if (status.is_bad()) *error = status.get_message();
+  if (status.is_bad()) {
+    *error = status.get_message();
+    cudaGetLastError();  // a plan that does not run here shall not sink the next one
+  }
   return status.is_good();
 }
 

@@ -42,6 +42,11 @@ struct CudaStream : DeviceStream {
     check(cudaStreamWaitEvent(stream, static_cast<CudaEvent&>(event).event), "making a stream wait for an event");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream), "waiting for a stream"); }
+  bool capture_failed() const override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t asked = cudaStreamIsCapturing(stream, &status);
+    return asked != cudaSuccess || status == cudaStreamCaptureStatusInvalidated;
+  }
   cudaStream_t stream = nullptr;
   int multiprocessors;
 };

@@ -26,6 +26,8 @@ class DeviceStream : public Stream {
   virtual void record(Event& event) = 0;
   virtual void wait(Event& event) = 0;  // what follows on this stream waits; the host does not
   virtual void synchronize() = 0;       // the host waits; throws what the work threw
+  // Whether what was enqueued last has spoilt the capture that the stream is in.
+  virtual bool capture_failed() const { return false; }
 };
 
 // Work recorded once and replayed as a whole.
@@ -67,7 +69,7 @@ class Device {
   virtual void profile(bool /*on*/) {}
 
   // Records what `work` enqueues on `stream` (and on streams that wait for its events, and are joined again) without
-  // running it.
+  // running it. Kernels must have run before: the first launch of one loads it, which a capture may not.
   virtual std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) = 0;
 };
 

@@ -140,6 +140,46 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   if (ema_) ema_->update(optimizer_.state());
 }
 
+namespace {
+
+// Where a capture stands, for what goes wrong in it.
+class CaptureWatch : public RunObserver {
+ public:
+  explicit CaptureWatch(const DeviceStream& stream) : stream_(stream) {}
+  void begin(const Node& node, bool backward) override { at_ = "in" + named(node, backward); }
+  void end(const Node& node, bool backward) override {
+    if (stream_.capture_failed()) throw DeviceError("what was enqueued cannot be captured");
+    at_ = "after" + named(node, backward);
+  }
+  const std::string& at() const { return at_; }
+
+ private:
+  static std::string named(const Node& node, bool backward) {
+    return " node " + node.name + (backward ? ", backward" : "");
+  }
+  const DeviceStream& stream_;
+  std::string at_ = "before the first node";
+};
+
+}  // namespace
+
+std::unique_ptr<CapturedGraph> Trainer::capture(const MicroBatches& parts) {
+  CaptureWatch watch(*stream_);
+  const auto observe = [&](RunObserver* observer) {
+    for (const Evaluator::MicroBatch& part : parts) part.program->observe(observer);
+  };
+  observe(&watch);
+  try {
+    auto graph = device_.capture(*stream_, [&] { enqueue_step(parts); });
+    observe(nullptr);
+    return graph;
+  } catch (const DeviceError& e) {
+    observe(nullptr);
+    throw DeviceError("capturing a training step, " + watch.at() + ": " + e.what() +
+                      "; run.cuda_graph=false trains without a capture");
+  }
+}
+
 // Before the step of that number: a profiler's recording begins or ends here.
 void Trainer::mark_profile(int64_t step) {
   const int64_t first = options_.profile_start, last = first + options_.profile_steps;
@@ -161,19 +201,20 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
 
   const auto [full, tail] = compile_steps();
   const std::pair<const void*, int> memory{network_.arena(), evaluator_.moves()};
-  if (captured_memory_ != memory) full_graph_.reset(), tail_graph_.reset();
+  if (captured_memory_ != memory) full_.graph.reset(), tail_.graph.reset();
   captured_memory_ = memory;
   const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
-  const auto run = [&](const MicroBatches& parts, std::unique_ptr<CapturedGraph>& graph) {
+  const auto run = [&](const MicroBatches& parts, Step& step) {
     for (const Evaluator::MicroBatch& part : parts) {
       part.program->observe(observer_);
       part.program->pack(*stream_);
     }
-    if (!capture) {
+    if (!capture || !step.has_run) {
       enqueue_step(parts);
+      step.has_run = true;
     } else {
-      if (graph == nullptr) graph = device_.capture(*stream_, [&] { enqueue_step(parts); });
-      graph->replay(*stream_);
+      if (step.graph == nullptr) step.graph = this->capture(parts);
+      step.graph->replay(*stream_);
     }
     network_.parameters().mark_dirty();
   };
@@ -193,7 +234,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     timed(seconds_.read, [&] {
       data_.prefetch(order_, i * step_images(), step_images(), *stream_, &mixing, begin / steps_per_epoch_);
     });
-    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_ : full_); });
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].first = i * step_images();
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();

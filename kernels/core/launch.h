@@ -30,6 +30,7 @@ void launch(Stream& stream, const char* name, Dim3 grid, Dim3 block, size_t shar
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;  // nothing to do, and CUDA refuses it
 #if defined(__CUDACC__)
   const auto fail = [&](cudaError_t e, const char* what) {
+    cudaGetLastError();  // whoever goes on, and asks for the last error, shall not hear of this one
     throw DeviceError(std::string("kernel ") + name + ": " + what + ": " + cudaGetErrorString(e));
   };
   if (shared_bytes > 48 * 1024) {
