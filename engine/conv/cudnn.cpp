@@ -1,5 +1,5 @@
-// Convolutions by cuDNN: its graph API, plans chosen by timing on the device, kept per device and direction for the
-// whole process.
+// Convolutions by cuDNN: its graph API, plans kept per device and direction for the whole process. A plan is a part of
+// the run, for each rounds in its own way: Device::choices() has their names.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/cudnn_graph.h"
+#include "engine/conv/plan_choice.h"
 #include "kernels/bias.h"
 #include "kernels/cast.h"
 #include "kernels/channel_sum.h"
@@ -127,8 +128,8 @@ class CudnnConvolution : public Convolution {
   size_t result_at_, sums_at_, wgrad_workspace_;  // and into wgrad's
 };
 
-// Times the plans on buffers of the true sizes; where the device has no room for them, the heuristics' order stays.
-void tune(Device& device, const ConvRequest& request, ConvGraph& graph) {
+// Keeps one plan, on buffers of the true sizes; where the device has no room for them, the first of the heuristics.
+void settle(Device& device, const ConvRequest& request, ConvGraph& graph, bool by_time) {
   const ConvShape& s = request.shape;
   const size_t element = size_of(request.type);
   size_t workspace_bytes = 0;
@@ -143,7 +144,8 @@ void tune(Device& device, const ConvRequest& request, ConvGraph& graph) {
   for (const DeviceBuffer* b : {&x, &y, &w, &bias}) {
     device.fill(b->as(), 0x3c, b->bytes(), *stream);  // about 0.01 in fp32 and bf16, about 1 in fp16
   }
-  graph.tune(native(*stream), {x.as(), w.as(), y.as(), request.bias ? bias.as() : nullptr}, workspace.as());
+  const Operands operands{x.as(), w.as(), y.as(), request.bias ? bias.as() : nullptr};
+  graph.settle(native(*stream), operands, workspace.as(), by_time);
   stream->synchronize();
 }
 
@@ -190,18 +192,42 @@ class CudnnProvider : public ConvProvider {
   std::shared_ptr<const ConvGraph> graph(Device& device, const ConvRequest& request, Direction direction,
                                          DType result) {
     const GraphKey key(device, request, direction, result);
+    const std::string text = cudnn::text_of(key.request, direction, result);
+    const auto stored = device.choices().find(text);
+    const std::string wanted = stored == device.choices().end() ? "" : stored->second;
     auto& found = cache_[key];
-    if (found != nullptr) return found;
-    auto& target = targets_[key.device];
-    if (!target) target = cudnn::Target::of(device);
-    cudnn::MostPlans most;
-    // For fp32 out of 16 bits cuDNN has none before 9.26, and then one, compiled at run time, against 40 that write 16.
-    if (result != request.type) most.compiled = 0;
-    auto made = std::make_shared<ConvGraph>(target, key.request, direction, result, most);
-    if (!made->plans().empty() && device.description().empty()) tune(device, key.request, *made);
-    return found = std::move(made);
+    const auto chosen = [&] { return found->plans().empty() ? "" : found->plans().front().engine; };
+    if (found == nullptr || (!wanted.empty() && chosen() != wanted)) found = compile(device, key, text, wanted);
+    if (!found->plans().empty()) device.choices()[text] = chosen();
+    return found;
   }
 
+  // Its plan is the wanted one, else the heuristics' first that runs; where results need not be those of another
+  // process, the one that was found to be the fastest, now or earlier.
+  std::shared_ptr<const ConvGraph> compile(Device& device, const GraphKey& key, const std::string& text,
+                                           std::string wanted) {
+    const bool there = device.description().empty();
+    auto& target = targets_[key.device];
+    if (!target) target = cudnn::Target::of(device);
+    PlanCache* remembered = nullptr;
+    if (wanted.empty() && !key.request.deterministic && there) {
+      auto versions = device.versions();
+      const std::string name = versions["gpu"] + ", cuDNN " + versions["cuDNN"];
+      remembered = &remembered_.try_emplace(key.device, PlanCache::user_folder(), name).first->second;
+      wanted = remembered->find(text);
+    }
+    cudnn::MostPlans most;
+    // For fp32 out of 16 bits cuDNN has none before 9.26, and then one, compiled at run time, against 40 that write 16.
+    if (key.result != key.request.type) most.compiled = 0;
+    auto made = std::make_shared<ConvGraph>(target, key.request, key.direction, key.result, most, wanted);
+    if (made->plans().empty() || !there) return made;
+    const bool known = made->plans().front().engine == wanted;
+    settle(device, key.request, *made, remembered != nullptr && !known);
+    if (remembered != nullptr && !known) remembered->add(text, made->plans().front().engine);
+    return made;
+  }
+
+  std::map<std::pair<int, std::string>, PlanCache> remembered_;
   std::map<std::pair<int, std::string>, std::shared_ptr<const cudnn::Target>> targets_;
   std::map<GraphKey, std::shared_ptr<const ConvGraph>> cache_;
   std::mutex mutex_;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "engine/base/error.h"
+#include "engine/conv/plan_choice.h"
 
 namespace regolith::cudnn {
 
@@ -52,6 +53,8 @@ std::shared_ptr<const Target> Target::described(const std::string& json) {
 // --- ConvGraph -------------------------------------------------------------------------------------------------------
 
 namespace {
+
+constexpr const char* kDirections[] = {"forward", "dgrad", "wgrad"};
 
 enum Uid : int64_t { kX = 1, kW, kY, kBias };
 
@@ -129,10 +132,19 @@ void assemble(fe::graph::Graph& g, const ConvRequest& request, Direction directi
 
 }  // namespace
 
+std::string text_of(const ConvRequest& request, Direction direction, DType result) {
+  std::string text = kDirections[static_cast<int>(direction)];
+  if (direction == Direction::forward) text += std::string(request.bias ? "+bias" : "") + (request.relu ? "+relu" : "");
+  if (result != request.type) text += " to " + std::string(name_of(result));
+  return text + ", " + to_string(request.shape) + ", " + std::string(name_of(request.type)) +
+         (request.tf32 ? " as tf32" : "") + ", workspace up to " + std::to_string(request.workspace_limit >> 20) +
+         " MiB";
+}
+
 struct ConvGraph::Graph : fe::graph::Graph {};
 
 ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction,
-                     DType result, const MostPlans& most)
+                     DType result, const MostPlans& most, const std::string& wanted)
     : target_(std::move(target)), direction_(direction), graph_(std::make_unique<Graph>()) {
   const Target::Impl& device = target_->impl();
   Graph& g = *graph_;
@@ -173,13 +185,20 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
     }
     plans_.push_back({std::move(name), static_cast<size_t>(workspace), i, compiled});
   };
+  const auto is_compiled = [&](int64_t i) {
+    std::vector<fe::BehaviorNote_t> notes;
+    return g.get_behavior_notes_for_plan_at_index(i, notes).is_good() &&
+           std::find(notes.begin(), notes.end(), fe::BehaviorNote_t::RUNTIME_COMPILATION) != notes.end();
+  };
+  for (int64_t i = 0; i < g.get_execution_plan_count() && !wanted.empty() && plans_.empty(); ++i) {
+    std::string name;
+    if (g.get_plan_name_at_index(i, name).is_good() && name == wanted) build(i, is_compiled(i));
+  }
+  if (!plans_.empty()) return;
   for (const bool compiled : {false, true}) {
     const int enough = compiled ? most.compiled : most.precompiled;
     for (int64_t i = 0; i < g.get_execution_plan_count() && static_cast<int>(plans_.size()) < enough; ++i) {
-      std::vector<fe::BehaviorNote_t> notes;
-      if (bad(g.get_behavior_notes_for_plan_at_index(i, notes))) continue;
-      const auto note = std::find(notes.begin(), notes.end(), fe::BehaviorNote_t::RUNTIME_COMPILATION);
-      if ((note != notes.end()) == compiled) build(i, compiled);
+      if (is_compiled(i) == compiled) build(i, compiled);
     }
     if (!plans_.empty()) return;
   }
@@ -208,16 +227,14 @@ bool ConvGraph::execute(CUstream_st* stream, const Operands& o, void* workspace,
 }
 
 void ConvGraph::run(CUstream_st* stream, const Operands& operands, void* workspace) const {
-  constexpr const char* kNames[] = {"forward", "dgrad", "wgrad"};
   std::string error;
   if (!execute(stream, operands, workspace, plans_.front(), &error)) {
-    throw DeviceError(std::string("cuDNN ") + kNames[static_cast<int>(direction_)] + " (" + plans_.front().engine +
+    throw DeviceError(std::string("cuDNN ") + kDirections[static_cast<int>(direction_)] + " (" + plans_.front().engine +
                       "): " + error);
   }
 }
 
-void ConvGraph::tune(CUstream_st* stream, const Operands& operands, void* workspace) {
-  if (plans_.size() < 2) return;
+void ConvGraph::settle(CUstream_st* stream, const Operands& operands, void* workspace, bool by_time) {
   struct Events {
     cudaEvent_t start = nullptr, stop = nullptr;
     Events() {
@@ -230,33 +247,24 @@ void ConvGraph::tune(CUstream_st* stream, const Operands& operands, void* worksp
       cudaEventDestroy(stop);
     }
   } events;
-  // The least of a few runs, warm; infinity for a plan that does not run here.
-  const auto time = [&](const Plan& plan) {
-    constexpr int kRuns = 5;
-    float least = std::numeric_limits<float>::infinity();
+  const auto time = [&](int plan, int runs) {
     std::string error;
-    for (int i = 0; i <= kRuns; ++i) {
-      cudaEventRecord(events.start, stream);
-      const bool ran = execute(stream, operands, workspace, plan, &error);
-      cudaEventRecord(events.stop, stream);
-      float ms = 0;
-      if (cudaEventSynchronize(events.stop) != cudaSuccess || !ran ||
-          cudaEventElapsedTime(&ms, events.start, events.stop) != cudaSuccess) {
-        return std::numeric_limits<float>::infinity();
-      }
-      if (i > 0) least = std::min(least, ms);
+    float ms = 0;
+    bool ran = true;
+    cudaEventRecord(events.start, stream);
+    for (int i = 0; i < runs && ran; ++i) ran = execute(stream, operands, workspace, plans_[plan], &error);
+    cudaEventRecord(events.stop, stream);
+    if (cudaEventSynchronize(events.stop) != cudaSuccess || !ran ||
+        cudaEventElapsedTime(&ms, events.start, events.stop) != cudaSuccess) {
+      cudaGetLastError();
+      return std::numeric_limits<float>::infinity();
     }
-    return least;
+    return ms / static_cast<float>(runs);
   };
-  std::vector<std::pair<float, Plan>> timed;
-  for (Plan& plan : plans_) {
-    const float ms = time(plan);
-    if (ms < std::numeric_limits<float>::infinity()) timed.emplace_back(ms, std::move(plan));
-  }
-  std::stable_sort(timed.begin(), timed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  plans_.clear();
-  for (auto& [ms, plan] : timed) plans_.push_back(std::move(plan));
-  if (plans_.empty()) throw DeviceError("cuDNN: none of its plans for this convolution runs on this device");
+  const int plans = static_cast<int>(plans_.size());
+  const int best = by_time ? fastest_that_runs(plans, time) : first_that_runs(plans, time);
+  if (best < 0) throw DeviceError("cuDNN: none of its plans for this convolution runs on this device");
+  plans_ = {plans_[best]};
 }
 
 }  // namespace regolith::cudnn

@@ -29,6 +29,9 @@ class Target {
 
 enum class Direction { forward, dgrad, wgrad };
 
+// What a graph computes, in one line: "wgrad to bf16, 32x64x128x64 -> 32, 3x3 stride 1 pad 1,1,1,1, bf16".
+std::string text_of(const ConvRequest& request, Direction direction, DType result);
+
 struct Plan {
   std::string engine;  // cuDNN's name: engine and knobs
   size_t workspace;    // bytes
@@ -53,14 +56,16 @@ class ConvGraph {
  public:
   // `result`: the element type of what is computed; only wgrad has a choice. Plans come in the order of the
   // heuristics, without those that need too much workspace, or that the request's precision and determinism forbid.
+  // `wanted`: the name of the one that is built alone, where it is among them.
   ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction, DType result,
-            const MostPlans& most = {});
+            const MostPlans& most = {}, const std::string& wanted = "");
   ~ConvGraph();
 
   const std::vector<Plan>& plans() const { return plans_; }  // the first is run
   const std::string& refusal() const { return refusal_; }    // why there is no plan
-  // Times every plan on the device and puts the fastest first. Waits for the stream.
-  void tune(CUstream_st* stream, const Operands& operands, void* workspace);
+  // Runs plans on the device, and keeps the first that runs there; by_time: the fastest. Waits for the stream. Throws
+  // DeviceError where none runs.
+  void settle(CUstream_st* stream, const Operands& operands, void* workspace, bool by_time);
   void run(CUstream_st* stream, const Operands& operands, void* workspace) const;
 
  private:

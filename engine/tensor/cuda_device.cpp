@@ -1,7 +1,9 @@
 // The CUDA runtime as a device. A step is captured with cudaStreamBeginCapture (thread-local mode) and replayed.
 #include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
+#include <cudnn.h>
 
+#include <fstream>
 #include <string>
 #include <utility>
 
@@ -86,6 +88,19 @@ class CudaDevice : public Device {
   std::string name() const override {
     return std::string(properties_.name) + " (sm_" + std::to_string(properties_.major) +
            std::to_string(properties_.minor) + ")";
+  }
+  std::map<std::string, std::string> versions() const override {
+    const auto dotted = [](size_t version, size_t major, size_t minor) {
+      return std::to_string(version / major) + "." + std::to_string(version % major / minor);
+    };
+    int cuda = 0;
+    check(cudaDriverGetVersion(&cuda), "asking for the driver's version");
+    std::string driver;  // "580.65.06", where the system tells
+    std::ifstream("/sys/module/nvidia/version") >> driver;
+    const size_t cudnn = cudnnGetVersion();
+    return {{"gpu", name() + ", " + std::to_string(properties_.multiProcessorCount) + " multiprocessors"},
+            {"driver", (driver.empty() ? "" : driver + ", ") + "CUDA " + dotted(cuda, 1000, 10)},
+            {"cuDNN", dotted(cudnn, 10000, 100) + "." + std::to_string(cudnn % 100)}};
   }
   size_t free_bytes() const override {
     size_t free = 0, total = 0;

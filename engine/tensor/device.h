@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -48,6 +49,12 @@ class Device {
   virtual std::string description() const { return ""; }
   virtual size_t free_bytes() const = 0;  // what could be allocated now
 
+  // What results depend on beside the program, by part: gpu, driver, cuDNN. Empty on the CPU.
+  virtual std::map<std::string, std::string> versions() const { return {}; }
+  // What was chosen here among kernels that round differently: by request, the name of cuDNN's plan. A request that
+  // stands here before, as a run's checkpoint has it, gets that plan again where there is one.
+  std::map<std::string, std::string>& choices() { return choices_; }
+
   // 256-byte aligned, contents undefined. Throws DeviceError when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
@@ -71,6 +78,9 @@ class Device {
   // Records what `work` enqueues on `stream` (and on streams that wait for its events, and are joined again) without
   // running it. Kernels must have run before: the first launch of one loads it, which a capture may not.
   virtual std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) = 0;
+
+ private:
+  std::map<std::string, std::string> choices_;
 };
 
 // A piece of device memory that is released with its owner. The device must outlive it.

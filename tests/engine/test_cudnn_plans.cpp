@@ -165,6 +165,68 @@ INSTANTIATE_TEST_SUITE_P(Devices, CudnnNetworks,
                            return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param);
                          });
 
+// A network of one convolution of each kind that asks for plans.
+Graph small_network() {
+  return read_model(
+      Yaml::load_string("input: {height: 32, width: 32, channels: 32}\n"
+                        "nodes:\n"
+                        "  a: {op: conv, in: input, filters: 64}\n"
+                        "  u: {op: conv_transpose, in: a, filters: 32, stride: 2}\n"
+                        "  b: {op: conv, in: u, filters: 32}\n",
+                        "model.yaml"));
+}
+using Choices = std::map<std::string, std::string>;
+// After training and evaluation of it were compiled, on a device of its own, where these stood.
+Choices chosen_from(const Choices& before, bool deterministic = true) {
+  const auto device = make_described_device("h200", description_of("h200"));
+  device->choices() = before;
+  NetworkOptions options;
+  options.precision = Precision::bf16;
+  options.reserve = false;
+  options.deterministic = deterministic;
+  Network network(small_network(), *device, options);
+  network.program(8, Mode::train);
+  network.program(8, Mode::eval);
+  return device->choices();
+}
+
+TEST(CudnnChoices, ArePartOfTheRun) {
+  const Choices first = chosen_from({});
+  EXPECT_EQ(first.size(), 8U) << "three directions each, but the image's gradient: evaluation adds none";
+  EXPECT_EQ(chosen_from({}), first);
+
+  // As if each graph had taken its second plan, by whatever reason.
+  const auto target = target_of("h200");
+  Choices others = first;
+  const ConvRequest a{
+      .shape = {8, 32, 32, 32, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, .type = DType::bf16, .bias = true};
+  const cudnn::ConvGraph graph(target, a, Direction::forward, DType::bf16);
+  const std::string text = text_of(a, Direction::forward, DType::bf16);
+  ASSERT_TRUE(first.contains(text)) << text;
+  EXPECT_EQ(first.at(text), graph.plans()[0].engine);
+  others[text] = graph.plans()[1].engine;
+  EXPECT_EQ(chosen_from(others), others);
+
+  // One that this cuDNN has not: the first again, which stands there then.
+  Choices unknown = first;
+  unknown[text] = "eng999_k2=1";
+  EXPECT_EQ(chosen_from(unknown), first);
+}
+
+TEST(CudnnChoices, AStoredPlanIsBuiltAlone) {
+  const auto target = target_of("h200");
+  const ConvRequest request{.shape = same(32, 64, 64, 64, 3), .type = DType::bf16};
+  const cudnn::ConvGraph all(target, request, Direction::wgrad, DType::bf16);
+  ASSERT_GT(all.plans().size(), 3U);
+  const std::string third = all.plans()[2].engine;
+  const cudnn::ConvGraph one(target, request, Direction::wgrad, DType::bf16, {}, third);
+  ASSERT_EQ(one.plans().size(), 1U);
+  EXPECT_EQ(one.plans()[0].engine, third);
+  EXPECT_EQ(one.plans()[0].workspace, all.plans()[2].workspace);
+  const cudnn::ConvGraph none(target, request, Direction::wgrad, DType::bf16, {}, "eng999");
+  EXPECT_EQ(none.plans()[0].engine, all.plans()[0].engine);
+}
+
 TEST(CudnnNetworks, AskForNoMoreDirectionsThanTheyRun) {
   const auto device = make_described_device("h200", description_of("h200"));
   const Yaml model = Yaml::load_string(

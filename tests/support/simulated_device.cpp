@@ -94,6 +94,7 @@ class SimulatedDevice : public Device {
 
   DeviceKind kind() const override { return DeviceKind::simulated; }
   std::string name() const override { return "simulated device (seed " + std::to_string(seed_) + ")"; }
+  std::map<std::string, std::string> versions() const override { return {{"gpu", "simulated"}, {"driver", "none"}}; }
   size_t free_bytes() const override {
     return static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
   }
