@@ -510,8 +510,9 @@ void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
 }
 
 // Bytes of shared memory that a block may have.
-size_t shared_limit() {
+size_t shared_limit([[maybe_unused]] const Stream& stream) {
 #if defined(__CUDACC__)
+  stream.native();  // selects its device
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
@@ -561,7 +562,7 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
     return shared_bytes_of<BundleShared<T>>(channels, bundle_scratch<P>(channels), tile);
   };
   const size_t tile = static_cast<size_t>(k.norm.pixels()) * channels;
-  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit();
+  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit(stream);
   launch(stream, "group_norm", {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)},
          {kBundleThreads}, bytes(fits ? tile : 0),
          fits ? group_norm_bundle<T, P, kWarp != 1> : group_norm_bundle<T, P, false>, k, channels);

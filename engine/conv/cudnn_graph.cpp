@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 
@@ -20,8 +21,9 @@ using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 // --- Target ----------------------------------------------------------------------------------------------------------
 
 struct Target::Impl {
-  cudnnHandle_t handle = nullptr;                          // of a device that is there
-  mutable cudaStream_t stream = nullptr;                   // that the handle works on
+  cudnnHandle_t handle = nullptr;         // of a device that is there
+  mutable cudaStream_t stream = nullptr;  // that the handle works on
+  mutable std::mutex mutex;               // of the handle: its threads are those of its device's networks
   std::shared_ptr<const fe::DeviceProperties> properties;  // of one that is not
   ~Impl() {
     if (handle != nullptr) cudnnDestroy(handle);
@@ -211,6 +213,7 @@ bool ConvGraph::execute(CUstream_st* stream, const Operands& o, void* workspace,
   cudnnHandle_t handle = target_->impl().handle;
   std::unordered_map<int64_t, void*> pointers{{kX, o.x}, {kW, o.w}, {kY, o.y}};
   if (o.bias != nullptr) pointers[kBias] = o.bias;
+  const std::lock_guard lock(target_->impl().mutex);
   if (cudaStream_t& current = target_->impl().stream; stream != current) {
     if (const cudnnStatus_t s = cudnnSetStream(handle, stream); s != CUDNN_STATUS_SUCCESS) {
       *error = cudnnGetErrorString(s);

@@ -27,13 +27,16 @@ struct CudaEvent : Event {
 };
 
 struct CudaStream : DeviceStream {
-  explicit CudaStream(int count) : multiprocessors(count) {
+  CudaStream(int device, int count) : index(device), multiprocessors(count) {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   }
   ~CudaStream() override { cudaStreamDestroy(stream); }
   Execution execution() const override { return Execution::gpu; }
   int processors() const override { return multiprocessors; }
-  void* native() const override { return stream; }
+  void* native() const override {
+    check(cudaSetDevice(index), "selecting the stream's device");
+    return stream;
+  }
   void enqueue(const char* name, std::function<void()>) override {
     throw DeviceError(std::string("CUDA: '") + name + "' is host work: a CUDA stream takes kernels and copies only");
   }
@@ -50,7 +53,7 @@ struct CudaStream : DeviceStream {
     return asked != cudaSuccess || status == cudaStreamCaptureStatusInvalidated;
   }
   cudaStream_t stream = nullptr;
-  int multiprocessors;
+  int index, multiprocessors;
 };
 
 cudaStream_t native(DeviceStream& stream) { return static_cast<cudaStream_t>(stream.native()); }
@@ -132,7 +135,7 @@ class CudaDevice : public Device {
 
   std::unique_ptr<DeviceStream> make_stream() override {
     select();
-    return std::make_unique<CudaStream>(properties_.multiProcessorCount);
+    return std::make_unique<CudaStream>(index_, properties_.multiProcessorCount);
   }
   std::unique_ptr<Event> make_event() override {
     select();
