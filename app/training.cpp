@@ -84,6 +84,7 @@ bool Training::run() {
   phases_.start("compile");
   trainer_ =
       std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), data.draws, experiment_.trainer_options());
+  if (earlier) std::fputs(earlier->report_choices(experiment_.device()).c_str(), stdout);
   if (config_.data.hard_examples)
     losses_before_ = losses_ = std::vector<float>(data.images.count, std::numeric_limits<float>::quiet_NaN());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs);
@@ -154,6 +155,7 @@ EarlierRun Training::read_earlier() {
   if (is_root()) lock_ = FileLock(folder_);
   EarlierRun earlier = load_earlier_run(folder_, experiment_.network(), chosen_);
   std::fputs(earlier.report(chosen_).c_str(), stdout);
+  experiment_.device().choices() = earlier.choices;
   return earlier;
 }
 
@@ -256,6 +258,7 @@ void Training::save_last(int64_t epochs) {
   c.metadata["run"] = run.dump();
   c.metadata["config"] = kept_config(chosen_);
   c.metadata["version"] = kVersion;
+  if (const std::string device = kept_device(experiment_.device()); !device.empty()) c.metadata["device"] = device;
   save_checkpoint(path("last.safetensors"), c);
   if (!std::exchange(config_written_, true)) write_config(folder_, chosen_, experiment_.device());
 }

@@ -401,7 +401,8 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
     rstd[g] = group_rstd(s.means + g * part.D, s.m2s + g * part.D, part.D, static_cast<float>(part.pixels), k.epsilon,
                          mean + g, &variance);
     if (k.running_mean != nullptr) {
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * mean[g];
+      const float bias = k.x_bias == nullptr ? 0 : k.x_bias[from + g];
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (mean[g] + bias);
       k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }
@@ -509,8 +510,9 @@ void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
 }
 
 // Bytes of shared memory that a block may have.
-size_t shared_limit() {
+size_t shared_limit([[maybe_unused]] const Stream& stream) {
 #if defined(__CUDACC__)
+  stream.native();  // selects its device
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
@@ -560,7 +562,7 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
     return shared_bytes_of<BundleShared<T>>(channels, bundle_scratch<P>(channels), tile);
   };
   const size_t tile = static_cast<size_t>(k.norm.pixels()) * channels;
-  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit();
+  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit(stream);
   launch(stream, "group_norm", {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)},
          {kBundleThreads}, bytes(fits ? tile : 0),
          fits ? group_norm_bundle<T, P, kWarp != 1> : group_norm_bundle<T, P, false>, k, channels);

@@ -66,6 +66,7 @@ struct OpRun {
   std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
   std::vector<bool> accumulate;     // per input: add to dx instead of writing it
   float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
+  const float* x_bias = nullptr;    // that the producer of input 0 left out: left_out_bias()
   std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
@@ -112,6 +113,9 @@ class Op {
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
   virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
+  // The parameter, a bias, that y lacks; -1: none. The batch norm that reads y would take it out again, and adds it to
+  // its running mean. Known after compile().
+  virtual int left_out_bias() const { return -1; }
   // A norm before a convolution need not write y in inference: it leaves its input where it is, and a scale and a shift
   // for each channel of each image as its auxiliary output, which all its readers apply. Known after compile().
   virtual bool may_leave_to_readers() const { return false; }

@@ -111,6 +111,9 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
 void Program::view_parameters(size_t node) {
   runs_[node].params.clear();
   for (int param : graph_.nodes[node].params) runs_[node].params.push_back(parameters_->view(param));
+  if (graph_.nodes[node].inputs.empty()) return;
+  const int producer = graph_.nodes[node].inputs[0], bias = graph_.nodes[producer].op->left_out_bias();
+  runs_[node].x_bias = bias < 0 ? nullptr : runs_[producer].params[bias].master;
 }
 
 void Program::pack(DeviceStream& stream) {

@@ -168,6 +168,12 @@ void Trainer::enqueue_update() {
   if (ema_) ema_->update(optimizer_.state());
 }
 
+// Where there are ranks, what they exchange and the update follow.
+void Trainer::enqueue_step(const MicroBatches& parts, int64_t images) {
+  enqueue_gradients(parts, images);
+  if (options_.ranks == nullptr) enqueue_update();
+}
+
 // What the ranks owe each other between their gradients and the update. All of them then have the same gradient, the
 // same running statistics, and the losses of all images.
 void Trainer::exchange(int images, StepReport& report, double* losses) {
@@ -197,6 +203,46 @@ void Trainer::broadcast_weights() {
   p.refresh_compute_copy(*stream_);
 }
 
+namespace {
+
+// Where a capture stands, for what goes wrong in it.
+class CaptureWatch : public RunObserver {
+ public:
+  explicit CaptureWatch(const DeviceStream& stream) : stream_(stream) {}
+  void begin(const Node& node, bool backward) override { at_ = "in" + named(node, backward); }
+  void end(const Node& node, bool backward) override {
+    if (stream_.capture_failed()) throw DeviceError("what was enqueued cannot be captured");
+    at_ = "after" + named(node, backward);
+  }
+  const std::string& at() const { return at_; }
+
+ private:
+  static std::string named(const Node& node, bool backward) {
+    return " node " + node.name + (backward ? ", backward" : "");
+  }
+  const DeviceStream& stream_;
+  std::string at_ = "before the first node";
+};
+
+}  // namespace
+
+std::unique_ptr<CapturedGraph> Trainer::capture(const MicroBatches& parts, int64_t images) {
+  CaptureWatch watch(*stream_);
+  const auto observe = [&](RunObserver* observer) {
+    for (const Evaluator::MicroBatch& part : parts) part.program->observe(observer);
+  };
+  observe(&watch);
+  try {
+    auto graph = device_.capture(*stream_, [&] { enqueue_step(parts, images); });
+    observe(nullptr);
+    return graph;
+  } catch (const DeviceError& e) {
+    observe(nullptr);
+    throw DeviceError("capturing a training step, " + watch.at() + ": " + e.what() +
+                      "; run.cuda_graph=false trains without a capture");
+  }
+}
+
 // Before the step of that number: a profiler's recording begins or ends here.
 void Trainer::mark_profile(int64_t step) {
   const int64_t first = options_.profile_start, last = first + options_.profile_steps;
@@ -218,27 +264,24 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
 
   const auto [full, tail] = compile_steps();
   const std::pair<const void*, int> memory{network_.arena(), evaluator_.moves()};
-  if (captured_memory_ != memory) full_graph_.reset(), tail_graph_.reset();
+  if (captured_memory_ != memory) full_.graph.reset(), tail_.graph.reset();
   captured_memory_ = memory;
   const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
-  const auto run = [&](const MicroBatches& parts, std::unique_ptr<CapturedGraph>& graph, int slot) {
-    StepReport& step = pinned_->slots[slot];
+  const auto run = [&](const MicroBatches& parts, Step& step, int slot) {
+    StepReport& done = pinned_->slots[slot];
     for (const Evaluator::MicroBatch& part : parts) {
       part.program->observe(observer_);
       part.program->pack(*stream_);
     }
-    const auto work = [&] {
-      enqueue_gradients(parts, step.images);
-      if (options_.ranks == nullptr) enqueue_update();
-    };
-    if (!capture || (exchange_ && exchange_->exact())) {
-      work();
+    if (!capture || !step.has_run || (exchange_ && exchange_->exact())) {
+      enqueue_step(parts, done.images);
+      step.has_run = true;
     } else {
-      if (graph == nullptr) graph = device_.capture(*stream_, work);
-      graph->replay(*stream_);
+      if (step.graph == nullptr) step.graph = this->capture(parts, done.images);
+      step.graph->replay(*stream_);
     }
     if (options_.ranks != nullptr) {
-      exchange(step.images, step, pinned_->losses + slot * step_images());
+      exchange(done.images, done, pinned_->losses + slot * step_images());
       enqueue_update();
     }
     network_.parameters().mark_dirty();
@@ -262,7 +305,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].first = i * step_images();
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();
-    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_, slot); });
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_ : full_, slot); });
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
     if (options_.ranks == nullptr)
       device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);

@@ -1,7 +1,7 @@
 // Trains a network on data that lives on its device. A step is: pick, augment and normalise a batch; forward; loss;
 // backward (all that several times with `accumulate`); clip; optimizer; average of the weights. On CUDA and on the
-// simulated device the step is captured once and replayed. The host reads the results of a step while the next one
-// runs.
+// simulated device the step is captured when it runs the second time, and replayed. The host reads the results of a
+// step while the next one runs.
 #pragma once
 
 #include <functional>
@@ -115,6 +115,7 @@ class Trainer {
   void mark_profile(int64_t step);
   void enqueue_gradients(const MicroBatches& parts, int64_t images);
   void enqueue_update();
+  void enqueue_step(const MicroBatches& parts, int64_t images);
   void exchange(int images, StepReport& report, double* losses);
   int step_images() const { return options_.batch * options_.accumulate; }
   // Of a step of that many images, those of all ranks, without programs. Only the parts of a batch are slices of one:
@@ -140,7 +141,12 @@ class Trainer {
   DeviceBuffer confusion_, image_loss_;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;
-  std::unique_ptr<CapturedGraph> full_graph_, tail_graph_;
+  struct Step {
+    std::unique_ptr<CapturedGraph> graph;
+    bool has_run = false;  // as it is enqueued, before it is captured
+  };
+  std::unique_ptr<CapturedGraph> capture(const MicroBatches& parts, int64_t images);
+  Step full_, tail_;
   std::pair<const void*, int>
       captured_memory_;  // the arena and evaluator_.moves() that the captured steps were made for
   RunObserver* observer_ = nullptr;
