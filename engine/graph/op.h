@@ -79,6 +79,14 @@ struct OpRun {
   int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
 };
 
+// What a direction of an op costs a GPU, for report/traffic.h: the kernels that it launches, and how often these read
+// or write its maps whole. Backward reads of the inputs and the output what the op saves, and writes each dx once more.
+struct Passes {
+  int launches = 1;
+  int x = 1, others = 1;  // input 0; each further one
+  int y = 1, dy = 1;
+};
+
 // When an op reads the auxiliary output of an input's producer.
 enum class AuxUse { none, forward, forward_and_backward };
 
@@ -134,6 +142,8 @@ class Op {
   virtual void prepack_weights(const OpRun&) {}  // rewrites all of them, after the weights have changed
   virtual void forward(const OpRun& run) = 0;
   virtual void backward(const OpRun&) {}
+  virtual Passes forward_passes() const { return {}; }
+  virtual Passes backward_passes(const std::vector<bool>& /*wants_dx*/) const { return {}; }
 };
 
 // Gives an op its clone() from its copy constructor. What compile() made is shared by copies until they are compiled.

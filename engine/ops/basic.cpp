@@ -25,6 +25,7 @@ Inference AddOp::infer(const std::vector<Shape>& inputs) {
     if (s != inputs[0])
       throw GraphError("adds maps of different shapes, " + to_string(inputs[0]) + " and " + to_string(s));
   }
+  terms_ = static_cast<int>(inputs.size());
   Inference r;
   r.shape = inputs[0];
   return r;

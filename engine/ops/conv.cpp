@@ -160,6 +160,12 @@ void ConvOp::backward(const OpRun& run) {
                  {.accumulate = run.accumulate[0]});
 }
 
+Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  const bool db = a_.bias && !skip_bias_gradient_;
+  const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
+  return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
+}
+
 Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
   check(a_);
   const Shape& x = inputs[0];
@@ -198,6 +204,15 @@ void ConvTransposeOp::backward(const OpRun& run) {
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});
   if (run.dx[0])
     conv_->forward(*run.stream, run.dy, run.params[0].compute, run.packed[0], nullptr, run.dx[0], run.workspace);
+}
+
+Passes ConvTransposeOp::forward_passes() const {
+  const int pass = a_.bias && !conv_->has_dgrad_epilogue() ? 1 : 0;
+  return {.launches = 1 + pass, .y = 1 + 2 * pass};
+}
+
+Passes ConvTransposeOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  return {.launches = conv_->wgrad_launches(false) + wants_dx[0] + 2 * a_.bias, .dy = 1 + wants_dx[0] + a_.bias};
 }
 
 namespace {

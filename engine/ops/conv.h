@@ -81,6 +81,7 @@ class ConvOp : public ConvBase {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
   bool skip_bias_gradient_ = false;
@@ -104,6 +105,8 @@ class ConvTransposeOp : public ConvBase {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 };
 
 }  // namespace regolith

@@ -75,6 +75,17 @@ void NormOp::backward(const OpRun& run) {
                                        .accumulate_parameters = run.accumulate_grads});
 }
 
+// Group norm by a block for each bundle of channels, which stays in shared memory; batch norm by the three passes of
+// one sample.
+Passes NormOp::forward_passes() const {
+  if (groups_ > 0) return {};
+  return training_ ? Passes{.launches = 3, .x = 2} : Passes{.launches = 2};
+}
+
+Passes NormOp::backward_passes(const std::vector<bool>&) const {
+  return {.launches = groups_ > 0 ? 2 : 3, .x = 2, .y = 2, .dy = 2};
+}
+
 Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
   groups_ = std::min(groups_, inputs[0].C);
   if (inputs[0].C % groups_ != 0)

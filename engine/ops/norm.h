@@ -27,6 +27,8 @@ class NormOp : public Op {
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
   int groups() const { return groups_; }  // 0: batch norm
   float epsilon() const { return epsilon_; }
 

@@ -76,6 +76,14 @@ void SqueezeExciteOp::backward(const OpRun& run) {
                                                  .accumulate_parameters = run.accumulate_grads});
 }
 
+Passes SqueezeExciteOp::forward_passes() const {
+  return reads_statistics ? Passes{.launches = 2} : Passes{.launches = 3, .x = 2};
+}
+
+Passes SqueezeExciteOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  return {.launches = 3 + wants_dx[0], .x = 1 + epilogue.pool, .dy = 1 + wants_dx[0]};
+}
+
 std::unique_ptr<Op> parse_squeeze_excite(const Attributes& a) {
   return std::make_unique<SqueezeExciteOp>(a.integer("ratio", "channels for each hidden unit", 1, 1 << 16, 16));
 }

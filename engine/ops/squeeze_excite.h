@@ -35,6 +35,8 @@ class SqueezeExciteOp : public StridedOp<SqueezeExciteOp> {
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
   kernels::SqueezeExcite arguments(const OpRun& run) const;

@@ -6,6 +6,7 @@
 
 #include "engine/base/text.h"
 #include "engine/report/table.h"
+#include "engine/report/traffic.h"
 
 namespace regolith {
 namespace {
@@ -66,6 +67,8 @@ std::string explain(Network& network, int batch, int moments) {
   text += "concat       " + std::to_string(plan.concat_copies) + " copies; " + std::to_string(plan.extra_adds) +
           " gradients added in a pass of their own\n";
   text += "largest      " + largest_buffers(plan) + "\n";
+  const Traffic step = traffic_of_step(program, (batch + slice - 1) / slice, moments);
+  text += format("training step: %lld launches, %.2f GB\n", static_cast<long long>(step.launches), step.bytes / 1e9);
   const std::string problem = network.shortage(program, network.arena_bytes(), prepacked);
   return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }
