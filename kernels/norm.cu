@@ -250,16 +250,32 @@ __device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, c
   sync_block();
 }
 
-// 1 / sqrt(variance + epsilon) of D channels' moments of `pixels` values each, and their common mean to *mean.
-__device__ __forceinline__ float group_rstd(const float* means, const float* m2s, int D, float pixels, float epsilon,
-                                            float* mean, float* variance) {
+// The sum over the part's pixels of what apply_gradient makes of channel c. `sum`: of g.
+__device__ __forceinline__ float gradient_sum(const Norm& k, const Part& part, const Channels& channels,
+                                              const float* sum, const float* slope, const float* offset, int c) {
+  const float deviation = k.deviation == nullptr ? 0 : k.deviation[part.sample * k.x.C + part.c0 + c];
+  return channels.scale[c] * sum[c] + static_cast<float>(part.pixels) * (slope[c] * deviation + offset[c]);
+}
+
+// Of group g of the part, by its channels' moments: its mean, 1 / sqrt(variance + epsilon), deviations. Returns the
+// variance.
+__device__ __forceinline__ float finish_group(const Norm& k, const Part& part, int g, const float* means,
+                                              const float* m2s, float epsilon) {
+  const int D = part.D;
+  const float pixels = static_cast<float>(part.pixels);
+  means += g * D, m2s += g * D;
   float m = 0, q = 0;
   for (int c = 0; c < D; ++c) m += means[c];
   m /= static_cast<float>(D);
   for (int c = 0; c < D; ++c) q += m2s[c] + (means[c] - m) * (means[c] - m) * pixels;
-  *mean = m;
-  *variance = q / (pixels * static_cast<float>(D));
-  return 1 / sqrtf(*variance + epsilon);
+  if (k.deviation != nullptr) {
+    float* const deviation = k.deviation + part.sample * k.x.C + part.c0 + g * D;
+    for (int c = 0; c < D; ++c) deviation[c] = means[c] - m;
+  }
+  const float variance = q / (pixels * static_cast<float>(D));
+  k.mean[part.first + g] = m;
+  k.rstd[part.first + g] = 1 / sqrtf(variance + epsilon);
+  return variance;
 }
 
 // A block does all passes over `channels` channels of sample y, from channel x * channels.
@@ -293,12 +309,8 @@ __global__ void __launch_bounds__(kBundleThreads, 1) group_norm_bundle(NormForwa
   Plane<const T> x = part.of<const T>(k.norm.x);
   moments<T, P>(x, all, channels, kTile ? s.tile : nullptr, s.channels.mean, s.m2, s.scratch);
   sync_block();
-  for (int g = static_cast<int>(threadIdx.x); g < channels / part.D; g += static_cast<int>(blockDim.x)) {
-    const int64_t out = part.first + g;
-    float variance;
-    k.norm.rstd[out] = group_rstd(s.channels.mean + g * part.D, s.m2 + g * part.D, part.D,
-                                  static_cast<float>(part.pixels), k.epsilon, k.norm.mean + out, &variance);
-  }
+  for (int g = static_cast<int>(threadIdx.x); g < channels / part.D; g += static_cast<int>(blockDim.x))
+    finish_group(k.norm, part, g, s.channels.mean, s.m2, k.epsilon);
   sync_block();
   s.channels.fill(k.norm, part);
   if (kTile) x = {s.tile, channels};
@@ -318,7 +330,10 @@ struct PassShared {
   }
 };
 
-// totals: (N, 2, C), the sums of g and of g * (x - mean) * rstd.
+// Rows of C sums that a sample has in backward: of g, of g * (x - mean) * rstd, and of dx where these are wanted.
+REGOLITH_HOST_DEVICE int total_rows(const NormBackward& k) { return k.dx_sums != nullptr ? 3 : 2; }
+
+// totals: (N, total_rows(), C).
 template <class T, class P>
 __global__ void __launch_bounds__(kBundleThreads, 1)
     group_norm_bundle_gradient(NormBackward k, int channels, float* totals) {
@@ -331,13 +346,18 @@ __global__ void __launch_bounds__(kBundleThreads, 1)
   gradient_sums<T, P>(planes, all, channels, s.channels, s.sum, s.moment, s.scratch);
   sync_block();
   for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
-    float* total = totals + part.sample * 2 * k.norm.x.C + part.c0 + c;
+    float* total = totals + part.sample * total_rows(k) * k.norm.x.C + part.c0 + c;
     s.moment[c] *= k.norm.rstd[part.first + c / part.D];
     total[0] = s.sum[c];
     total[k.norm.x.C] = s.moment[c];
   }
   sync_block();
   fill_gradient(k.norm, part, s.sum, s.moment, s.slope, s.offset);
+  if (k.dx_sums != nullptr) {
+    float* of_dx = totals + (part.sample * 3 + 2) * k.norm.x.C + part.c0;
+    for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x))
+      of_dx[c] = gradient_sum(k.norm, part, s.channels, s.sum, s.slope, s.offset, c);
+  }
   apply_gradient<T, P>(planes, all, channels, s.channels, s.slope, s.offset);
 }
 
@@ -395,13 +415,10 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
     const float t = static_cast<float>(*k.step), early = (1 + t) / (10 + t);
     keep = early < k.momentum ? early : k.momentum;
   }
-  float *mean = k.norm.mean + part.first, *rstd = k.norm.rstd + part.first;
   for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
-    float variance;
-    rstd[g] = group_rstd(s.means + g * part.D, s.m2s + g * part.D, part.D, static_cast<float>(part.pixels), k.epsilon,
-                         mean + g, &variance);
+    const float variance = finish_group(k.norm, part, g, s.means, s.m2s, k.epsilon);
     if (k.running_mean != nullptr) {
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * mean[g];
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * k.norm.mean[part.first + g];
       k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }
@@ -462,36 +479,52 @@ __global__ void __launch_bounds__(kThreads, 3) norm_gradient_sums(NormBackward k
                       s.scratch);
 }
 
-// sums: (S, 2, C), of g and of g * (x - mean) * rstd.
+// sums: (S, total_rows(), C); the last row is written here, by the first block of a sample.
 template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3) norm_apply_gradient(NormBackward k, const float* sums) {
+__global__ void __launch_bounds__(kThreads, 3) norm_apply_gradient(NormBackward k, float* sums) {
   const Part part = whole_part(k.norm);
   const PassShared s = take_shared<PassShared>(part.C, false, true, 0);
+  float* const mine = sums + part.sample * total_rows(k) * part.C;
   s.channels.fill(k.norm, part);
   if (k.norm.training) {
-    const float* mine = sums + part.sample * 2 * part.C;
     fill_gradient(k.norm, part, mine, mine + part.C, s.slope, s.offset);
   } else {  // the statistics are constants
     for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
       s.slope[c] = s.offset[c] = 0;
     sync_block();
   }
+  if (k.dx_sums != nullptr && blockIdx.x == 0) {
+    const bool last = gridDim.y == 1;  // then it is the sum over all pixels
+    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+      const float sum = gradient_sum(k.norm, part, s.channels, mine, s.slope, s.offset, c);
+      if (last)
+        k.dx_sums[c] = k.accumulate_parameters ? k.dx_sums[c] + sum : sum;
+      else
+        mine[2 * part.C + c] = sum;
+    }
+  }
   apply_gradient<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, s.slope, s.offset);
 }
 
-// Stores element i of a sample's C or 2 * C sums: that of channel i % C of one quantity, or of two. Multiplies the
+// Stores element i of a sample's sums: that of channel i % C of the first, second or third quantity. Multiplies the
 // second by the rstd of its group, where rstd is given.
 struct StoreChannelSums {
   int C, D;
-  const float* rstd;
-  float *out, *dbeta, *dgamma;  // out (S, C) or (S, 2, C); null: not wanted
-  bool accumulate;              // the parameters' gradients
+  const float* rstd = nullptr;
+  float* out = nullptr;  // a row of each quantity in the first of `rows` rows of a sample; or null
+  int rows = 1;
+  float *dbeta = nullptr, *dgamma = nullptr, *dx_sums = nullptr, *dresidual_sums = nullptr;  // null: not wanted
+  bool accumulate = false;  // the parameters' gradients
   __device__ __forceinline__ void operator()(int sample, int64_t i, const One& total) const {
-    const int c = static_cast<int>(i % C), quantities = dgamma != nullptr || rstd != nullptr ? 2 : 1;
+    const int c = static_cast<int>(i % C), quantity = static_cast<int>(i / C);
     float sum = total.v[0][0];
-    if (rstd != nullptr && i >= C) sum *= rstd[sample * (C / D) + c / D];
-    if (out != nullptr) out[static_cast<int64_t>(sample) * quantities * C + i] = sum;
-    if (float* parameters = i < C ? dbeta : dgamma) parameters[c] = accumulate ? parameters[c] + sum : sum;
+    if (rstd != nullptr && quantity == 1) sum *= rstd[sample * (C / D) + c / D];
+    if (out != nullptr) out[static_cast<int64_t>(sample) * rows * C + i] = sum;
+    const auto give = [&](float* to) {
+      if (to != nullptr) to[c] = accumulate ? to[c] + sum : sum;
+    };
+    give(quantity == 0 ? dbeta : quantity == 1 ? dgamma : dx_sums);
+    if (quantity == 0) give(dresidual_sums);
   }
 };
 // partial: (S, B, E).
@@ -501,11 +534,17 @@ void reduce_channels(Stream& stream, int samples, const float* partial, int bloc
                      finish);
 }
 
-// Sums over the samples of (samples, 2, C) sums into the gradients of beta and gamma.
+// Sums over the samples of (samples, total_rows(), C) sums into the gradients of beta and gamma, and of biases.
 void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
   const int C = k.norm.x.C;
-  reduce_channels(stream, 1, sums, k.norm.samples(), 2 * C,
-                  {C, 1, nullptr, nullptr, k.dbeta, k.dgamma, k.accumulate_parameters});
+  reduce_channels(stream, 1, sums, k.norm.samples(), total_rows(k) * C,
+                  {.C = C,
+                   .D = 1,
+                   .dbeta = k.dbeta,
+                   .dgamma = k.dgamma,
+                   .dx_sums = k.dx_sums,
+                   .dresidual_sums = k.dresidual_sums,
+                   .accumulate = k.accumulate_parameters});
 }
 
 // Bytes of shared memory that a block may have.
@@ -593,8 +632,7 @@ void forward_passes(Stream& stream, const NormForward& k) {
   launch(stream, "norm_apply", {sums ? summing : writing_blocks(stream, n.samples(), n.pixels()), samples}, {kThreads},
          shared_bytes_of<PassShared>(C, false, false, folds), norm_apply<T, P>, k, folds, sums ? workspace : nullptr);
   if (sums) {
-    reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C,
-                    {C, D, nullptr, k.sums, nullptr, nullptr, false});
+    reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C, {.C = C, .D = D, .out = k.sums});
   }
 }
 
@@ -604,14 +642,21 @@ void backward_passes(Stream& stream, const NormBackward& k) {
   const int C = n.x.C, S = n.samples();
   const unsigned samples = static_cast<unsigned>(S), summing = summing_blocks(stream, S, n.pixels());
   float* workspace = static_cast<float*>(n.workspace);
-  float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, 2, C)
+  float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, total_rows(), C)
   launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
          shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
          norm_gradient_sums<T, P>, k);
   const bool last = S == 1;  // then these sums are the parameters' gradients
   reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
-                  {C, n.group_channels(), n.rstd, sums, last ? k.dbeta : nullptr, last ? k.dgamma : nullptr,
-                   k.accumulate_parameters});
+                  {.C = C,
+                   .D = n.group_channels(),
+                   .rstd = n.rstd,
+                   .out = sums,
+                   .rows = total_rows(k),
+                   .dbeta = last ? k.dbeta : nullptr,
+                   .dgamma = last ? k.dgamma : nullptr,
+                   .dresidual_sums = last ? k.dresidual_sums : nullptr,
+                   .accumulate = k.accumulate_parameters});
   launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
          shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P>, k, sums);
   if (!last) reduce_samples(stream, k, sums);
@@ -637,6 +682,8 @@ void norm_forward(Stream& stream, const NormForward& k) {
 
 void norm_backward(Stream& stream, const NormBackward& k) {
   check("norm_backward", k.norm, {k.y, k.dy, k.dx, k.dresidual});
+  if (k.dx_sums != nullptr && k.norm.group_channels() > 1 && k.norm.deviation == nullptr)
+    throw KernelError("norm_backward: sums of dx need the deviations of groups of several channels");
   with_packs("norm_backward", {k.norm.x, k.y, k.dy, k.dx, k.dresidual}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);

@@ -34,6 +34,9 @@ struct Norm {
   int groups = 0;             // of group norm, a divisor of C; 0: batch norm
   const float *gamma, *beta;  // (C)
   float *mean, *rstd;         // (N, groups) or (C): written by forward, read by backward
+  // (N, C) of group norm, each channel's mean less that of its group: written by forward without x_sums, read for
+  // dx_sums; or null.
+  float* deviation = nullptr;
   bool relu = false;
   bool training = true;       // false: batch norm by its running statistics
   void* workspace = nullptr;  // norm_workspace() bytes
@@ -68,14 +71,18 @@ struct NormBackward {
   TensorView dx;          // may be dy
   TensorView dresidual;   // null: not wanted; may be dy, where dx is not
   float *dgamma, *dbeta;  // (C)
+  // (C), sums over the pixels of dx and of dresidual before they are rounded: the gradient of a bias that was added to
+  // x or to the residual. Those of dx are zero, but for rounding, where a group is one channel, and need `deviation`
+  // where it is more. Null: not wanted.
+  float *dx_sums = nullptr, *dresidual_sums = nullptr;
   bool accumulate_dx = false, accumulate_dresidual = false, accumulate_parameters = false;
 };
 REGOLITH_KERNEL(norm_backward, NormBackward);
 
 // Bytes of the workspace, forward and backward, of maps of C channels in `samples` samples (1 for batch norm) on any
-// machine: room for 512 partial sums, or one a sample, and for the samples' totals.
+// machine: room for 512 partial sums of two quantities, or one a sample, and for the samples' totals of three.
 constexpr size_t norm_workspace(int samples, int C) {
-  return (static_cast<size_t>(samples < 512 ? 512 : samples) + static_cast<size_t>(samples)) * 2 *
+  return (static_cast<size_t>(samples < 512 ? 512 : samples) * 2 + static_cast<size_t>(samples) * 3) *
          static_cast<size_t>(C) * sizeof(float);
 }
 

@@ -65,6 +65,7 @@ struct OpRun {
   TensorView dy;                    // gradient of the output; backward may overwrite it
   std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
   std::vector<bool> accumulate;     // per input: add to dx instead of writing it
+  std::vector<float*> dx_sums;      // per input: where the sums of dx go, as give_gradient_sums() asked; else null
   float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
   std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
@@ -86,6 +87,9 @@ struct Passes {
   int x = 1, others = 1;  // input 0; each further one
   int y = 1, dy = 1;
 };
+
+// Whether an op has the sums over the pixels of the dx that it writes, without a pass for them.
+enum class GradientSums { none, zero, known };  // zero: by definition
 
 // When an op reads the auxiliary output of an input's producer.
 enum class AuxUse { none, forward, forward_and_backward };
@@ -127,6 +131,12 @@ class Op {
   virtual void leave_to_readers() {}
   virtual void apply_norm(bool /*relu*/) {}  // tells the reader that it is to
   virtual bool has_relu() const { return false; }
+  // The parameter whose gradient is the sums of dy over the pixels, a bias; -1: there is none. It need not be computed
+  // where the op that wrote dy gives it instead (graph/plan.h). Known after compile(), as what follows.
+  virtual int bias_parameter() const { return -1; }
+  virtual void leave_bias_gradient() {}
+  virtual GradientSums gradient_sums(size_t /*input*/) const { return GradientSums::none; }
+  virtual void give_gradient_sums(size_t /*input*/) {}
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
   virtual std::string random_name() const { return ""; }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "engine/base/text.h"
 
@@ -232,6 +234,26 @@ std::vector<std::vector<bool>> wanted_gradients(const Graph& graph) {
     for (int in : graph.nodes[i].inputs) wanted[i].push_back(trains[in]);
   }
   return wanted;
+}
+
+std::vector<BiasSums> bias_sums(const Graph& graph) {
+  const auto wanted = wanted_gradients(graph);
+  std::set<std::pair<int, size_t>> taken;  // a giver writes the sums of an input once
+  std::vector<BiasSums> found;
+  for (int i = 0; i < static_cast<int>(graph.nodes.size()); ++i) {
+    const Node& node = graph.nodes[i];
+    const int bias = node.op->bias_parameter();
+    if (bias < 0 || wanted[i].empty() || !graph.trains(node.params[bias])) continue;
+    int at = i, reader = graph.sole_reader(i);
+    while (reader >= 0 && graph.nodes[reader].op->is_sum()) at = reader, reader = graph.sole_reader(at);
+    if (reader < 0) continue;
+    const std::vector<int>& inputs = graph.nodes[reader].inputs;
+    const size_t k = std::find(inputs.begin(), inputs.end(), at) - inputs.begin();
+    const GradientSums sums = graph.nodes[reader].op->gradient_sums(k);
+    if (sums == GradientSums::none || (sums == GradientSums::known && !taken.insert({reader, k}).second)) continue;
+    found.push_back({i, reader, k, sums == GradientSums::zero});
+  }
+  return found;
 }
 
 size_t assign_offsets(std::vector<PlanBuffer>& buffers, bool reuse) {

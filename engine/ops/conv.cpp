@@ -123,7 +123,6 @@ void ConvOp::compile(const CompileContext& context) {
     r.relu = false;
     conv_ = pick_convolution(context.device, r, context.conv);
   }
-  skip_bias_gradient_ = a_.bias_cancels && context.batch_statistics;
 }
 
 size_t ConvOp::aux_bytes() const {
@@ -152,7 +151,7 @@ void ConvOp::backward(const OpRun& run) {
   if (a_.relu)
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
-  float* db = a_.bias && !skip_bias_gradient_ ? run.params[1].grad : nullptr;
+  float* db = a_.bias && sums_bias_ ? run.params[1].grad : nullptr;
   if (run.trains)
     conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
@@ -161,7 +160,7 @@ void ConvOp::backward(const OpRun& run) {
 }
 
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
-  const bool db = a_.bias && !skip_bias_gradient_;
+  const bool db = a_.bias && sums_bias_;
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
 }
@@ -198,7 +197,7 @@ void ConvTransposeOp::backward(const OpRun& run) {
   // The adjoint's input is our output: its x is dy, its dy is our x.
   if (run.trains)
     conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
-  if (run.trains && a_.bias)
+  if (run.trains && a_.bias && sums_bias_)
     kernels::channel_sum(
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});
@@ -212,7 +211,8 @@ Passes ConvTransposeOp::forward_passes() const {
 }
 
 Passes ConvTransposeOp::backward_passes(const std::vector<bool>& wants_dx) const {
-  return {.launches = conv_->wgrad_launches(false) + wants_dx[0] + 2 * a_.bias, .dy = 1 + wants_dx[0] + a_.bias};
+  const int sums = a_.bias && sums_bias_ ? 1 : 0;
+  return {.launches = conv_->wgrad_launches(false) + wants_dx[0] + 2 * sums, .dy = 1 + wants_dx[0] + sums};
 }
 
 namespace {

@@ -21,8 +21,6 @@ struct ConvAttributes {
   bool relu = false;  // in the epilogue: set by fusion
   // In inference, set by fusion: input 1 is added before the ReLU; a group norm reads the sums of y.
   bool residual = false, emits_sums = false;
-  // A batch norm follows and takes the bias out again: its gradient is zero by definition, and is not computed.
-  bool bias_cancels = false;
   Init init = Init::glorot_uniform;
 };
 
@@ -47,6 +45,8 @@ class ConvBase : public Op {
   virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;
+  int bias_parameter() const override { return a_.bias && !a_.relu ? 1 : -1; }
+  void leave_bias_gradient() override { sums_bias_ = false; }
   std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
   void prepack_weights(const OpRun& run) override {
     regolith::prepack_weights(*conv_, *run.stream, run.params[0].compute, run.packed.data());
@@ -59,6 +59,7 @@ class ConvBase : public Op {
   ConvAttributes a_;
   ConvShape shape_{};
   std::shared_ptr<Convolution> conv_;
+  bool sums_bias_ = true;  // computes the gradient of its bias, where it has one
 };
 
 // Parameters: kernel (filters,R,S,C), bias (filters).
@@ -84,7 +85,6 @@ class ConvOp : public ConvBase {
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
-  bool skip_bias_gradient_ = false;
   bool has_epilogue_ = false;  // in inference, of its provider
   bool applies_norm_ = false, norm_has_relu_ = false;
 };

@@ -29,16 +29,26 @@ Inference NormOp::infer(const std::vector<Shape>& inputs) {
   return r;
 }
 
+size_t NormOp::saved_memory() const {
+  return gives_sums_ && group_channels() > 1 ? aligned(static_cast<size_t>(shape_.N) * shape_.C * sizeof(float)) : 0;
+}
+
+GradientSums NormOp::gradient_sums(size_t input) const {
+  return input == 0 && training_ && group_channels() == 1 ? GradientSums::zero : GradientSums::known;
+}
+
 size_t NormOp::forward_workspace() const { return kernels::norm_workspace(groups_ > 0 ? shape_.N : 1, shape_.C); }
 
 kernels::Norm NormOp::arguments(const OpRun& run) const {
   unsigned char* const saved = static_cast<unsigned char*>(run.saved);
+  const size_t each = aligned(statistics() * sizeof(float));
   return {.x = run.x[0],
           .groups = groups_,
           .gamma = run.params[0].master,
           .beta = run.params[1].master,
           .mean = reinterpret_cast<float*>(saved),
-          .rstd = reinterpret_cast<float*>(saved + aligned(statistics() * sizeof(float))),
+          .rstd = reinterpret_cast<float*>(saved + each),
+          .deviation = saved_memory() > 0 ? reinterpret_cast<float*>(saved + 2 * each) : nullptr,
           .relu = epilogue.relu,
           .training = training_,
           .workspace = run.workspace};
@@ -70,6 +80,8 @@ void NormOp::backward(const OpRun& run) {
                                        .dresidual = residual ? run.dx[1] : TensorView{},
                                        .dgamma = run.params[0].grad,
                                        .dbeta = run.params[1].grad,
+                                       .dx_sums = run.dx_sums[0],
+                                       .dresidual_sums = epilogue.residual ? run.dx_sums[1] : nullptr,
                                        .accumulate_dx = run.accumulate[0],
                                        .accumulate_dresidual = residual && run.accumulate[1],
                                        .accumulate_parameters = run.accumulate_grads});

@@ -29,17 +29,23 @@ class NormOp : public Op {
   void backward(const OpRun& run) override;
   Passes forward_passes() const override;
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
+  // A norm has taken the mean out of what is one channel alone, and with it the bias before it.
+  GradientSums gradient_sums(size_t input) const override;
+  void give_gradient_sums(size_t input) override { gives_sums_ |= input == 0; }
+  size_t saved_memory() const override;
   int groups() const { return groups_; }  // 0: batch norm
   float epsilon() const { return epsilon_; }
 
  protected:
   NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
   int64_t statistics() const;  // pairs of mean and rstd
+  int group_channels() const { return groups_ > 0 ? shape_.C / groups_ : 1; }
   bool left_to_readers_ = false;
   kernels::Norm arguments(const OpRun& run) const;
   int groups_;  // 0: batch norm
   float epsilon_, momentum_ = 0;
   bool training_ = true;
+  bool gives_sums_ = false;  // of dx
   Shape shape_;
 };
 

@@ -23,6 +23,7 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
     }
   }
   if (!options.training) leave_norms_to_readers();
+  if (options.training && options.bias_sums) share_bias_sums();
   plan_ = make_plan(graph_, options.plan, options.type);
 }
 
@@ -41,6 +42,14 @@ void Program::leave_norms_to_readers() {
       continue;
     norm.leave_to_readers();
     for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(norm.has_relu());
+  }
+}
+
+void Program::share_bias_sums() {
+  shared_sums_ = bias_sums(graph_);
+  for (const BiasSums& s : shared_sums_) {
+    graph_.nodes[s.node].op->leave_bias_gradient();
+    if (!s.zero) graph_.nodes[s.giver].op->give_gradient_sums(s.input);
   }
 }
 
@@ -91,6 +100,7 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
       }
       run.dx.push_back(dx);
     }
+    run.dx_sums.resize(node.inputs.size());
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
     view_parameters(i);
@@ -103,6 +113,10 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     const std::string draws_as = node.op->random_name();
     run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
     run.step = step;
+  }
+  for (const BiasSums& s : shared_sums_) {
+    const Node& node = graph_.nodes[s.node];
+    if (!s.zero) runs_[s.giver].dx_sums[s.input] = parameters.view(node.params[node.op->bias_parameter()]).grad;
   }
   arena_ = arena;
   packed_generation_ = 0;
