@@ -223,7 +223,8 @@ REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C
     for (int64_t p = first; p < last; p += step) {
       a.dy.ahead(p + kAhead, c);
       const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
-      store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
+      if (a.dx.data != nullptr)
+        store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
       if (a.dresidual.data != nullptr) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);
     }
   });

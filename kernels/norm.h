@@ -68,7 +68,7 @@ struct NormBackward {
   Norm norm;
   TensorView y;  // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
   TensorView dy;
-  TensorView dx;          // may be dy
+  TensorView dx;          // may be dy; null: not wanted
   TensorView dresidual;   // null: not wanted; may be dy, where dx is not
   float *dgamma, *dbeta;  // (C)
   // (C), sums over the pixels of dx and of dresidual before they are rounded: the gradient of a bias that was added to
