@@ -60,14 +60,15 @@ struct ParamView {
 // What one run of an op reads and writes.
 struct OpRun {
   DeviceStream* stream = nullptr;
-  std::vector<TensorView> x;        // inputs (N,H,W,C)
-  TensorView y;                     // output
-  TensorView dy;                    // gradient of the output; backward may overwrite it
-  std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
-  std::vector<bool> accumulate;     // per input: add to dx instead of writing it
-  std::vector<float*> dx_sums;      // per input: where the sums of dx go, as give_gradient_sums() asked; else null
-  float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
-  std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
+  std::vector<TensorView> x;         // inputs (N,H,W,C)
+  TensorView y;                      // output
+  TensorView dy;                     // gradient of the output
+  std::vector<TensorView> dx;        // gradients of the inputs; null where nobody wants it
+  std::vector<const float*> x_bias;  // per input: a bias that its producer left to be added to it; else null
+  std::vector<bool> accumulate;      // per input: add to dx instead of writing it
+  std::vector<float*> dx_sums;       // per input: where the sums of dx go, as give_gradient_sums() asked; else null
+  float* aux = nullptr;              // aux_bytes(), written by forward; null where no op reads them
+  std::vector<const float*> x_aux;   // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
@@ -118,8 +119,9 @@ class Op {
   virtual bool accumulates() const { return false; }
   // Whether y may be the memory of input 0, where nobody reads that input later.
   virtual bool forward_in_place() const { return false; }
-  // Whether dx of input 0 may be the memory of dy.
+  // Whether dx of input 0 may be the memory of dy; of a sum, whose backward leaves dy as it is, dx of each input.
   virtual bool backward_in_place() const { return false; }
+  virtual bool overwrites_dy() const { return false; }  // backward does, beside that
   // Bytes of an auxiliary output: fp32 sums of y that a norm writes in its own pass, for the op that would otherwise
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
@@ -135,6 +137,9 @@ class Op {
   // where the op that wrote dy gives it instead (graph/plan.h). Known after compile(), as what follows.
   virtual int bias_parameter() const { return -1; }
   virtual void leave_bias_gradient() {}
+  // Whether forward adds its bias in a pass of its own, which a sum that reads y alone can spare it.
+  virtual bool may_leave_bias() const { return false; }
+  virtual void leave_bias() {}
   virtual GradientSums gradient_sums(size_t /*input*/) const { return GradientSums::none; }
   virtual void give_gradient_sums(size_t /*input*/) {}
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.

@@ -187,10 +187,11 @@ size_t ConvTransposeOp::backward_workspace() const {
 }
 
 void ConvTransposeOp::forward(const OpRun& run) {
-  const bool fused = a_.bias && conv_->has_dgrad_epilogue();
+  const bool fused = a_.bias && adds_bias_ && conv_->has_dgrad_epilogue();
   conv_->dgrad(*run.stream, run.x[0], run.params[0].compute, run.packed[1], run.y, run.workspace,
                {.bias = fused ? run.params[1].master : nullptr});
-  if (a_.bias && !fused) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
+  if (a_.bias && adds_bias_ && !fused)
+    kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
 }
 
 void ConvTransposeOp::backward(const OpRun& run) {
@@ -206,7 +207,7 @@ void ConvTransposeOp::backward(const OpRun& run) {
 }
 
 Passes ConvTransposeOp::forward_passes() const {
-  const int pass = a_.bias && !conv_->has_dgrad_epilogue() ? 1 : 0;
+  const int pass = may_leave_bias() && adds_bias_ ? 1 : 0;
   return {.launches = 1 + pass, .y = 1 + 2 * pass};
 }
 

@@ -70,6 +70,7 @@ class ConvOp : public ConvBase {
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
   bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
+  bool overwrites_dy() const override { return a_.relu; }
   bool reads_strided() const override { return has_epilogue_; }
   bool writes_strided() const override { return has_epilogue_; }
   size_t aux_bytes() const override;
@@ -98,6 +99,8 @@ class ConvTransposeOp : public ConvBase {
   std::string_view kind() const override { return "conv_transpose"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
   bool filters_first() const override { return false; }
+  bool may_leave_bias() const override { return a_.bias && !conv_->has_dgrad_epilogue(); }
+  void leave_bias() override { adds_bias_ = false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::dgrad).bytes == 0; }
@@ -107,6 +110,9 @@ class ConvTransposeOp : public ConvBase {
   void backward(const OpRun& run) override;
   Passes forward_passes() const override;
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
+
+ private:
+  bool adds_bias_ = true;  // where it has one: no reader does
 };
 
 }  // namespace regolith

@@ -1,6 +1,7 @@
 #include "engine/run/program.h"
 
 #include <algorithm>
+#include <set>
 
 #include "engine/base/error.h"
 #include "kernels/add.h"
@@ -24,6 +25,7 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
   }
   if (!options.training) leave_norms_to_readers();
   if (options.training && options.bias_sums) share_bias_sums();
+  leave_biases_to_sums();
   plan_ = make_plan(graph_, options.plan, options.type);
 }
 
@@ -50,6 +52,19 @@ void Program::share_bias_sums() {
   for (const BiasSums& s : shared_sums_) {
     graph_.nodes[s.node].op->leave_bias_gradient();
     if (!s.zero) graph_.nodes[s.giver].op->give_gradient_sums(s.input);
+  }
+}
+
+void Program::leave_biases_to_sums() {
+  std::set<int> taken;  // a sum adds one bias
+  for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
+    Op& op = *graph_.nodes[i].op;
+    const int reader = op.may_leave_bias() ? graph_.sole_reader(i) : -1;
+    if (reader < 0 || !graph_.nodes[reader].op->is_sum() || !taken.insert(reader).second) continue;
+    const std::vector<int>& inputs = graph_.nodes[reader].inputs;
+    op.leave_bias();
+    left_biases_.push_back(
+        {i, reader, static_cast<size_t>(std::find(inputs.begin(), inputs.end(), i) - inputs.begin())});
   }
 }
 
@@ -101,9 +116,9 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
       run.dx.push_back(dx);
     }
     run.dx_sums.resize(node.inputs.size());
+    run.x_bias.resize(node.inputs.size());
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
-    view_parameters(i);
     for (const Prepacked& p : node.op->prepacked()) {
       if (p.bytes > 0) prepacked_[i].push_back(&parameters.prepacked(node.name, p));
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
@@ -118,6 +133,7 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     const Node& node = graph_.nodes[s.node];
     if (!s.zero) runs_[s.giver].dx_sums[s.input] = parameters.view(node.params[node.op->bias_parameter()]).grad;
   }
+  for (int i = 0; i < n; ++i) view_parameters(i);
   arena_ = arena;
   packed_generation_ = 0;
 }
@@ -125,6 +141,9 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
 void Program::view_parameters(size_t node) {
   runs_[node].params.clear();
   for (int param : graph_.nodes[node].params) runs_[node].params.push_back(parameters_->view(param));
+  for (const LeftBias& b : left_biases_)
+    if (b.node == static_cast<int>(node))
+      runs_[b.reader].x_bias[b.input] = runs_[node].params[graph_.nodes[node].op->bias_parameter()].master;
 }
 
 void Program::pack(DeviceStream& stream) {

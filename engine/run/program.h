@@ -60,6 +60,7 @@ class Program {
  private:
   void leave_norms_to_readers();
   void share_bias_sums();
+  void leave_biases_to_sums();
   void view_parameters(size_t node);
   TensorView place(const Placement& placement, int node, void* arena) const;
   void* buffer(int index, void* arena) const;
@@ -69,6 +70,11 @@ class Program {
   ProgramOptions options_;
   Plan plan_;
   std::vector<BiasSums> shared_sums_;
+  struct LeftBias {  // of `node`, which its reader adds
+    int node = -1, reader = -1;
+    size_t input = 0;
+  };
+  std::vector<LeftBias> left_biases_;
   std::vector<OpRun> runs_;
   // Per node and input: the input's gradient. Where the plan has a temporary, the op writes dx there, and an add to the
   // gradient follows.
