@@ -1,7 +1,7 @@
 // Group normalisation (Wu and He, "Group Normalization", ECCV 2018) and batch normalisation (Ioffe and Szegedy, ICML
-// 2015) with residual add and ReLU in the same pass:
+// 2015) with residual add, ReLU and dropout (dropout.h) in the same pass:
 //
-//   y = act(gamma * (x - mean) * rstd + beta (+ residual)),  rstd = 1 / sqrt(variance + epsilon)
+//   y = act(gamma * (x - mean) * rstd + beta (+ residual)) (* dropout),  rstd = 1 / sqrt(variance + epsilon)
 //
 // Group norm: mean and (biased) variance are those of the H * W * C / groups values of a sample's group of neighbouring
 // channels. Batch norm is the norm of one sample whose every channel is a group: they are those of a channel over N, H
@@ -20,11 +20,14 @@
 // fit.
 //
 // Occupancy: at least 37% (256 threads).
+// Occupancy of norm_gradient_sums: at least 25% (256 threads).
+// Occupancy of norm_apply_gradient: at least 25% (256 threads).
 // Occupancy of group_norm_bundle: at least 25% (512 threads).
 // Occupancy of group_norm_bundle_gradient: at least 25% (512 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"
+#include "kernels/core/random.h"
 
 namespace regolith::kernels {
 
@@ -38,6 +41,7 @@ struct Norm {
   // dx_sums; or null.
   float* deviation = nullptr;
   bool relu = false;
+  DropoutDraws dropout{};     // rate 0: none
   bool training = true;       // false: batch norm by its running statistics
   void* workspace = nullptr;  // norm_workspace() bytes
 
@@ -63,10 +67,12 @@ struct NormForward {
 };
 REGOLITH_KERNEL(norm_forward, NormForward);
 
-// With g = act'(y) * dy: dx is the gradient of x, dresidual is g.
+// With g = act'(y) * dy (* dropout): dx is the gradient of x, dresidual is g.
 struct NormBackward {
   Norm norm;
-  TensorView y;  // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
+  // With relu and a residual: the masks of activation and dropout are taken from it. Null: that of the activation is
+  // computed anew from x, and what dropout drew is drawn again.
+  TensorView y;
   TensorView dy;
   TensorView dx;          // may be dy; null: not wanted
   TensorView dresidual;   // null: not wanted; may be dy, where dx is not

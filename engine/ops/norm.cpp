@@ -10,7 +10,7 @@ namespace regolith {
 
 std::string NormOp::describe() const {
   return (groups_ > 0 ? std::to_string(groups_) + " groups" : "") + (epilogue.residual ? " + residual" : "") +
-         (epilogue.relu ? " + relu" : "");
+         (epilogue.relu ? " + relu" : "") + epilogue.dropout.describe();
 }
 
 int64_t NormOp::statistics() const { return groups_ > 0 ? static_cast<int64_t>(shape_.N) * groups_ : shape_.C; }
@@ -50,6 +50,7 @@ kernels::Norm NormOp::arguments(const OpRun& run) const {
           .rstd = reinterpret_cast<float*>(saved + each),
           .deviation = saved_memory() > 0 ? reinterpret_cast<float*>(saved + 2 * each) : nullptr,
           .relu = epilogue.relu,
+          .dropout = dropout_draws(run, epilogue.dropout.rate, epilogue.dropout.spatial),
           .training = training_,
           .workspace = run.workspace};
 }

@@ -3,14 +3,16 @@
 
 #include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
+#include "engine/ops/dropout.h"
 #include "kernels/norm.h"
 
 namespace regolith {
 
-// What fusion adds to a norm: y = act(norm(x) + residual). The residual is input 1.
+// What fusion adds to a norm: y = dropout(act(norm(x) + residual)). The residual is input 1.
 struct NormEpilogue {
   bool residual = false;
   bool relu = false;
+  DropoutEpilogue dropout;
 };
 
 // Parameters: gamma (C), beta (C).
@@ -21,6 +23,7 @@ class NormOp : public Op {
   bool writes_strided() const override { return true; }
   bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
+  std::string random_name() const override { return epilogue.dropout.name; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;

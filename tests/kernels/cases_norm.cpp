@@ -5,9 +5,12 @@
 
 #include "kernels/norm.h"
 #include "tests/support/cases.h"
+#include "tests/support/dropout_oracle.h"
 
 namespace regolith::testing {
 namespace {
+
+constexpr int64_t kDropoutStep = 11;
 
 struct Norm {
   std::string name;
@@ -20,12 +23,16 @@ struct Norm {
   bool affine = false;      // group norm's coefficients in place of y
   bool bias_sums = false;   // the gradients of biases before it
   bool training = true;     // batch norm
-  int64_t step = -1;        // of batch norm's running statistics; -1: without one
-  bool dx = true;           // wanted
-  bool in_place = false;    // y over x; dx over dy, or dresidual over it where the residual is wanted
-  double offset = 0;        // of x: what a careless variance loses
+  float rate = 0;           // of dropout
+  bool spatial = false;
+  int64_t step = -1;      // of batch norm's running statistics; -1: without one
+  bool dx = true;         // wanted
+  bool in_place = false;  // y over x; dx over dy, or dresidual over it where the residual is wanted
+  double offset = 0;      // of x: what a careless variance loses
   bool large = false;
 
+  DropoutDraws draws(const int64_t* at = nullptr) const { return {rate, spatial, 0x123456789abcdefull, at, 5}; }
+  Values factors() const { return dropout_factors(layout(0, 0), draws(), kDropoutStep); }
   Layout layout(int before, int after) const { return {N, H, W, C, slices ? before : 0, slices ? after : 0}; }
   int samples() const { return groups > 0 ? N : 1; }
   int parts() const { return groups > 0 ? groups : C; }
@@ -136,6 +143,7 @@ kernels::Norm arguments(const Norm& k, Fixture& fixture, const Inputs& in, const
           .rstd = rstd.as<float>(),
           .deviation = deviation ? deviation->as<float>() : nullptr,
           .relu = k.relu,
+          .dropout = k.draws(step_in(fixture, kDropoutStep)),
           .training = k.training,
           .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))};
 }
@@ -176,8 +184,10 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   instance.run = [&fixture, args] { kernels::norm_forward(fixture.stream(), args); };
   instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = fixture.dtype()] {
     Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
+    const Values factors = k.factors();
     for (size_t i = 0; i < expected.size(); ++i) {
       if (k.relu) expected[i] = std::max(0.0, expected[i]);
+      expected[i] *= factors[i];
       totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
     }
     if (!k.affine) y.expect(expected, within(k, type));
@@ -215,8 +225,9 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   const Inputs in = draw(k, fixture);
   const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()};
   Values gradient = fixture.draw(k.size(), normal(), fixture.dtype()), activated = in.h;
+  const Values factors = k.factors();
   for (size_t i = 0; i < gradient.size(); ++i) {
-    activated[i] = std::max(0.0, activated[i]);
+    activated[i] = std::max(0.0, activated[i]) * factors[i];
     if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = 0;
   }
   Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
@@ -256,7 +267,9 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
       for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
       b.expect(expected, tolerance);
     };
-    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, gradient);
+    Values of_activation = gradient;
+    for (size_t i = 0; i < of_activation.size(); ++i) of_activation[i] *= factors[i];
+    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, of_activation);
     const double root = std::sqrt(static_cast<double>(k.size() / k.C));
     if (k.dx) expect(dx, d.dx, within(k, t));
     if (dresidual) expect(*dresidual, d.dresidual, within(k, t));
@@ -370,6 +383,28 @@ const Register cases_of_norms(describe({
      .accumulate = true,
      .bias_sums = true},
     {.name = "bias_sums_of_single_channels", .N = 2, .H = 5, .W = 6, .C = 15, .groups = 15, .bias_sums = true},
+    {.name = "dropout", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .rate = 0.3f},
+    {.name = "dropout_of_the_residual", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .residual = true, .rate = 0.3f},
+    {.name = "dropout_alone", .N = 2, .H = 24, .W = 30, .C = 24, .groups = 3, .relu = false, .rate = 0.5f},
+    {.name = "dropout_of_odd_channels", .N = 2, .H = 4, .W = 5, .C = 15, .groups = 5, .slices = true, .rate = 0.2f},
+    {.name = "spatial_dropout",
+     .N = 6,
+     .H = 9,
+     .W = 7,
+     .C = 32,
+     .groups = 8,
+     .sums = true,
+     .rate = 0.4f,
+     .spatial = true},
+    {.name = "spatial_dropout_with_bias_sums",
+     .N = 6,
+     .H = 9,
+     .W = 7,
+     .C = 48,
+     .groups = 6,
+     .bias_sums = true,
+     .rate = 0.4f,
+     .spatial = true},
     {.name = "sums", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true},
     {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
     {.name = "sums_of_x", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true, .x_sums = true},
@@ -385,6 +420,10 @@ const Register cases_of_norms(describe({
     {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},
     {.name = "evaluates", .N = 2, .H = 5, .W = 9, .C = 32, .groups = 0, .residual = true, .training = false},
     {.name = "of_what_is_frozen", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .dx = false},
+    {.name = "dropout", .N = 3, .H = 13, .W = 17, .C = 32, .groups = 0, .rate = 0.3f},
+    {.name = "dropout_of_the_residual", .N = 3, .H = 6, .W = 6, .C = 16, .groups = 0, .residual = true, .rate = 0.3f},
+    {.name = "dropout_in_place", .N = 2, .H = 6, .W = 7, .C = 20, .groups = 0, .rate = 0.5f, .in_place = true},
+    {.name = "spatial_dropout", .N = 7, .H = 3, .W = 5, .C = 64, .groups = 0, .rate = 0.2f, .spatial = true},
     {.name = "bias_sums", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true, .bias_sums = true},
     {.name = "bias_sums_evaluated",
      .N = 2,
