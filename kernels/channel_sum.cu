@@ -41,7 +41,7 @@ struct Parts {  // without padding: see Branches in aspp.cu
 
 template <class T, int L>
 __global__ void __launch_bounds__(kColumnThreads)
-    add_image(Parts parts, int count, TensorView image, float scale, TensorView y, bool accumulate) {
+    add_image(Parts parts, int count, TensorView image, float scale, const float* bias, TensorView y, bool accumulate) {
   using V = Vec<L>;
   const Rows rows = block_rows(y);
   for (int row = rows.begin; row < rows.end; ++row) {
@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kColumnThreads)
       for (int c = threadIdx.x * L; c < y.C; c += blockDim.x * L) {
         V sum(0);
         if (image) sum = V(scale) * load<V>(image.as<const T>() + row / y.H * image.pitch + c);
+        if (bias != nullptr) sum += load<V>(bias + c);
         for (int i = 0; i < count; ++i) sum += load<V>(static_cast<const T*>(parts.data[i]) + p * parts.pitch[i] + c);
         store(out + c, sum, accumulate);
       }
@@ -108,10 +109,11 @@ void add_images(Stream& stream, const AddImages& k) {
   }
   with_float_type(k.y.dtype, "add_images", [&](auto t) {
     using T = decltype(t);
-    with_lanes<T>({k.y, k.image, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]}, [&](auto lanes) {
+    const TensorView bias = row_map(k.bias, k.y.C);
+    with_lanes<T>({k.y, k.image, bias, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]}, [&](auto lanes) {
       constexpr int L = lanes;
       launch(stream, "add_images", {row_blocks(stream, k.y)}, columns_block(k.y.C / L), 0, add_image<T, L>, parts,
-             k.count, k.image, k.scale, k.y, k.accumulate);
+             k.count, k.image, k.scale, k.bias, k.y, k.accumulate);
     });
   });
 }

@@ -2,7 +2,7 @@
 //
 //   channel_sum: sum[c] (+)= sum over n, h, w of x[n,h,w,c]: the gradient of a bias
 //   image_sum:   sum[n,c] = scale * sum over h, w of x[n,h,w,c]
-//   add_images:  y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c]
+//   add_images:  y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c] + bias[c]
 //
 // With scale 1 / (H * W) the second is Keras' GlobalAveragePooling2D(keepdims=True) and PyTorch's AdaptiveAvgPool2d(1),
 // the third without parts its gradient. In fp32, through partial sums that are added in an order that depends on the
@@ -50,7 +50,8 @@ struct AddImages {
   int count = 0;
   TensorView image;  // (N, 1, 1, C) or null
   float scale = 1;
-  TensorView y;  // may be one of the parts
+  const float* bias = nullptr;  // (C) or null
+  TensorView y;                 // may be one of the parts
   bool accumulate = false;
 };
 REGOLITH_KERNEL(add_images, AddImages);

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "kernels/core/dropout.h"
 #include "kernels/core/reduce.h"
 
 // The passes: moments, application, gradient sums, input gradient. Where group norm has samples enough to keep the
@@ -128,17 +129,61 @@ struct Affine {
   __device__ __forceinline__ P operator()(const P& x) const { return fma(x - mean, scale, beta); }
 };
 
-// y = act((x - mean) * scale + beta (+ residual)) over the pixels of `range`; where `sums` is not null, the sum of y
-// before its rounding, a channel each, as well.
-template <class T, class P>
+// What a part's pixels are multiplied by, or nothing.
+template <bool kDrops>
+struct Drop {
+  static constexpr bool draws = false;
+  __device__ __forceinline__ Drop(const Norm&, const Part&, const DropoutNumbers&) {}
+  template <class P>
+  __device__ __forceinline__ P operator()(const P& v, int64_t, int) const {
+    return v;
+  }
+};
+template <>
+class Drop<true> {
+ public:
+  static constexpr bool draws = true;
+  __device__ __forceinline__ Drop(const Norm& k, const Part& part, const DropoutNumbers& numbers)
+      : factors_(numbers),
+        spatial_(numbers.spatial),
+        c0_(part.c0),
+        C_(k.x.C),
+        sample_(static_cast<int>(part.sample)),
+        image_(k.x.H * k.x.W),
+        begin_(-image_) {}
+  // v of pixel p of the part, from its channel c on.
+  template <int L, int K>
+  __device__ __forceinline__ Pack<L, K> operator()(const Pack<L, K>& v, int64_t p, int c) {
+    if (p < begin_ || p >= begin_ + image_) {  // of batch norm, whose part is all samples
+      const int64_t n = p / image_;
+      begin_ = n * image_;
+      factors_.sample(sample_ + static_cast<int>(n));
+    }
+    const int64_t first = (spatial_ ? 0 : (p - begin_) * C_) + c0_ + c;
+    Pack<L, K> r;
+    REGOLITH_UNROLL
+    for (int k = 0; k < K; ++k) r.v[k] = v.v[k] * factors_.template at<L>(first + k * L);
+    return r;
+  }
+
+ private:
+  DropoutFactors<64> factors_;
+  bool spatial_;
+  int c0_, C_, sample_, image_;
+  int64_t begin_;  // of the sample
+};
+
+// y = act((x - mean) * scale + beta (+ residual)) (* dropout) over the pixels of `range`; where `sums` is not null, the
+// sum of y before its rounding, a channel each, as well.
+template <class T, class P, class D>
 REGOLITH_DEVICE_LOOP void apply(Plane<const T> x, Plane<const T> residual, Plane<T> y, bool relu, Range range, int C,
-                                Channels channels, float* sums, float* scratch) {
+                                Channels channels, D& drop, float* sums, float* scratch) {
   const float least = relu ? 0 : -INFINITY;
   const auto each = [&](const Affine<P>& affine, int64_t p, int c) {
     y.ahead(p + kAhead, c);
     P h = affine(load_pack<P>(x.at(p, c)));
     if (residual.data != nullptr) h += load_pack<P>(residual.at(p, c));
-    h = max(P(least), h);
+    h = drop(max(P(least), h), p, c);
     store_pack(y.at(p, c), h);
     return h;
   };
@@ -166,7 +211,8 @@ struct GradientPlanes {
   Plane<const T> x, y, dy;
   Plane<T> dx, dresidual;
   bool relu, accumulate_dx, accumulate_dresidual;
-  __device__ __forceinline__ GradientPlanes(const NormBackward& k, const Part& part)
+  float kept;  // what dropout multiplies by where y is not zero
+  __device__ __forceinline__ GradientPlanes(const NormBackward& k, const Part& part, const DropoutNumbers& numbers)
       : x(part.of<const T>(k.norm.x)),
         y(part.of<const T>(k.y)),
         dy(part.of<const T>(k.dy)),
@@ -174,20 +220,22 @@ struct GradientPlanes {
         dresidual(part.of<T>(k.dresidual)),
         relu(k.norm.relu),
         accumulate_dx(k.accumulate_dx),
-        accumulate_dresidual(k.accumulate_dresidual) {}
-  // The gradient at the input of the activation.
-  template <class P>
-  __device__ __forceinline__ P gradient(const Affine<P>& affine, const P& value, int64_t p, int c) const {
+        accumulate_dresidual(k.accumulate_dresidual),
+        kept(numbers.scale) {}
+  // The gradient at the input of the activation. `drop` draws where there is no y, and only there.
+  template <class P, class D>
+  __device__ __forceinline__ P gradient(const Affine<P>& affine, const P& value, int64_t p, int c, D& drop) const {
     const P g = load_pack<P>(dy.at(p, c));
-    if (!relu) return g;
-    if (y.data != nullptr) return where_positive(load_pack<P>(y.at(p, c)), g);
-    return where_positive(affine(value), g);
+    if constexpr (!D::draws) {
+      if (y.data != nullptr) return where_positive(load_pack<P>(y.at(p, c)), g * P(kept));
+    }
+    return drop(relu ? where_positive(affine(value), g) : g, p, c);
   }
 };
 
 // Per channel over the pixels of `range`: sum[C] of the gradient g, and moment[C] of g * (x - mean).
-template <class T, class P>
-REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C, Channels channels, float* sum,
+template <class T, class P, class D>
+REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C, Channels channels, D& drop, float* sum,
                                         float* moment, float* scratch) {
   block_reduce<P, Sums<P, 2>>(
       range, cache_block<T>(range.end - range.begin, C), C, scratch,
@@ -195,7 +243,7 @@ REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C,
         const Affine<P> affine(channels, c);
         for (int64_t p = first; p < last; p += step) {
           a.dy.ahead(p + kAhead, c);
-          const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
+          const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c, drop);
           s[0] += g;
           s[1] = fma(g, value - affine.mean, s[1]);
         }
@@ -211,9 +259,9 @@ REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C,
 }
 
 // dx = scale * g + slope * (x - mean) + offset, and dresidual = g.
-template <class T, class P>
-REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C, Channels channels, const float* slope,
-                                         const float* offset) {
+template <class T, class P, class D>
+REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C, Channels channels, D& drop,
+                                         const float* slope, const float* offset) {
   for_each_tile<T, P>(range, C, [&](int c, int64_t first, int64_t last, int step) {
     const Affine<P> affine(channels, c);
     const P b = load_pack<P>(slope + c), e = load_pack<P>(offset + c);
@@ -222,8 +270,9 @@ REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C
 #endif
     for (int64_t p = first; p < last; p += step) {
       a.dy.ahead(p + kAhead, c);
-      const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c);
-      store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
+      const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c, drop);
+      if (a.dx.data != nullptr)
+        store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
       if (a.dresidual.data != nullptr) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);
     }
   });
@@ -250,16 +299,32 @@ __device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, c
   sync_block();
 }
 
-// 1 / sqrt(variance + epsilon) of D channels' moments of `pixels` values each, and their common mean to *mean.
-__device__ __forceinline__ float group_rstd(const float* means, const float* m2s, int D, float pixels, float epsilon,
-                                            float* mean, float* variance) {
+// The sum over the part's pixels of what apply_gradient makes of channel c. `sum`: of g.
+__device__ __forceinline__ float gradient_sum(const Norm& k, const Part& part, const Channels& channels,
+                                              const float* sum, const float* slope, const float* offset, int c) {
+  const float deviation = k.deviation == nullptr ? 0 : k.deviation[part.sample * k.x.C + part.c0 + c];
+  return channels.scale[c] * sum[c] + static_cast<float>(part.pixels) * (slope[c] * deviation + offset[c]);
+}
+
+// Of group g of the part, by its channels' moments: its mean, 1 / sqrt(variance + epsilon), deviations. Returns the
+// variance.
+__device__ __forceinline__ float finish_group(const Norm& k, const Part& part, int g, const float* means,
+                                              const float* m2s, float epsilon) {
+  const int D = part.D;
+  const float pixels = static_cast<float>(part.pixels);
+  means += g * D, m2s += g * D;
   float m = 0, q = 0;
   for (int c = 0; c < D; ++c) m += means[c];
   m /= static_cast<float>(D);
   for (int c = 0; c < D; ++c) q += m2s[c] + (means[c] - m) * (means[c] - m) * pixels;
-  *mean = m;
-  *variance = q / (pixels * static_cast<float>(D));
-  return 1 / sqrtf(*variance + epsilon);
+  if (k.deviation != nullptr) {
+    float* const deviation = k.deviation + part.sample * k.x.C + part.c0 + g * D;
+    for (int c = 0; c < D; ++c) deviation[c] = means[c] - m;
+  }
+  const float variance = q / (pixels * static_cast<float>(D));
+  k.mean[part.first + g] = m;
+  k.rstd[part.first + g] = 1 / sqrtf(variance + epsilon);
+  return variance;
 }
 
 // A block does all passes over `channels` channels of sample y, from channel x * channels.
@@ -284,8 +349,9 @@ REGOLITH_HOST_DEVICE size_t bundle_scratch(int channels) {
   return a > b ? a : b;
 }
 
-template <class T, class P, bool kTile>
-__global__ void __launch_bounds__(kBundleThreads, 1) group_norm_bundle(NormForward k, int channels) {
+template <class T, class P, bool kTile, bool kDrops>
+__global__ void __launch_bounds__(kBundleThreads, 1)
+    group_norm_bundle(NormForward k, DropoutNumbers numbers, int channels) {
   const Part part(k.norm, blockIdx.y, static_cast<int>(blockIdx.x) * channels, channels);
   const BundleShared<T> s = take_shared<BundleShared<T>>(channels, bundle_scratch<P>(channels),
                                                          kTile ? static_cast<size_t>(part.pixels) * channels : 0);
@@ -293,16 +359,13 @@ __global__ void __launch_bounds__(kBundleThreads, 1) group_norm_bundle(NormForwa
   Plane<const T> x = part.of<const T>(k.norm.x);
   moments<T, P>(x, all, channels, kTile ? s.tile : nullptr, s.channels.mean, s.m2, s.scratch);
   sync_block();
-  for (int g = static_cast<int>(threadIdx.x); g < channels / part.D; g += static_cast<int>(blockDim.x)) {
-    const int64_t out = part.first + g;
-    float variance;
-    k.norm.rstd[out] = group_rstd(s.channels.mean + g * part.D, s.m2 + g * part.D, part.D,
-                                  static_cast<float>(part.pixels), k.epsilon, k.norm.mean + out, &variance);
-  }
+  for (int g = static_cast<int>(threadIdx.x); g < channels / part.D; g += static_cast<int>(blockDim.x))
+    finish_group(k.norm, part, g, s.channels.mean, s.m2, k.epsilon);
   sync_block();
   s.channels.fill(k.norm, part);
   if (kTile) x = {s.tile, channels};
-  apply<T, P>(x, part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu, all, channels, s.channels,
+  Drop<kDrops> drop(k.norm, part, numbers);
+  apply<T, P>(x, part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu, all, channels, s.channels, drop,
               k.sums == nullptr ? nullptr : k.sums + part.sample * k.norm.x.C + part.c0, s.scratch);
 }
 
@@ -318,27 +381,36 @@ struct PassShared {
   }
 };
 
-// totals: (N, 2, C), the sums of g and of g * (x - mean) * rstd.
-template <class T, class P>
+// Rows of C sums that a sample has in backward: of g, of g * (x - mean) * rstd, and of dx where these are wanted.
+REGOLITH_HOST_DEVICE int total_rows(const NormBackward& k) { return k.dx_sums != nullptr ? 3 : 2; }
+
+// totals: (N, total_rows(), C).
+template <class T, class P, bool kDrops>
 __global__ void __launch_bounds__(kBundleThreads, 1)
-    group_norm_bundle_gradient(NormBackward k, int channels, float* totals) {
+    group_norm_bundle_gradient(NormBackward k, DropoutNumbers numbers, int channels, float* totals) {
   const PassShared s =
       take_shared<PassShared>(channels, true, true, reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size));
   const Part part(k.norm, blockIdx.y, static_cast<int>(blockIdx.x) * channels, channels);
-  const GradientPlanes<T> planes(k, part);
+  const GradientPlanes<T> planes(k, part, numbers);
+  Drop<kDrops> drop(k.norm, part, numbers);
   const Range all{0, part.pixels};
   s.channels.fill(k.norm, part);
-  gradient_sums<T, P>(planes, all, channels, s.channels, s.sum, s.moment, s.scratch);
+  gradient_sums<T, P>(planes, all, channels, s.channels, drop, s.sum, s.moment, s.scratch);
   sync_block();
   for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
-    float* total = totals + part.sample * 2 * k.norm.x.C + part.c0 + c;
+    float* total = totals + part.sample * total_rows(k) * k.norm.x.C + part.c0 + c;
     s.moment[c] *= k.norm.rstd[part.first + c / part.D];
     total[0] = s.sum[c];
     total[k.norm.x.C] = s.moment[c];
   }
   sync_block();
   fill_gradient(k.norm, part, s.sum, s.moment, s.slope, s.offset);
-  apply_gradient<T, P>(planes, all, channels, s.channels, s.slope, s.offset);
+  if (k.dx_sums != nullptr) {
+    float* of_dx = totals + (part.sample * 3 + 2) * k.norm.x.C + part.c0;
+    for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x))
+      of_dx[c] = gradient_sum(k.norm, part, s.channels, s.sum, s.slope, s.offset, c);
+  }
+  apply_gradient<T, P>(planes, all, channels, s.channels, drop, s.slope, s.offset);
 }
 
 // The passes as launches of their own. Block x takes its range of the pixels of sample y.
@@ -395,14 +467,11 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
     const float t = static_cast<float>(*k.step), early = (1 + t) / (10 + t);
     keep = early < k.momentum ? early : k.momentum;
   }
-  float *mean = k.norm.mean + part.first, *rstd = k.norm.rstd + part.first;
   for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
-    float variance;
-    rstd[g] = group_rstd(s.means + g * part.D, s.m2s + g * part.D, part.D, static_cast<float>(part.pixels), k.epsilon,
-                         mean + g, &variance);
+    const float variance = finish_group(k.norm, part, g, s.means, s.m2s, k.epsilon);
     if (k.running_mean != nullptr) {
       const float bias = k.x_bias == nullptr ? 0 : k.x_bias[from + g];
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (mean[g] + bias);
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (k.norm.mean[part.first + g] + bias);
       k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }
@@ -441,58 +510,80 @@ __global__ void __launch_bounds__(kThreads) norm_affine(NormForward k) {
 }
 
 // partial: (S, B, C), or null.
-template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3) norm_apply(NormForward k, size_t folds, float* partial) {
+template <class T, class P, bool kDrops>
+__global__ void __launch_bounds__(kThreads, 3)
+    norm_apply(NormForward k, DropoutNumbers numbers, size_t folds, float* partial) {
   const Part part = whole_part(k.norm);
   const PassShared s = take_shared<PassShared>(part.C, false, false, folds);
   s.channels.fill(k.norm, part);
+  Drop<kDrops> drop(k.norm, part, numbers);
   apply<T, P>(part.of<const T>(k.norm.x), part.of<const T>(k.residual), part.of<T>(k.y), k.norm.relu,
-              block_range(part.pixels), part.C, s.channels,
+              block_range(part.pixels), part.C, s.channels, drop,
               partial == nullptr ? nullptr : partials_of_block(partial, part.C), s.scratch);
 }
 
 // Leaves the sums of g and of g * (x - mean) in the workspace: (S, B, 2, C).
-template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3) norm_gradient_sums(NormBackward k) {
+template <class T, class P, bool kDrops>
+__global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3) norm_gradient_sums(NormBackward k, DropoutNumbers numbers) {
   const Part part = whole_part(k.norm);
   const PassShared s =
       take_shared<PassShared>(part.C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, part.C / P::size));
   s.channels.fill(k.norm, part);
   float* mine = partials_of_block(static_cast<float*>(k.norm.workspace), 2 * part.C);
-  gradient_sums<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, mine, mine + part.C,
-                      s.scratch);
+  Drop<kDrops> drop(k.norm, part, numbers);
+  gradient_sums<T, P>(GradientPlanes<T>(k, part, numbers), block_range(part.pixels), part.C, s.channels, drop, mine,
+                      mine + part.C, s.scratch);
 }
 
-// sums: (S, 2, C), of g and of g * (x - mean) * rstd.
-template <class T, class P>
-__global__ void __launch_bounds__(kThreads, 3) norm_apply_gradient(NormBackward k, const float* sums) {
+// sums: (S, total_rows(), C); the last row is written here, by the first block of a sample.
+template <class T, class P, bool kDrops>
+__global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3)
+    norm_apply_gradient(NormBackward k, DropoutNumbers numbers, float* sums) {
   const Part part = whole_part(k.norm);
   const PassShared s = take_shared<PassShared>(part.C, false, true, 0);
+  float* const mine = sums + part.sample * total_rows(k) * part.C;
   s.channels.fill(k.norm, part);
   if (k.norm.training) {
-    const float* mine = sums + part.sample * 2 * part.C;
     fill_gradient(k.norm, part, mine, mine + part.C, s.slope, s.offset);
   } else {  // the statistics are constants
     for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
       s.slope[c] = s.offset[c] = 0;
     sync_block();
   }
-  apply_gradient<T, P>(GradientPlanes<T>(k, part), block_range(part.pixels), part.C, s.channels, s.slope, s.offset);
+  if (k.dx_sums != nullptr && blockIdx.x == 0) {
+    const bool last = gridDim.y == 1;  // then it is the sum over all pixels
+    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+      const float sum = gradient_sum(k.norm, part, s.channels, mine, s.slope, s.offset, c);
+      if (last)
+        k.dx_sums[c] = k.accumulate_parameters ? k.dx_sums[c] + sum : sum;
+      else
+        mine[2 * part.C + c] = sum;
+    }
+  }
+  Drop<kDrops> drop(k.norm, part, numbers);
+  apply_gradient<T, P>(GradientPlanes<T>(k, part, numbers), block_range(part.pixels), part.C, s.channels, drop, s.slope,
+                       s.offset);
 }
 
-// Stores element i of a sample's C or 2 * C sums: that of channel i % C of one quantity, or of two. Multiplies the
+// Stores element i of a sample's sums: that of channel i % C of the first, second or third quantity. Multiplies the
 // second by the rstd of its group, where rstd is given.
 struct StoreChannelSums {
   int C, D;
-  const float* rstd;
-  float *out, *dbeta, *dgamma;  // out (S, C) or (S, 2, C); null: not wanted
-  bool accumulate;              // the parameters' gradients
+  const float* rstd = nullptr;
+  float* out = nullptr;  // a row of each quantity in the first of `rows` rows of a sample; or null
+  int rows = 1;
+  float *dbeta = nullptr, *dgamma = nullptr, *dx_sums = nullptr, *dresidual_sums = nullptr;  // null: not wanted
+  bool accumulate = false;  // the parameters' gradients
   __device__ __forceinline__ void operator()(int sample, int64_t i, const One& total) const {
-    const int c = static_cast<int>(i % C), quantities = dgamma != nullptr || rstd != nullptr ? 2 : 1;
+    const int c = static_cast<int>(i % C), quantity = static_cast<int>(i / C);
     float sum = total.v[0][0];
-    if (rstd != nullptr && i >= C) sum *= rstd[sample * (C / D) + c / D];
-    if (out != nullptr) out[static_cast<int64_t>(sample) * quantities * C + i] = sum;
-    if (float* parameters = i < C ? dbeta : dgamma) parameters[c] = accumulate ? parameters[c] + sum : sum;
+    if (rstd != nullptr && quantity == 1) sum *= rstd[sample * (C / D) + c / D];
+    if (out != nullptr) out[static_cast<int64_t>(sample) * rows * C + i] = sum;
+    const auto give = [&](float* to) {
+      if (to != nullptr) to[c] = accumulate ? to[c] + sum : sum;
+    };
+    give(quantity == 0 ? dbeta : quantity == 1 ? dgamma : dx_sums);
+    if (quantity == 0) give(dresidual_sums);
   }
 };
 // partial: (S, B, E).
@@ -502,11 +593,17 @@ void reduce_channels(Stream& stream, int samples, const float* partial, int bloc
                      finish);
 }
 
-// Sums over the samples of (samples, 2, C) sums into the gradients of beta and gamma.
+// Sums over the samples of (samples, total_rows(), C) sums into the gradients of beta and gamma, and of biases.
 void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
   const int C = k.norm.x.C;
-  reduce_channels(stream, 1, sums, k.norm.samples(), 2 * C,
-                  {C, 1, nullptr, nullptr, k.dbeta, k.dgamma, k.accumulate_parameters});
+  reduce_channels(stream, 1, sums, k.norm.samples(), total_rows(k) * C,
+                  {.C = C,
+                   .D = 1,
+                   .dbeta = k.dbeta,
+                   .dgamma = k.dgamma,
+                   .dx_sums = k.dx_sums,
+                   .dresidual_sums = k.dresidual_sums,
+                   .accumulate = k.accumulate_parameters});
 }
 
 // Bytes of shared memory that a block may have.
@@ -549,6 +646,9 @@ void check(const char* kernel, const Norm& k, std::initializer_list<TensorView> 
                       std::to_string(x.C) + " channels; expected some, in " + std::to_string(k.groups) +
                       " groups of one size");
   }
+  if (!(k.dropout.rate >= 0 && k.dropout.rate < 1))
+    throw KernelError(std::string(kernel) + ": the rate of dropout is " + std::to_string(k.dropout.rate) +
+                      "; expected 0 or more and less than 1");
   for (const TensorView& m : others) {
     if (m && (m.N != x.N || m.H != x.H || m.W != x.W || m.C != x.C || m.dtype != x.dtype)) {
       throw KernelError(std::string(kernel) + ": all maps must have the shape and the element type of x");
@@ -556,7 +656,7 @@ void check(const char* kernel, const Norm& k, std::initializer_list<TensorView> 
   }
 }
 
-template <class T, class P>
+template <class T, class P, bool kDrops>
 void forward_bundles(Stream& stream, const NormForward& k, int channels) {
   const auto bytes = [&](size_t tile) {
     return shared_bytes_of<BundleShared<T>>(channels, bundle_scratch<P>(channels), tile);
@@ -565,10 +665,11 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
   const bool fits = kWarp > 1 && bytes(tile) <= shared_limit(stream);
   launch(stream, "group_norm", {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)},
          {kBundleThreads}, bytes(fits ? tile : 0),
-         fits ? group_norm_bundle<T, P, kWarp != 1> : group_norm_bundle<T, P, false>, k, channels);
+         fits ? group_norm_bundle<T, P, kWarp != 1, kDrops> : group_norm_bundle<T, P, false, kDrops>, k,
+         dropout_numbers(k.norm.dropout), channels);
 }
 
-template <class T, class P>
+template <class T, class P, bool kDrops>
 void forward_passes(Stream& stream, const NormForward& k) {
   const Norm& n = k.norm;
   const int C = n.x.C, D = n.group_channels();
@@ -593,64 +694,86 @@ void forward_passes(Stream& stream, const NormForward& k) {
   const bool sums = k.sums != nullptr;
   const size_t folds = sums ? reduce_scratch<Sums<P>>(kThreads, C / P::size) : 0;
   launch(stream, "norm_apply", {sums ? summing : writing_blocks(stream, n.samples(), n.pixels()), samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, false, folds), norm_apply<T, P>, k, folds, sums ? workspace : nullptr);
+         shared_bytes_of<PassShared>(C, false, false, folds), norm_apply<T, P, kDrops>, k, dropout_numbers(n.dropout),
+         folds, sums ? workspace : nullptr);
   if (sums) {
-    reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C,
-                    {C, D, nullptr, k.sums, nullptr, nullptr, false});
+    reduce_channels(stream, n.samples(), workspace, static_cast<int>(summing), C, {.C = C, .D = D, .out = k.sums});
   }
 }
 
-template <class T, class P>
+template <class T, class P, bool kDrops>
 void backward_passes(Stream& stream, const NormBackward& k) {
   const Norm& n = k.norm;
   const int C = n.x.C, S = n.samples();
   const unsigned samples = static_cast<unsigned>(S), summing = summing_blocks(stream, S, n.pixels());
   float* workspace = static_cast<float*>(n.workspace);
-  float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, 2, C)
+  float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, total_rows(), C)
   launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
          shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
-         norm_gradient_sums<T, P>, k);
+         norm_gradient_sums<T, P, kDrops>, k, dropout_numbers(n.dropout));
   const bool last = S == 1;  // then these sums are the parameters' gradients
   reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
-                  {C, n.group_channels(), n.rstd, sums, last ? k.dbeta : nullptr, last ? k.dgamma : nullptr,
-                   k.accumulate_parameters});
+                  {.C = C,
+                   .D = n.group_channels(),
+                   .rstd = n.rstd,
+                   .out = sums,
+                   .rows = total_rows(k),
+                   .dbeta = last ? k.dbeta : nullptr,
+                   .dgamma = last ? k.dgamma : nullptr,
+                   .dresidual_sums = last ? k.dresidual_sums : nullptr,
+                   .accumulate = k.accumulate_parameters});
   launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P>, k, sums);
+         shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P, kDrops>, k,
+         dropout_numbers(n.dropout), sums);
   if (!last) reduce_samples(stream, k, sums);
+}
+
+// Calls f with whether the kernels draw.
+template <class F>
+void with_drops(bool drops, F&& f) {
+  if (drops) return f(std::true_type{});
+  f(std::false_type{});
 }
 
 }  // namespace
 
 void norm_forward(Stream& stream, const NormForward& k) {
   check("norm_forward", k.norm, {k.residual, k.y});
+  if (k.affine != nullptr && k.norm.dropout) throw KernelError("norm_forward: coefficients know no dropout");
   if ((k.x_sums != nullptr || k.affine != nullptr) && k.norm.groups == 0)
     throw KernelError("norm_forward: sums of x and coefficients are those of group norm");
   with_packs("norm_forward", {k.norm.x, k.residual, k.y}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
     const bool whole = k.x_sums == nullptr && k.affine == nullptr;
-    if (const int channels = whole ? bundle_channels(stream, k.norm, P::size) : 0) {
-      forward_bundles<T, P>(stream, k, channels);
-    } else {
-      forward_passes<T, P>(stream, k);
-    }
+    with_drops(static_cast<bool>(k.norm.dropout), [&](auto drops) {
+      if (const int channels = whole ? bundle_channels(stream, k.norm, P::size) : 0) {
+        forward_bundles<T, P, drops>(stream, k, channels);
+      } else {
+        forward_passes<T, P, drops>(stream, k);
+      }
+    });
   });
 }
 
 void norm_backward(Stream& stream, const NormBackward& k) {
   check("norm_backward", k.norm, {k.y, k.dy, k.dx, k.dresidual});
+  if (k.dx_sums != nullptr && k.norm.group_channels() > 1 && k.norm.deviation == nullptr)
+    throw KernelError("norm_backward: sums of dx need the deviations of groups of several channels");
   with_packs("norm_backward", {k.norm.x, k.y, k.dy, k.dx, k.dresidual}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    const int channels = bundle_channels(stream, k.norm, P::size);
-    if (channels == 0) return backward_passes<T, P>(stream, k);
-    const size_t folds = reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size);
-    float* totals = static_cast<float*>(k.norm.workspace);
-    launch(stream, "group_norm_gradient",
-           {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)}, {kBundleThreads},
-           shared_bytes_of<PassShared>(channels, true, true, folds), group_norm_bundle_gradient<T, P>, k, channels,
-           totals);
-    reduce_samples(stream, k, totals);
+    with_drops(k.norm.dropout && !k.y, [&](auto drops) {
+      const int channels = bundle_channels(stream, k.norm, P::size);
+      if (channels == 0) return backward_passes<T, P, drops>(stream, k);
+      const size_t folds = reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size);
+      float* totals = static_cast<float*>(k.norm.workspace);
+      launch(stream, "group_norm_gradient",
+             {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)}, {kBundleThreads},
+             shared_bytes_of<PassShared>(channels, true, true, folds), group_norm_bundle_gradient<T, P, drops>, k,
+             dropout_numbers(k.norm.dropout), channels, totals);
+      reduce_samples(stream, k, totals);
+    });
   });
 }
 

@@ -1,7 +1,7 @@
 // Group normalisation (Wu and He, "Group Normalization", ECCV 2018) and batch normalisation (Ioffe and Szegedy, ICML
-// 2015) with residual add and ReLU in the same pass:
+// 2015) with residual add, ReLU and dropout (dropout.h) in the same pass:
 //
-//   y = act(gamma * (x - mean) * rstd + beta (+ residual)),  rstd = 1 / sqrt(variance + epsilon)
+//   y = act(gamma * (x - mean) * rstd + beta (+ residual)) (* dropout),  rstd = 1 / sqrt(variance + epsilon)
 //
 // Group norm: mean and (biased) variance are those of the H * W * C / groups values of a sample's group of neighbouring
 // channels. Batch norm is the norm of one sample whose every channel is a group: they are those of a channel over N, H
@@ -20,11 +20,14 @@
 // fit.
 //
 // Occupancy: at least 37% (256 threads).
+// Occupancy of norm_gradient_sums: at least 25% (256 threads).
+// Occupancy of norm_apply_gradient: at least 25% (256 threads).
 // Occupancy of group_norm_bundle: at least 25% (512 threads).
 // Occupancy of group_norm_bundle_gradient: at least 25% (512 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"
+#include "kernels/core/random.h"
 
 namespace regolith::kernels {
 
@@ -34,7 +37,11 @@ struct Norm {
   int groups = 0;             // of group norm, a divisor of C; 0: batch norm
   const float *gamma, *beta;  // (C)
   float *mean, *rstd;         // (N, groups) or (C): written by forward, read by backward
+  // (N, C) of group norm, each channel's mean less that of its group: written by forward without x_sums, read for
+  // dx_sums; or null.
+  float* deviation = nullptr;
   bool relu = false;
+  DropoutDraws dropout{};     // rate 0: none
   bool training = true;       // false: batch norm by its running statistics
   void* workspace = nullptr;  // norm_workspace() bytes
 
@@ -62,22 +69,28 @@ struct NormForward {
 };
 REGOLITH_KERNEL(norm_forward, NormForward);
 
-// With g = act'(y) * dy: dx is the gradient of x, dresidual is g.
+// With g = act'(y) * dy (* dropout): dx is the gradient of x, dresidual is g.
 struct NormBackward {
   Norm norm;
-  TensorView y;  // with relu and a residual: the activation's mask is taken from it; null: computed anew from x
+  // With relu and a residual: the masks of activation and dropout are taken from it. Null: that of the activation is
+  // computed anew from x, and what dropout drew is drawn again.
+  TensorView y;
   TensorView dy;
-  TensorView dx;          // may be dy
+  TensorView dx;          // may be dy; null: not wanted
   TensorView dresidual;   // null: not wanted; may be dy, where dx is not
   float *dgamma, *dbeta;  // (C)
+  // (C), sums over the pixels of dx and of dresidual before they are rounded: the gradient of a bias that was added to
+  // x or to the residual. Those of dx are zero, but for rounding, where a group is one channel, and need `deviation`
+  // where it is more. Null: not wanted.
+  float *dx_sums = nullptr, *dresidual_sums = nullptr;
   bool accumulate_dx = false, accumulate_dresidual = false, accumulate_parameters = false;
 };
 REGOLITH_KERNEL(norm_backward, NormBackward);
 
 // Bytes of the workspace, forward and backward, of maps of C channels in `samples` samples (1 for batch norm) on any
-// machine: room for 512 partial sums, or one a sample, and for the samples' totals.
+// machine: room for 512 partial sums of two quantities, or one a sample, and for the samples' totals of three.
 constexpr size_t norm_workspace(int samples, int C) {
-  return (static_cast<size_t>(samples < 512 ? 512 : samples) + static_cast<size_t>(samples)) * 2 *
+  return (static_cast<size_t>(samples < 512 ? 512 : samples) * 2 + static_cast<size_t>(samples) * 3) *
          static_cast<size_t>(C) * sizeof(float);
 }
 

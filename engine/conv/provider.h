@@ -116,6 +116,8 @@ class Convolution {
   // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
   virtual void wgrad(DeviceStream&, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
                      void* workspace) = 0;
+  // Kernels of wgrad, for report/traffic.h. More with db than without: dy is read once more.
+  virtual int wgrad_launches(bool /*db*/) const { return 1; }
 };
 
 // Why a provider does not take a request: "no bf16 on this CPU (needs AVX512)".

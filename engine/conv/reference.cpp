@@ -31,6 +31,7 @@ class ReferenceConvolution : public Convolution {
     kernels::conv_direct_wgrad(stream, {x, dy, dw, window_, accumulate});
     if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
   }
+  int wgrad_launches(bool db) const override { return db ? 3 : 1; }
 
  private:
   kernels::ConvWindow window_;

@@ -38,6 +38,7 @@ class ThinInConvolution : public Convolution {
              void* workspace) override {
     kernels::thin_gather(stream, {x, dy, dw, db, window_, accumulate, workspace});
   }
+  int wgrad_launches(bool) const override { return 2; }
 
  private:
   ConvShape shape_;
@@ -70,6 +71,7 @@ class ThinOutConvolution : public Convolution {
     kernels::thin_gather(stream, {dy, x, dw, nullptr, {.taps_first = true}, accumulate, workspace});
     if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
   }
+  int wgrad_launches(bool db) const override { return db ? 4 : 2; }
 
  private:
   ConvShape shape_;

@@ -60,13 +60,15 @@ struct ParamView {
 // What one run of an op reads and writes.
 struct OpRun {
   DeviceStream* stream = nullptr;
-  std::vector<TensorView> x;        // inputs (N,H,W,C)
-  TensorView y;                     // output
-  TensorView dy;                    // gradient of the output; backward may overwrite it
-  std::vector<TensorView> dx;       // gradients of the inputs; null where nobody wants it
+  std::vector<TensorView> x;   // inputs (N,H,W,C)
+  TensorView y;                // output
+  TensorView dy;               // gradient of the output; backward may overwrite it
+  std::vector<TensorView> dx;  // gradients of the inputs; null where nobody wants it
+  // Per input: a bias that its producer left out (left_out_bias) or left to be added (leave_bias); else null.
+  std::vector<const float*> x_bias;
   std::vector<bool> accumulate;     // per input: add to dx instead of writing it
+  std::vector<float*> dx_sums;      // per input: where the sums of dx go, as give_gradient_sums() asked; else null
   float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
-  const float* x_bias = nullptr;    // that the producer of input 0 left out: left_out_bias()
   std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
@@ -79,6 +81,17 @@ struct OpRun {
   const int64_t* step = nullptr;  // in device memory
   int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
 };
+
+// What a direction of an op costs a GPU, for report/traffic.h: the kernels that it launches, and how often these read
+// or write its maps whole. Backward reads of the inputs and the output what the op saves, and writes each dx once more.
+struct Passes {
+  int launches = 1;
+  int x = 1, others = 1;  // input 0; each further one
+  int y = 1, dy = 1;
+};
+
+// Whether an op has the sums over the pixels of the dx that it writes, without a pass for them.
+enum class GradientSums { none, zero, known };  // zero: by definition
 
 // When an op reads the auxiliary output of an input's producer.
 enum class AuxUse { none, forward, forward_and_backward };
@@ -107,8 +120,9 @@ class Op {
   virtual bool accumulates() const { return false; }
   // Whether y may be the memory of input 0, where nobody reads that input later.
   virtual bool forward_in_place() const { return false; }
-  // Whether dx of input 0 may be the memory of dy.
+  // Whether dx of input 0 may be the memory of dy; of a sum, whose backward leaves dy as it is, dx of each input.
   virtual bool backward_in_place() const { return false; }
+  virtual bool overwrites_dy() const { return false; }  // backward does, beside that
   // Bytes of an auxiliary output: fp32 sums of y that a norm writes in its own pass, for the op that would otherwise
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
@@ -123,6 +137,15 @@ class Op {
   virtual void leave_to_readers() {}
   virtual void apply_norm(bool /*relu*/) {}  // tells the reader that it is to
   virtual bool has_relu() const { return false; }
+  // The parameter whose gradient is the sums of dy over the pixels, a bias; -1: there is none. It need not be computed
+  // where the op that wrote dy gives it instead (graph/plan.h). Known after compile(), as what follows.
+  virtual int bias_parameter() const { return -1; }
+  virtual void leave_bias_gradient() {}
+  // Whether forward adds its bias in a pass of its own, which a sum that reads y alone can spare it.
+  virtual bool may_leave_bias() const { return false; }
+  virtual void leave_bias() {}
+  virtual GradientSums gradient_sums(size_t /*input*/) const { return GradientSums::none; }
+  virtual void give_gradient_sums(size_t /*input*/) {}
   // The node whose random numbers the op draws, where fusion merged that node into it; empty: its own.
   virtual std::string random_name() const { return ""; }
 
@@ -138,6 +161,8 @@ class Op {
   virtual void prepack_weights(const OpRun&) {}  // rewrites all of them, after the weights have changed
   virtual void forward(const OpRun& run) = 0;
   virtual void backward(const OpRun&) {}
+  virtual Passes forward_passes() const { return {}; }
+  virtual Passes backward_passes(const std::vector<bool>& /*wants_dx*/) const { return {}; }
 };
 
 // Gives an op its clone() from its copy constructor. What compile() made is shared by copies until they are compiled.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "engine/base/text.h"
 
@@ -131,18 +133,33 @@ class Planner {
     }
   }
 
+  // What gives node v a gradient, as (consumer, its input), in the order of the backward pass.
+  std::vector<std::pair<int, int>> givers_of(int v) const {
+    std::vector<std::pair<int, int>> givers;
+    for (int c = n_ - 1; c > v; --c) {
+      for (size_t k = 0; k < node(c).inputs.size(); ++k)
+        if (node(c).inputs[k] == v && plan_.nodes[c].backward && plan_.nodes[c].wants_dx[k])
+          givers.emplace_back(c, static_cast<int>(k));
+    }
+    return givers;
+  }
+
   // A gradient's memory: a slice of a concat's gradient, or the memory of the gradient of the op that first gives
-  // it, or a buffer of its own.
+  // it, or a buffer of its own. Those that are given first are placed first: then all that may share a sum's gradient
+  // have it before one of them is overwritten.
   void place_gradients() {
+    givers_.resize(n_);
+    std::vector<int> order;
     for (int v = n_ - 1; v >= 0; --v) {
+      if (!plan_.nodes[v].backward) continue;
+      givers_[v] = givers_of(v);
+      order.push_back(v);
+    }
+    const auto given = [&](int v) { return is_head(v) ? n_ : givers_[v].front().first; };
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return given(a) > given(b); });
+    for (const int v : order) {
       NodePlan& p = plan_.nodes[v];
-      if (!p.backward) continue;
-      std::vector<std::pair<int, int>> givers;  // (consumer, its input), in the order of the backward pass
-      for (int c = n_ - 1; c > v; --c) {
-        for (size_t k = 0; k < node(c).inputs.size(); ++k)
-          if (node(c).inputs[k] == v && plan_.nodes[c].backward && plan_.nodes[c].wants_dx[k])
-            givers.emplace_back(c, static_cast<int>(k));
-      }
+      const auto& givers = givers_[v];
       const int first = is_head(v) ? n_ : backward_step(givers.front().first);
       if (!is_head(v)) p.grad = shared_gradient(v, givers.front());
       if (p.grad) {
@@ -150,6 +167,7 @@ class Planner {
       } else {
         p.grad = {new_buffer("d(" + node(v).name + ")", map_bytes(v), first, backward_step(v)), 0, node(v).shape().C};
       }
+      placed_.push_back(v);
       bool written = is_head(v);
       for (auto [c, k] : givers) {
         NodePlan& giver = plan_.nodes[c];
@@ -169,23 +187,38 @@ class Planner {
     }
   }
 
+  // The node whose backward is the first to change the gradient of v after it was given; -1: none does.
+  int first_change(int v) const {
+    if (givers_[v].size() > 1) return givers_[v][1].first;
+    return node(v).op->overwrites_dy() ? v : -1;
+  }
+
+  // Whether the gradient of v may be at `p`, in the memory of the gradient of c, after c has run: nobody else reads it
+  // there, or, where c has not changed it (`kept`), before it is changed.
+  bool may_take(int v, int c, const Placement& p, bool kept) const {
+    return std::all_of(placed_.begin(), placed_.end(), [&](int u) {
+      const Placement& g = plan_.nodes[u].grad;
+      const bool apart = g.buffer != p.buffer || g.channel + node(u).shape().C <= p.channel ||
+                         p.channel + node(v).shape().C <= g.channel;
+      return u >= c || apart || (kept && first_change(u) < v && first_change(v) < u);
+    });
+  }
+
   Placement shared_gradient(int v, std::pair<int, int> giver) const {
     const auto [c, k] = giver;
     const Node& consumer = node(c);
-    const Placement& dy = plan_.nodes[c].grad;
-    const bool strided_would_do = node(v).op->writes_strided();
-    if (consumer.op->joins_channels()) {
-      if (!options_.views || !strided_would_do) return {};
-      int channel = dy.channel;
-      for (int j = 0; j < k; ++j) channel += node(consumer.inputs[j]).shape().C;
-      return {dy.buffer, channel, dy.pitch};
+    const bool joins = consumer.op->joins_channels(), kept = joins || consumer.op->is_sum();
+    Placement p = plan_.nodes[c].grad;
+    if (joins) {
+      if (!options_.views) return {};
+      for (int j = 0; j < k; ++j) p.channel += node(consumer.inputs[j]).shape().C;
+    } else if (!options_.reuse || !consumer.op->backward_in_place() || node(v).shape() != consumer.shape()) {
+      return {};
     }
-    if (!options_.reuse || !consumer.op->backward_in_place() || node(v).shape() != consumer.shape()) return {};
-    if (dy.pitch != consumer.shape().C && !strided_would_do) return {};
-    for (int other : consumer.inputs)  // one input only may have it: the first that asks in this order
-      if (other != v && plan_.nodes[other].grad.buffer == dy.buffer && other > v) return {};
-    if (!consumer.op->is_sum() && k != 0) return {};
-    return dy;
+    if (p.pitch != node(v).shape().C && !node(v).op->writes_strided()) return {};
+    if (!kept && k != 0) return {};
+    if (givers_[v].size() > 1 && givers_[v][1].first == c && !joins) return {};  // an addend twice: dy is added to dx
+    return may_take(v, c, p, kept) ? p : Placement{};
   }
 
   void place_private_memory() {
@@ -211,6 +244,8 @@ class Planner {
   int n_;
   std::vector<std::vector<int>> consumers_;
   std::vector<int> head_;
+  std::vector<std::vector<std::pair<int, int>>> givers_;  // per node
+  std::vector<int> placed_;                               // nodes whose gradient has its place
   Plan plan_;
 };
 
@@ -232,6 +267,26 @@ std::vector<std::vector<bool>> wanted_gradients(const Graph& graph) {
     for (int in : graph.nodes[i].inputs) wanted[i].push_back(trains[in]);
   }
   return wanted;
+}
+
+std::vector<BiasSums> bias_sums(const Graph& graph) {
+  const auto wanted = wanted_gradients(graph);
+  std::set<std::pair<int, size_t>> taken;  // a giver writes the sums of an input once
+  std::vector<BiasSums> found;
+  for (int i = 0; i < static_cast<int>(graph.nodes.size()); ++i) {
+    const Node& node = graph.nodes[i];
+    const int bias = node.op->bias_parameter();
+    if (bias < 0 || wanted[i].empty() || !graph.trains(node.params[bias])) continue;
+    int at = i, reader = graph.sole_reader(i);
+    while (reader >= 0 && graph.nodes[reader].op->is_sum()) at = reader, reader = graph.sole_reader(at);
+    if (reader < 0) continue;
+    const std::vector<int>& inputs = graph.nodes[reader].inputs;
+    const size_t k = std::find(inputs.begin(), inputs.end(), at) - inputs.begin();
+    const GradientSums sums = graph.nodes[reader].op->gradient_sums(k);
+    if (sums == GradientSums::none || (sums == GradientSums::known && !taken.insert({reader, k}).second)) continue;
+    found.push_back({i, reader, k, sums == GradientSums::zero});
+  }
+  return found;
 }
 
 size_t assign_offsets(std::vector<PlanBuffer>& buffers, bool reuse) {

@@ -58,6 +58,15 @@ std::string largest_buffers(const Plan& plan);
 // Which nodes take part in backward, and of which inputs they give a gradient.
 std::vector<std::vector<bool>> wanted_gradients(const Graph& graph);
 
+// A node whose bias takes its gradient from the sums that `giver` has of the gradient of its input, or needs none.
+struct BiasSums {
+  int node = -1, giver = -1;
+  size_t input = 0;  // of the giver
+  bool zero = false;
+};
+// All of them, in a graph of compiled ops. Sums of maps lie between the two at most, and nobody else reads on the way.
+std::vector<BiasSums> bias_sums(const Graph& graph);
+
 // Offsets for buffers that overlap in time, largest first at the lowest place that is free. Returns the arena's size.
 size_t assign_offsets(std::vector<PlanBuffer>& buffers, bool reuse);
 

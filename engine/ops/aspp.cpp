@@ -276,6 +276,13 @@ void AsppOp::backward(const OpRun& run) {
   scatter_gradients(run);
 }
 
+// By the kernels of kernels/aspp.h: of each group two weight gradients and the sums of its bias, in parts that a second
+// kernel adds up, and a data gradient; the images' sums, the projection's bias, what is scattered.
+Passes AsppOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  const int branches = static_cast<int>(groups_.size());
+  return {.launches = 7 + 7 * branches + 2 * wants_dx[0], .x = branches - 1, .dy = 2 * branches - 1};
+}
+
 // The way back of prepack_weights. The gradient of a dead tap is written too: it is zero.
 void AsppOp::scatter_gradients(const OpRun& run) const {
   const int C = x_.C, F = a_.filters;

@@ -46,6 +46,8 @@ class AsppOp : public OpBase<AsppOp> {
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override { return {.launches = 4, .x = 2}; }
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
   // Branches that are one convolution.

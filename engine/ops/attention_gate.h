@@ -21,6 +21,7 @@ class AttentionGateOp : public StridedOp<AttentionGateOp> {
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes backward_passes(const std::vector<bool>&) const override { return {.launches = 6, .x = 2, .others = 2}; }
 
  private:
   int filters_;

@@ -1,8 +1,11 @@
 #include "engine/ops/basic.h"
 
+#include <algorithm>
+
 #include "engine/base/error.h"
 #include "engine/ops/registry.h"
 #include "kernels/add.h"
+#include "kernels/channel_sum.h"
 
 namespace regolith {
 
@@ -25,15 +28,30 @@ Inference AddOp::infer(const std::vector<Shape>& inputs) {
     if (s != inputs[0])
       throw GraphError("adds maps of different shapes, " + to_string(inputs[0]) + " and " + to_string(s));
   }
+  terms_ = static_cast<int>(inputs.size());
   Inference r;
   r.shape = inputs[0];
   return r;
 }
 
 void AddOp::forward(const OpRun& run) {
-  kernels::add_forward(*run.stream, {.a = run.x[0], .b = run.x[1], .y = run.y});
-  for (size_t i = 2; i < run.x.size(); ++i)
-    kernels::add_forward(*run.stream, {.a = run.x[i], .b = {}, .y = run.y, .accumulate = true});
+  const auto bias = std::find_if(run.x_bias.begin(), run.x_bias.end(), [](const float* b) { return b != nullptr; });
+  const bool biased = bias != run.x_bias.end();
+  if (run.x.size() == 2 && !biased)
+    return kernels::add_forward(*run.stream, {.a = run.x[0], .b = run.x[1], .y = run.y});
+  for (size_t i = 0; i < run.x.size();) {
+    kernels::AddImages sum;
+    sum.accumulate = i > 0;
+    if (i == 0 && biased) sum.bias = *bias;
+    while (i < run.x.size() && sum.count < kernels::kMostParts) sum.parts[sum.count++] = run.x[i++];
+    sum.y = run.y;
+    kernels::add_images(*run.stream, sum);
+  }
+}
+
+Passes AddOp::forward_passes() const {
+  const int passes = (terms_ + kernels::kMostParts - 1) / kernels::kMostParts;
+  return {.launches = passes, .y = 2 * passes - 1};
 }
 
 void AddOp::backward(const OpRun& run) {

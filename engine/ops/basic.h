@@ -27,6 +27,10 @@ class AddOp : public StridedOp<AddOp> {
   bool backward_in_place() const override { return true; }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+
+ private:
+  int terms_ = 2;
 };
 
 // y = the channels of x1, then of x2, ... The plan lets the producers write into y: what it could not place is copied.

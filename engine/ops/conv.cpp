@@ -152,12 +152,18 @@ void ConvOp::backward(const OpRun& run) {
   if (a_.relu)
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
-  float* db = a_.bias && !leaves_bias_out_ ? run.params[1].grad : nullptr;
+  float* db = a_.bias && sums_bias_ && !leaves_bias_out_ ? run.params[1].grad : nullptr;
   if (run.trains)
     conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
     conv_->dgrad(*run.stream, run.dy, run.params[0].compute, run.packed[1], run.dx[0], run.workspace,
                  {.accumulate = run.accumulate[0]});
+}
+
+Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  const bool db = a_.bias && sums_bias_;
+  const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
+  return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
 }
 
 Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
@@ -183,22 +189,33 @@ size_t ConvTransposeOp::backward_workspace() const {
 }
 
 void ConvTransposeOp::forward(const OpRun& run) {
-  const bool fused = a_.bias && conv_->has_dgrad_epilogue();
+  const bool fused = a_.bias && adds_bias_ && conv_->has_dgrad_epilogue();
   conv_->dgrad(*run.stream, run.x[0], run.params[0].compute, run.packed[1], run.y, run.workspace,
                {.bias = fused ? run.params[1].master : nullptr});
-  if (a_.bias && !fused) kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
+  if (a_.bias && adds_bias_ && !fused)
+    kernels::bias_forward(*run.stream, {.x = run.y, .bias = run.params[1].master, .y = run.y});
 }
 
 void ConvTransposeOp::backward(const OpRun& run) {
   // The adjoint's input is our output: its x is dy, its dy is our x.
   if (run.trains)
     conv_->wgrad(*run.stream, run.dy, run.x[0], run.params[0].grad, nullptr, run.accumulate_grads, run.workspace);
-  if (run.trains && a_.bias)
+  if (run.trains && a_.bias && sums_bias_)
     kernels::channel_sum(
         *run.stream,
         {.x = run.dy, .sum = run.params[1].grad, .accumulate = run.accumulate_grads, .workspace = run.workspace});
   if (run.dx[0])
     conv_->forward(*run.stream, run.dy, run.params[0].compute, run.packed[0], nullptr, run.dx[0], run.workspace);
+}
+
+Passes ConvTransposeOp::forward_passes() const {
+  const int pass = may_leave_bias() && adds_bias_ ? 1 : 0;
+  return {.launches = 1 + pass, .y = 1 + 2 * pass};
+}
+
+Passes ConvTransposeOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  const int sums = a_.bias && sums_bias_ ? 1 : 0;
+  return {.launches = conv_->wgrad_launches(false) + wants_dx[0] + 2 * sums, .dy = 1 + wants_dx[0] + sums};
 }
 
 namespace {

@@ -49,6 +49,8 @@ class ConvBase : public Op {
   virtual bool filters_first() const { return true; }  // of the kernel's axes; else they come last
   std::string describe() const override;
   std::string provider() const override;
+  int bias_parameter() const override { return a_.bias && !a_.relu ? 1 : -1; }
+  void leave_bias_gradient() override { sums_bias_ = false; }
   std::vector<Prepacked> prepacked() const override { return regolith::prepacked(*conv_); }
   void prepack_weights(const OpRun& run) override {
     regolith::prepack_weights(*conv_, *run.stream, run.params[0].compute, run.packed.data());
@@ -61,6 +63,7 @@ class ConvBase : public Op {
   ConvAttributes a_;
   ConvShape shape_{};
   std::shared_ptr<Convolution> conv_;
+  bool sums_bias_ = true;  // computes the gradient of its bias, where it has one
 };
 
 // Parameters: kernel (filters,R,S,C), bias (filters).
@@ -71,6 +74,7 @@ class ConvOp : public ConvBase {
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
   bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
+  bool overwrites_dy() const override { return a_.relu; }
   bool reads_strided() const override { return has_epilogue_; }
   bool writes_strided() const override { return has_epilogue_; }
   size_t aux_bytes() const override;
@@ -84,6 +88,7 @@ class ConvOp : public ConvBase {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
   bool leaves_bias_out_ = false;
@@ -100,6 +105,8 @@ class ConvTransposeOp : public ConvBase {
   std::string_view kind() const override { return "conv_transpose"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvTransposeOp>(*this); }
   bool filters_first() const override { return false; }
+  bool may_leave_bias() const override { return a_.bias && !conv_->has_dgrad_epilogue(); }
+  void leave_bias() override { adds_bias_ = false; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::dgrad).bytes == 0; }
@@ -107,6 +114,11 @@ class ConvTransposeOp : public ConvBase {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
+
+ private:
+  bool adds_bias_ = true;  // where it has one: no reader does
 };
 
 }  // namespace regolith

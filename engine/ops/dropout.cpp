@@ -13,6 +13,10 @@ DropoutDraws dropout_draws(const OpRun& run, float rate, bool spatial) {
 
 std::string describe_rate(float rate) { return format("%g", static_cast<double>(rate)); }
 
+std::string DropoutEpilogue::describe() const {
+  return rate > 0 ? std::string(spatial ? " + spatial_dropout " : " + dropout ") + describe_rate(rate) : "";
+}
+
 std::string DropoutOp::describe() const { return "rate " + describe_rate(rate_); }
 
 Inference DropoutOp::infer(const std::vector<Shape>& inputs) {

@@ -25,6 +25,15 @@ class DropoutOp : public StridedOp<DropoutOp> {
   bool spatial_;
 };
 
+// Dropout that fusion has put into another op.
+struct DropoutEpilogue {
+  float rate = 0;
+  bool spatial = false;
+  std::string name;  // the node that was merged, whose random numbers are drawn
+  explicit operator bool() const { return rate > 0; }
+  std::string describe() const;  // " + spatial_dropout 0.1"
+};
+
 // What a run's dropout draws: with `dropout` off, nothing.
 DropoutDraws dropout_draws(const OpRun& run, float rate, bool spatial);
 std::string describe_rate(float rate);  // "0.1"

@@ -21,11 +21,18 @@ class Fuser {
     if (options_.has("cancelled bias")) drop_cancelled_biases();
     merge_all("norm+residual", [&](int i) { return norm_residual(i); });
     merge_all("norm+relu", [&](int i) { return norm_activation(i); });
+    merge_all("norm+dropout", [&](int i) {
+      auto* norm = op<NormOp>(i);
+      return norm == nullptr ? -1 : take_dropout(i, norm->epilogue.dropout);
+    });
     if (inference_) merge_all("conv+residual", [&](int i) { return conv_residual(i); });
     merge_all("conv+relu", [&](int i) { return conv_activation(i); });
     if (!options_.has("padding taps")) keep_padding_taps();
     merge_all("squeeze+pool", [&](int i) { return squeeze_pool(i); });
-    merge_all("squeeze+dropout", [&](int i) { return squeeze_dropout(i); });
+    merge_all("squeeze+dropout", [&](int i) {
+      auto* squeeze = plain_squeeze(i);
+      return squeeze == nullptr ? -1 : take_dropout(i, squeeze->epilogue.dropout);
+    });
     if (options_.has("squeeze from norm")) squeezes_from_norms();
     if (inference_ && options_.has("norm from conv")) norms_from_convs();
     return std::move(log_);
@@ -64,6 +71,15 @@ class Fuser {
   int sole_relu(int i) const {
     const int reader = graph_.sole_reader(i);
     return reader >= 0 && graph_.nodes[reader].op->is_relu() ? reader : -1;
+  }
+
+  // The node that reads i alone, where it is dropout, which `epilogue` then does.
+  int take_dropout(int i, DropoutEpilogue& epilogue) {
+    const int reader = epilogue ? -1 : graph_.sole_reader(i);
+    const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
+    if (dropout == nullptr || dropout->rate() == 0) return -1;
+    epilogue = {dropout->rate(), dropout->spatial(), graph_.nodes[reader].name};  // its random numbers, fused or not
+    return reader;
   }
 
   // norm -> add: the norm adds the other input, if that is one add of two.
@@ -107,7 +123,7 @@ class Fuser {
   // The squeeze of node i where it has no epilogue yet.
   SqueezeExciteOp* plain_squeeze(int i) {
     auto* squeeze = op<SqueezeExciteOp>(i);
-    return squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout() ? nullptr : squeeze;
+    return squeeze == nullptr || squeeze->epilogue.pool || squeeze->epilogue.dropout ? nullptr : squeeze;
   }
 
   int squeeze_pool(int i) {
@@ -116,17 +132,6 @@ class Fuser {
     const auto* pool = reader < 0 ? nullptr : op<MaxPoolOp>(reader);
     if (pool == nullptr || !pool->halves()) return -1;
     squeeze->epilogue.pool = true;
-    return reader;
-  }
-
-  int squeeze_dropout(int i) {
-    auto* squeeze = plain_squeeze(i);
-    const int reader = squeeze == nullptr ? -1 : graph_.sole_reader(i);
-    const auto* dropout = reader < 0 ? nullptr : op<DropoutOp>(reader);
-    if (dropout == nullptr || dropout->rate() == 0) return -1;
-    squeeze->epilogue.rate = dropout->rate();
-    squeeze->epilogue.spatial = dropout->spatial();
-    squeeze->epilogue.dropout_name = graph_.nodes[reader].name;  // its random numbers, fused or not
     return reader;
   }
 

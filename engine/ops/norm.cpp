@@ -10,7 +10,7 @@ namespace regolith {
 
 std::string NormOp::describe() const {
   return (groups_ > 0 ? std::to_string(groups_) + " groups" : "") + (epilogue.residual ? " + residual" : "") +
-         (epilogue.relu ? " + relu" : "");
+         (epilogue.relu ? " + relu" : "") + epilogue.dropout.describe();
 }
 
 int64_t NormOp::statistics() const { return groups_ > 0 ? static_cast<int64_t>(shape_.N) * groups_ : shape_.C; }
@@ -29,17 +29,28 @@ Inference NormOp::infer(const std::vector<Shape>& inputs) {
   return r;
 }
 
+size_t NormOp::saved_memory() const {
+  return gives_sums_ && group_channels() > 1 ? aligned(static_cast<size_t>(shape_.N) * shape_.C * sizeof(float)) : 0;
+}
+
+GradientSums NormOp::gradient_sums(size_t input) const {
+  return input == 0 && training_ && group_channels() == 1 ? GradientSums::zero : GradientSums::known;
+}
+
 size_t NormOp::forward_workspace() const { return kernels::norm_workspace(groups_ > 0 ? shape_.N : 1, shape_.C); }
 
 kernels::Norm NormOp::arguments(const OpRun& run) const {
   unsigned char* const saved = static_cast<unsigned char*>(run.saved);
+  const size_t each = aligned(statistics() * sizeof(float));
   return {.x = run.x[0],
           .groups = groups_,
           .gamma = run.params[0].master,
           .beta = run.params[1].master,
           .mean = reinterpret_cast<float*>(saved),
-          .rstd = reinterpret_cast<float*>(saved + aligned(statistics() * sizeof(float))),
+          .rstd = reinterpret_cast<float*>(saved + each),
+          .deviation = saved_memory() > 0 ? reinterpret_cast<float*>(saved + 2 * each) : nullptr,
           .relu = epilogue.relu,
+          .dropout = dropout_draws(run, epilogue.dropout.rate, epilogue.dropout.spatial),
           .training = training_,
           .workspace = run.workspace};
 }
@@ -55,7 +66,7 @@ void NormOp::forward(const OpRun& run) {
                                       .sums = left_to_readers_ ? nullptr : run.aux,
                                       .x_sums = run.x_aux[0],
                                       .affine = left_to_readers_ ? run.aux : nullptr,
-                                      .x_bias = run.x_bias,
+                                      .x_bias = run.x_bias[0],
                                       .running_mean = batch ? run.params[2].master : nullptr,
                                       .running_variance = batch ? run.params[3].master : nullptr,
                                       .momentum = momentum_,
@@ -71,9 +82,22 @@ void NormOp::backward(const OpRun& run) {
                                        .dresidual = residual ? run.dx[1] : TensorView{},
                                        .dgamma = run.params[0].grad,
                                        .dbeta = run.params[1].grad,
+                                       .dx_sums = run.dx_sums[0],
+                                       .dresidual_sums = epilogue.residual ? run.dx_sums[1] : nullptr,
                                        .accumulate_dx = run.accumulate[0],
                                        .accumulate_dresidual = residual && run.accumulate[1],
                                        .accumulate_parameters = run.accumulate_grads});
+}
+
+// Group norm by a block for each bundle of channels, which stays in shared memory; batch norm by the three passes of
+// one sample.
+Passes NormOp::forward_passes() const {
+  if (groups_ > 0) return {};
+  return training_ ? Passes{.launches = 3, .x = 2} : Passes{.launches = 2};
+}
+
+Passes NormOp::backward_passes(const std::vector<bool>&) const {
+  return {.launches = groups_ > 0 ? 2 : 3, .x = 2, .y = 2, .dy = 2};
 }
 
 Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {

@@ -3,14 +3,16 @@
 
 #include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
+#include "engine/ops/dropout.h"
 #include "kernels/norm.h"
 
 namespace regolith {
 
-// What fusion adds to a norm: y = act(norm(x) + residual). The residual is input 1.
+// What fusion adds to a norm: y = dropout(act(norm(x) + residual)). The residual is input 1.
 struct NormEpilogue {
   bool residual = false;
   bool relu = false;
+  DropoutEpilogue dropout;
 };
 
 // Parameters: gamma (C), beta (C).
@@ -21,23 +23,32 @@ class NormOp : public Op {
   bool writes_strided() const override { return true; }
   bool accumulates() const override { return true; }
   bool backward_in_place() const override { return true; }
+  std::string random_name() const override { return epilogue.dropout.name; }
   std::string describe() const override;
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
+  // A norm has taken the mean out of what is one channel alone, and with it the bias before it.
+  GradientSums gradient_sums(size_t input) const override;
+  void give_gradient_sums(size_t input) override { gives_sums_ |= input == 0; }
+  size_t saved_memory() const override;
   int groups() const { return groups_; }  // 0: batch norm
   float epsilon() const { return epsilon_; }
 
  protected:
   NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
   int64_t statistics() const;  // pairs of mean and rstd
+  int group_channels() const { return groups_ > 0 ? shape_.C / groups_ : 1; }
   bool left_to_readers_ = false;
   kernels::Norm arguments(const OpRun& run) const;
   int groups_;  // 0: batch norm
   float epsilon_, momentum_ = 0;
   bool training_ = true;
+  bool gives_sums_ = false;  // of dx
   Shape shape_;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
-#include "engine/ops/dropout.h"
 #include "engine/ops/registry.h"
 
 namespace regolith {
@@ -12,9 +11,7 @@ std::string SqueezeExciteOp::describe() const {
   std::string text = "ratio " + std::to_string(ratio_) + ", " + std::to_string(hidden_) + " hidden";
   if (reads_statistics) text += ", sums from the norm";
   if (epilogue.pool) text += " + max_pool 2x2";
-  if (epilogue.dropout())
-    text += std::string(epilogue.spatial ? " + spatial_dropout " : " + dropout ") + describe_rate(epilogue.rate);
-  return text;
+  return text + epilogue.dropout.describe();
 }
 
 Inference SqueezeExciteOp::infer(const std::vector<Shape>& inputs) {
@@ -56,7 +53,7 @@ kernels::SqueezeExcite SqueezeExciteOp::arguments(const OpRun& run) const {
           .activation = reinterpret_cast<float*>(saved + 2 * channels),
           .scale = reinterpret_cast<float*>(saved + channels),
           .pool = epilogue.pool,
-          .dropout = dropout_draws(run, epilogue.rate, epilogue.spatial),
+          .dropout = dropout_draws(run, epilogue.dropout.rate, epilogue.dropout.spatial),
           .workspace = run.workspace};
 }
 
@@ -74,6 +71,14 @@ void SqueezeExciteOp::backward(const OpRun& run) {
                                                  .dexpand_bias = run.params[3].grad,
                                                  .accumulate_dx = run.accumulate[0],
                                                  .accumulate_parameters = run.accumulate_grads});
+}
+
+Passes SqueezeExciteOp::forward_passes() const {
+  return reads_statistics ? Passes{.launches = 2} : Passes{.launches = 3, .x = 2};
+}
+
+Passes SqueezeExciteOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  return {.launches = 3 + wants_dx[0], .x = 1 + epilogue.pool, .dy = 1 + wants_dx[0]};
 }
 
 std::unique_ptr<Op> parse_squeeze_excite(const Attributes& a) {

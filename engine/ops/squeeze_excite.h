@@ -4,6 +4,7 @@
 
 #include "engine/graph/attributes.h"
 #include "engine/graph/op.h"
+#include "engine/ops/dropout.h"
 #include "kernels/squeeze_excite.h"
 
 namespace regolith {
@@ -11,10 +12,7 @@ namespace regolith {
 // What fusion adds to the pass that scales: max pooling of 2x2, or dropout.
 struct SqueezeEpilogue {
   bool pool = false;
-  float rate = 0;
-  bool spatial = false;
-  std::string dropout_name;  // the node that was merged, whose random numbers are drawn
-  bool dropout() const { return rate > 0; }
+  DropoutEpilogue dropout;
 };
 
 // Parameters, (out, in): reduce/kernel (hidden, C), reduce/bias, expand/kernel (C, hidden), expand/bias; hidden is
@@ -29,12 +27,14 @@ class SqueezeExciteOp : public StridedOp<SqueezeExciteOp> {
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
   AuxUse reads_aux(size_t) const override { return reads_statistics ? AuxUse::forward : AuxUse::none; }
-  std::string random_name() const override { return epilogue.dropout_name; }
+  std::string random_name() const override { return epilogue.dropout.name; }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;
   size_t backward_workspace() const override { return forward_workspace(); }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes forward_passes() const override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
   kernels::SqueezeExcite arguments(const OpRun& run) const;

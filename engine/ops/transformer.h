@@ -17,6 +17,9 @@ class LayerNormOp : public StridedOp<LayerNormOp> {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes backward_passes(const std::vector<bool>& wants_dx) const override {
+    return {.launches = 3 + wants_dx[0], .x = 1 + wants_dx[0], .dy = 1 + wants_dx[0]};
+  }
 
  private:
   float epsilon_;
@@ -34,6 +37,7 @@ class AttentionOp : public OpBase<AttentionOp> {
   size_t backward_workspace() const override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
+  Passes backward_passes(const std::vector<bool>&) const override { return {.launches = 3, .x = 2, .dy = 2}; }
 
  private:
   int heads_;

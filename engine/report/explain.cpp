@@ -6,6 +6,7 @@
 
 #include "engine/base/text.h"
 #include "engine/report/table.h"
+#include "engine/report/traffic.h"
 
 namespace regolith {
 namespace {
@@ -65,7 +66,13 @@ std::string explain(Network& network, int batch, int moments) {
           "; weights, gradients and moments " + mebibytes(parameters.bytes_with_moments(moments), 1) + "\n";
   text += "concat       " + std::to_string(plan.concat_copies) + " copies; " + std::to_string(plan.extra_adds) +
           " gradients added in a pass of their own\n";
+  const std::vector<BiasSums>& sums = program.shared_sums();
+  const auto zero = std::count_if(sums.begin(), sums.end(), [](const BiasSums& s) { return s.zero; });
+  text += "biases       " + std::to_string(sums.size() - zero) + " gradients from the sums of the op behind, " +
+          std::to_string(zero) + " zero by definition\n";
   text += "largest      " + largest_buffers(plan) + "\n";
+  const Traffic step = traffic_of_step(program, (batch + slice - 1) / slice, moments);
+  text += format("training step: %lld launches, %.2f GB\n", static_cast<long long>(step.launches), step.bytes / 1e9);
   const std::string problem = network.shortage(program, network.arena_bytes(), prepacked);
   return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }

@@ -7,8 +7,9 @@
 
 namespace regolith {
 
-// The graph after fusion with shapes, parameters, FLOPs, providers, the arena's map, and the memory that training and
-// evaluation of batches of that size take. `moments`: fp32 numbers of the optimizer for each weight.
+// The graph after fusion with shapes, parameters, FLOPs, providers, the arena's map, the memory that training and
+// evaluation of batches of that size take, and what a training step launches and moves (report/traffic.h). `moments`:
+// fp32 numbers of the optimizer for each weight.
 std::string explain(Network& network, int batch, int moments = 2);
 
 }  // namespace regolith

@@ -1,6 +1,7 @@
 #include "engine/run/program.h"
 
 #include <algorithm>
+#include <set>
 
 #include "engine/base/error.h"
 #include "kernels/add.h"
@@ -23,6 +24,8 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
     }
   }
   if (!options.training) leave_norms_to_readers();
+  if (options.training && options.bias_sums) share_bias_sums();
+  leave_biases_to_sums();
   plan_ = make_plan(graph_, options.plan, options.type);
 }
 
@@ -41,6 +44,27 @@ void Program::leave_norms_to_readers() {
       continue;
     norm.leave_to_readers();
     for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(norm.has_relu());
+  }
+}
+
+void Program::share_bias_sums() {
+  shared_sums_ = bias_sums(graph_);
+  for (const BiasSums& s : shared_sums_) {
+    graph_.nodes[s.node].op->leave_bias_gradient();
+    if (!s.zero) graph_.nodes[s.giver].op->give_gradient_sums(s.input);
+  }
+}
+
+void Program::leave_biases_to_sums() {
+  std::set<int> taken;  // a sum adds one bias
+  for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
+    Op& op = *graph_.nodes[i].op;
+    const int reader = op.may_leave_bias() ? graph_.sole_reader(i) : -1;
+    if (reader < 0 || !graph_.nodes[reader].op->is_sum() || !taken.insert(reader).second) continue;
+    const std::vector<int>& inputs = graph_.nodes[reader].inputs;
+    op.leave_bias();
+    left_biases_.push_back(
+        {i, reader, static_cast<size_t>(std::find(inputs.begin(), inputs.end(), i) - inputs.begin())});
   }
 }
 
@@ -91,9 +115,10 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
       }
       run.dx.push_back(dx);
     }
+    run.dx_sums.resize(node.inputs.size());
+    run.x_bias.resize(node.inputs.size());
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
-    view_parameters(i);
     for (const Prepacked& p : node.op->prepacked()) {
       if (p.bytes > 0) prepacked_[i].push_back(&parameters.prepacked(node.name, p));
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);
@@ -104,6 +129,11 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     run.seed = options_.seed * 0x9E3779B97F4A7C15ull ^ name_hash(draws_as.empty() ? node.name : draws_as);
     run.step = step;
   }
+  for (const BiasSums& s : shared_sums_) {
+    const Node& node = graph_.nodes[s.node];
+    if (!s.zero) runs_[s.giver].dx_sums[s.input] = parameters.view(node.params[node.op->bias_parameter()]).grad;
+  }
+  for (int i = 0; i < n; ++i) view_parameters(i);
   arena_ = arena;
   packed_generation_ = 0;
 }
@@ -111,9 +141,12 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
 void Program::view_parameters(size_t node) {
   runs_[node].params.clear();
   for (int param : graph_.nodes[node].params) runs_[node].params.push_back(parameters_->view(param));
+  for (const LeftBias& b : left_biases_)
+    if (b.node == static_cast<int>(node))
+      runs_[b.reader].x_bias[b.input] = runs_[node].params[graph_.nodes[node].op->bias_parameter()].master;
   if (graph_.nodes[node].inputs.empty()) return;
   const int producer = graph_.nodes[node].inputs[0], bias = graph_.nodes[producer].op->left_out_bias();
-  runs_[node].x_bias = bias < 0 ? nullptr : runs_[producer].params[bias].master;
+  if (bias >= 0) runs_[node].x_bias[0] = runs_[producer].params[bias].master;
 }
 
 void Program::pack(DeviceStream& stream) {

@@ -17,6 +17,7 @@ struct ProgramOptions : ComputeOptions {
   bool batch_statistics = true;
   bool dropout = true;
   uint64_t seed = 0;
+  bool bias_sums = true;  // gradients of biases by the op that has them, as bias_sums() finds them
   PlanOptions plan;
 };
 
@@ -35,6 +36,7 @@ class Program {
 
   const Graph& graph() const { return graph_; }
   const Plan& plan() const { return plan_; }
+  const std::vector<BiasSums>& shared_sums() const { return shared_sums_; }
   const ProgramOptions& options() const { return options_; }
   // Bytes of the prepacked weights that bind() will add to `parameters`.
   size_t missing_prepacked(const Parameters& parameters) const;
@@ -57,6 +59,8 @@ class Program {
 
  private:
   void leave_norms_to_readers();
+  void share_bias_sums();
+  void leave_biases_to_sums();
   void view_parameters(size_t node);
   TensorView place(const Placement& placement, int node, void* arena) const;
   void* buffer(int index, void* arena) const;
@@ -65,6 +69,12 @@ class Program {
   Device& device_;
   ProgramOptions options_;
   Plan plan_;
+  std::vector<BiasSums> shared_sums_;
+  struct LeftBias {  // of `node`, which its reader adds
+    int node = -1, reader = -1;
+    size_t input = 0;
+  };
+  std::vector<LeftBias> left_biases_;
   std::vector<OpRun> runs_;
   // Per node and input: the input's gradient. Where the plan has a temporary, the op writes dx there, and an add to the
   // gradient follows.

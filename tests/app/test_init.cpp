@@ -262,7 +262,8 @@ TEST_F(InitTest, FreezingChangesNoOtherGradient) {
   };
   for (const char* precision : {"fp32", "bf16"}) {
     const Weights all = gradients("[]", precision);
-    for (const char* freeze : {"[e/*]", "[e/*, side/*]", "[e/1/*, u/*, d/*]", "[b/*, g/*, '*/bias']", "['*/kernel']"}) {
+    for (const char* freeze :
+         {"[e/*]", "[e/1/conv/*]", "[e/*, side/*]", "[e/1/*, u/*, d/*]", "[b/*, g/*, '*/bias']", "['*/kernel']"}) {
       const Weights some = gradients(freeze, precision);
       EXPECT_LT(some.size(), all.size()) << freeze;
       for (const auto& [name, values] : some) EXPECT_EQ(values, all.at(name)) << freeze << " " << name;

@@ -208,7 +208,7 @@ TestCase image_sum_case(const char* name, Layout x_layout, int before) {
           }};
 }
 
-TestCase add_images_case(const char* name, Layout y_layout, int parts, bool image, bool accumulate) {
+TestCase add_images_case(const char* name, Layout y_layout, int parts, bool image, bool accumulate, bool bias = false) {
   return {.name = std::string("add_images_") + name, .make = [=](Fixture& fixture) {
             kernels::AddImages args;
             args.count = parts;
@@ -226,6 +226,11 @@ TestCase add_images_case(const char* name, Layout y_layout, int parts, bool imag
               Buffer& one = fixture.input("image", {y_layout.N, 1, 1, y_layout.C}, kSmall);
               args.image = one.map();
               add_image(expected, y_layout, one.values(), 0.5);
+            }
+            if (bias) {
+              Buffer& each = fixture.input("bias", {1, 1, 1, y_layout.C}, kSmall, DType::f32);
+              args.bias = each.as<float>();
+              for (size_t i = 0; i < expected.size(); ++i) expected[i] += each.values()[i % y_layout.C];
             }
             expected = rounded_to(fixture.dtype(), expected);
             return CaseRun{.run = [&fixture, args] { kernels::add_images(fixture.stream(), args); },
@@ -281,6 +286,8 @@ const Register cases_of_aspp([] {
   list.push_back(add_images_case("several", {2, 3, 5, 32}, 3, true, false));
   list.push_back(add_images_case("image_accumulates", {2, 4, 3, 16, 16, 16}, 0, true, true));
   list.push_back(add_images_case("odd_channels", {2, 3, 5, 5, 1, 2}, 1, true, false));
+  list.push_back(add_images_case("bias", {2, 3, 5, 32}, 2, false, false, true));
+  list.push_back(add_images_case("bias_of_odd_channels", {2, 3, 5, 5, 1, 2}, 3, true, true, true));
   list.push_back(add_images_case("eight_parts", {1, 2, 2, 16}, 8, false, true));
   const size_t small = list.size();
   list.push_back(forward_case(kLarge));

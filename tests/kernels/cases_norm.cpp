@@ -5,9 +5,12 @@
 
 #include "kernels/norm.h"
 #include "tests/support/cases.h"
+#include "tests/support/dropout_oracle.h"
 
 namespace regolith::testing {
 namespace {
+
+constexpr int64_t kDropoutStep = 11;
 
 struct Norm {
   std::string name;
@@ -18,13 +21,19 @@ struct Norm {
   bool sums = false;        // group norm's third output
   bool x_sums = false;      // group norm by the sums of its input
   bool affine = false;      // group norm's coefficients in place of y
+  bool bias_sums = false;   // the gradients of biases before it
   bool training = true;     // batch norm
   bool x_bias = false;      // batch norm of an x that lacks its bias
-  int64_t step = -1;        // of batch norm's running statistics; -1: without one
-  bool in_place = false;    // y over x; dx over dy, or dresidual over it where the residual is wanted
-  double offset = 0;        // of x: what a careless variance loses
+  float rate = 0;           // of dropout
+  bool spatial = false;
+  int64_t step = -1;      // of batch norm's running statistics; -1: without one
+  bool dx = true;         // wanted
+  bool in_place = false;  // y over x; dx over dy, or dresidual over it where the residual is wanted
+  double offset = 0;      // of x: what a careless variance loses
   bool large = false;
 
+  DropoutDraws draws(const int64_t* at = nullptr) const { return {rate, spatial, 0x123456789abcdefull, at, 5}; }
+  Values factors() const { return dropout_factors(layout(0, 0), draws(), kDropoutStep); }
   Layout layout(int before, int after) const { return {N, H, W, C, slices ? before : 0, slices ? after : 0}; }
   int samples() const { return groups > 0 ? N : 1; }
   int parts() const { return groups > 0 ? groups : C; }
@@ -89,6 +98,15 @@ Gradients backward(const Norm& k, const Statistics& s, const Values& x, const Va
   return d;
 }
 
+// Of each sample and channel: its mean less that of its group.
+Values deviations(const Norm& k, const Statistics& s, const Values& x) {
+  Values d(static_cast<size_t>(k.N) * k.C);
+  const size_t image = k.size() / k.N;
+  for (size_t i = 0; i < x.size(); ++i)
+    d[i / image * k.C + i % k.C] += (x[i] - s.mean[k.statistic(i)]) * k.C / static_cast<double>(image);
+  return d;
+}
+
 // Inputs that both directions share. dy is 0 where a rounding could flip the activation's mask.
 struct Inputs {
   Values x, residual, gamma, beta, running_mean, running_variance, h;
@@ -116,7 +134,7 @@ int64_t map_bytes(const Norm& k, DType t) { return static_cast<int64_t>(k.size()
 
 // What both directions have in common.
 kernels::Norm arguments(const Norm& k, Fixture& fixture, const Inputs& in, const Buffer& x, const Buffer& mean,
-                        const Buffer& rstd) {
+                        const Buffer& rstd, const Buffer* deviation) {
   const Layout per_channel{1, 1, 1, k.C};
   return {.x = x.map(),
           .groups = k.groups,
@@ -124,7 +142,9 @@ kernels::Norm arguments(const Norm& k, Fixture& fixture, const Inputs& in, const
           .beta = fixture.input("beta", per_channel, in.beta, DType::f32).as<float>(),
           .mean = mean.as<float>(),
           .rstd = rstd.as<float>(),
+          .deviation = deviation ? deviation->as<float>() : nullptr,
           .relu = k.relu,
+          .dropout = k.draws(step_in(fixture, kDropoutStep)),
           .training = k.training,
           .workspace = fixture.workspace(kernels::norm_workspace(k.samples(), k.C))};
 }
@@ -137,6 +157,8 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   Buffer& y = k.in_place ? x : fixture.output("y", k.layout(8, 0));
   Buffer &mean = fixture.output("mean", per_part, DType::f32), &rstd = fixture.output("rstd", per_part, DType::f32);
   Buffer& sums = fixture.output("sums", {1, 1, k.N, k.C}, DType::f32);
+  const bool deviates = k.bias_sums && k.groups > 0;
+  Buffer* deviation = deviates ? &fixture.output("deviation", {1, 1, k.N, k.C}, DType::f32) : nullptr;
   Buffer &running_mean = fixture.inout("running_mean", per_group, in.running_mean, DType::f32),
          &running_variance = fixture.inout("running_variance", per_group, in.running_variance, DType::f32);
   const Layout pairs{1, k.N, 2, k.C};
@@ -151,7 +173,7 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   const Values bias = fixture.draw(k.C, normal(), DType::f32);
   Buffer* x_bias = k.x_bias ? &fixture.input("x_bias", per_group, bias, DType::f32) : nullptr;
   CaseRun instance;
-  const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd),
+  const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd, deviation),
                                   .residual = residual ? residual->map() : TensorView{},
                                   .y = y.map(),
                                   .epsilon = kEpsilon,
@@ -166,13 +188,16 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   instance.run = [&fixture, args] { kernels::norm_forward(fixture.stream(), args); };
   instance.check = [=, &y, &mean, &rstd, &sums, &running_mean, &running_variance, type = fixture.dtype()] {
     Values expected = in.h, totals(static_cast<size_t>(k.N) * k.C);
+    const Values factors = k.factors();
     for (size_t i = 0; i < expected.size(); ++i) {
       if (k.relu) expected[i] = std::max(0.0, expected[i]);
+      expected[i] *= factors[i];
       totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
     }
     if (!k.affine) y.expect(expected, within(k, type));
     mean.expect(in.used.mean, within(k, DType::f32));
     rstd.expect(in.used.rstd, within(k, DType::f32));
+    if (deviation) deviation->expect(deviations(k, in.used, in.x), within(k, DType::f32));
     if (k.sums) sums.expect(totals, within(k, DType::f32, 4 * std::sqrt(static_cast<double>(k.pixels()))));
     if (affine) {
       Values coefficients(pairs.size());
@@ -204,8 +229,9 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   const Inputs in = draw(k, fixture);
   const Layout per_channel{1, 1, 1, k.C}, per_part{1, 1, k.samples(), k.parts()};
   Values gradient = fixture.draw(k.size(), normal(), fixture.dtype()), activated = in.h;
+  const Values factors = k.factors();
   for (size_t i = 0; i < gradient.size(); ++i) {
-    activated[i] = std::max(0.0, activated[i]);
+    activated[i] = std::max(0.0, activated[i]) * factors[i];
     if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = 0;
   }
   Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
@@ -220,15 +246,22 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   Buffer &dgamma = result("dgamma", per_channel, DType::f32), &dbeta = result("dbeta", per_channel, DType::f32);
   Buffer &mean = fixture.input("mean", per_part, in.used.mean, DType::f32),
          &rstd = fixture.input("rstd", per_part, in.used.rstd, DType::f32);
+  const bool deviates = k.bias_sums && k.groups > 0;
+  Buffer* deviation =
+      deviates ? &fixture.input("deviation", {1, 1, k.N, k.C}, deviations(k, in.used, in.x), DType::f32) : nullptr;
+  Buffer* dx_sums = k.bias_sums ? &result("dx_sums", per_channel, DType::f32) : nullptr;
+  Buffer* dresidual_sums = k.bias_sums && k.residual ? &result("dresidual_sums", per_channel, DType::f32) : nullptr;
   const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
   CaseRun instance;
-  const kernels::NormBackward args{.norm = arguments(k, fixture, in, x, mean, rstd),
+  const kernels::NormBackward args{.norm = arguments(k, fixture, in, x, mean, rstd, deviation),
                                    .y = map(y),
                                    .dy = dy.map(),
-                                   .dx = dx.map(),
+                                   .dx = k.dx ? dx.map() : TensorView{},
                                    .dresidual = map(dresidual),
                                    .dgamma = dgamma.as<float>(),
                                    .dbeta = dbeta.as<float>(),
+                                   .dx_sums = dx_sums ? dx_sums->as<float>() : nullptr,
+                                   .dresidual_sums = dresidual_sums ? dresidual_sums->as<float>() : nullptr,
                                    .accumulate_dx = k.accumulate,
                                    .accumulate_dresidual = k.accumulate,
                                    .accumulate_parameters = k.accumulate};
@@ -238,12 +271,18 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
       for (size_t i = 0; i < expected.size() && k.accumulate; ++i) expected[i] += b.values()[i];
       b.expect(expected, tolerance);
     };
-    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, gradient);
+    Values of_activation = gradient;
+    for (size_t i = 0; i < of_activation.size(); ++i) of_activation[i] *= factors[i];
+    const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, of_activation);
     const double root = std::sqrt(static_cast<double>(k.size() / k.C));
-    expect(dx, d.dx, within(k, t));
+    if (k.dx) expect(dx, d.dx, within(k, t));
     if (dresidual) expect(*dresidual, d.dresidual, within(k, t));
     expect(dgamma, d.dgamma, within(k, DType::f32, 4 * root));
     expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
+    Values of_dx(k.C);
+    for (size_t i = 0; i < d.dx.size(); ++i) of_dx[i % k.C] += d.dx[i];
+    if (dx_sums) expect(*dx_sums, of_dx, within(k, DType::f32, 4 * root));
+    if (dresidual_sums) expect(*dresidual_sums, d.dbeta, within(k, DType::f32, 4 * root));
   };
   const int maps = 3 + (y != nullptr) + k.residual + (k.accumulate ? 1 + k.residual : 0);
   instance.bytes = maps * map_bytes(k, fixture.dtype());
@@ -335,6 +374,41 @@ const Register cases_of_norms(describe({
      .slices = true,
      .accumulate = true},
     {.name = "offset", .N = 2, .H = 16, .W = 16, .C = 16, .groups = 8, .relu = false, .offset = 250},
+    {.name = "bias_sums", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .residual = true, .bias_sums = true},
+    {.name = "of_what_is_frozen", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .residual = true, .dx = false},
+    {.name = "bias_sums_of_one_sample", .N = 1, .H = 33, .W = 20, .C = 24, .groups = 4, .bias_sums = true},
+    {.name = "bias_sums_of_two_samples",
+     .N = 2,
+     .H = 40,
+     .W = 50,
+     .C = 16,
+     .groups = 2,
+     .residual = true,
+     .accumulate = true,
+     .bias_sums = true},
+    {.name = "bias_sums_of_single_channels", .N = 2, .H = 5, .W = 6, .C = 15, .groups = 15, .bias_sums = true},
+    {.name = "dropout", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .rate = 0.3f},
+    {.name = "dropout_of_the_residual", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 8, .residual = true, .rate = 0.3f},
+    {.name = "dropout_alone", .N = 2, .H = 24, .W = 30, .C = 24, .groups = 3, .relu = false, .rate = 0.5f},
+    {.name = "dropout_of_odd_channels", .N = 2, .H = 4, .W = 5, .C = 15, .groups = 5, .slices = true, .rate = 0.2f},
+    {.name = "spatial_dropout",
+     .N = 6,
+     .H = 9,
+     .W = 7,
+     .C = 32,
+     .groups = 8,
+     .sums = true,
+     .rate = 0.4f,
+     .spatial = true},
+    {.name = "spatial_dropout_with_bias_sums",
+     .N = 6,
+     .H = 9,
+     .W = 7,
+     .C = 48,
+     .groups = 6,
+     .bias_sums = true,
+     .rate = 0.4f,
+     .spatial = true},
     {.name = "sums", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true},
     {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
     {.name = "sums_of_x", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true, .x_sums = true},
@@ -350,6 +424,22 @@ const Register cases_of_norms(describe({
     {.name = "slices", .N = 2, .H = 9, .W = 6, .C = 96, .groups = 0, .slices = true},
     {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},
     {.name = "evaluates", .N = 2, .H = 5, .W = 9, .C = 32, .groups = 0, .residual = true, .training = false},
+    {.name = "of_what_is_frozen", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .dx = false},
+    {.name = "dropout", .N = 3, .H = 13, .W = 17, .C = 32, .groups = 0, .rate = 0.3f},
+    {.name = "dropout_of_the_residual", .N = 3, .H = 6, .W = 6, .C = 16, .groups = 0, .residual = true, .rate = 0.3f},
+    {.name = "dropout_in_place", .N = 2, .H = 6, .W = 7, .C = 20, .groups = 0, .rate = 0.5f, .in_place = true},
+    {.name = "spatial_dropout", .N = 7, .H = 3, .W = 5, .C = 64, .groups = 0, .rate = 0.2f, .spatial = true},
+    {.name = "bias_sums", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true, .bias_sums = true},
+    {.name = "bias_sums_evaluated",
+     .N = 2,
+     .H = 5,
+     .W = 9,
+     .C = 32,
+     .groups = 0,
+     .residual = true,
+     .accumulate = true,
+     .bias_sums = true,
+     .training = false},
     {.name = "in_place", .N = 2, .H = 6, .W = 7, .C = 16, .groups = 0, .residual = true, .in_place = true},
     {.name = "accumulates",
      .N = 2,

@@ -1,0 +1,105 @@
+// What --explain says that a step launches and moves.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/report/explain.h"
+#include "engine/report/traffic.h"
+#include "models/reader.h"
+
+namespace regolith {
+namespace {
+
+Graph model(const std::string& nodes) {
+  return read_model(Yaml::load_string("input: {height: 8, width: 16}\nnodes:\n" + nodes, "model.yaml"));
+}
+
+NetworkOptions options(bool fused = true) {
+  NetworkOptions o;
+  o.conv.provider = "reference";
+  if (!fused) o.fuse = FuseOptions::none();
+  return o;
+}
+
+// A stream that runs the kernels as a GPU would, and counts them.
+class CountingStream : public DeviceStream {
+ public:
+  Execution execution() const override { return Execution::checked; }
+  int processors() const override { return 4; }
+  void enqueue(const char*, std::function<void()> work) override {
+    ++launches;
+    work();
+  }
+  void record(Event&) override {}
+  void wait(Event&) override {}
+  void synchronize() override {}
+  int64_t launches = 0;
+};
+
+int64_t launched(const std::string& nodes, bool fused) {
+  auto cpu = make_cpu_device(1, Execution::checked);
+  Network network(model(nodes), *cpu, options(fused));
+  CountingStream stream;
+  network.parameters().initialise(1, stream);
+  const int64_t step = 0;
+  network.step_counter(&step);
+  Program& p = network.program(4, Mode::train);
+  cpu->fill(p.image().data, 0, p.image().elements() * sizeof(float), stream);
+  p.pack(stream);
+  stream.launches = 0;
+  p.forward(stream);
+  cpu->fill(p.gradient(p.graph().output).data, 0, p.value(p.graph().output).elements() * sizeof(float), stream);
+  p.backward(stream, false);
+  return stream.launches - 1;  // the gradient's fill
+}
+
+// The model counts the sampler as the launch of the input, two for the loss and four for the update.
+int64_t modelled(const std::string& nodes, bool fused) {
+  auto cpu = make_cpu_device(1, Execution::checked);
+  Network network(model(nodes), *cpu, options(fused));
+  return traffic_of_step(network.program(4, Mode::train), 1, 2).launches - 1 - 2 - 4;
+}
+
+TEST(Traffic, LaunchesAreThoseOfAStep) {
+  const std::string common = "  c1: {op: conv, in: input, filters: 16}\n", end = "  l: {op: conv, in: z, filters: 5}\n";
+  for (const char* nodes :
+       {"  n: {op: batch_norm, in: c1}\n  z: {op: relu, in: n}\n",
+        "  n: {op: group_norm, in: c1, groups: 4}\n  r: {op: relu, in: n}\n  z: {op: dropout, in: r, rate: 0.5}\n",
+        "  n: {op: group_norm, in: c1, groups: 4}\n  a: {op: add, in: [n, c1]}\n  z: {op: relu, in: a}\n",
+        "  b: {op: conv, in: c1, filters: 16}\n  c: {op: conv, in: b, filters: 16}\n  z: {op: add, in: [c1, b, c]}\n",
+        "  p: {op: max_pool, in: c1}\n  u: {op: conv_transpose, in: p, filters: 16, stride: 2}\n"
+        "  z: {op: concat, in: [u, c1]}\n",
+        "  n: {op: group_norm, in: c1, groups: 4}\n  s: {op: squeeze_excite, in: n}\n  p: {op: max_pool, in: s}\n"
+        "  z: {op: upsample, in: p}\n",
+        "  r: {op: relu, in: c1}\n  s: {op: squeeze_excite, in: r}\n  z: {op: spatial_dropout, in: s, rate: 0.5}\n",
+        "  g: {op: conv, in: c1, filters: 16}\n  z: {op: attention_gate, in: [c1, g], filters: 8}\n",
+        "  z: {op: aspp, in: c1, filters: 16, rates: [2]}\n",
+        "  n: {op: layer_norm, in: c1}\n  z: {op: gelu, in: n}\n"})
+    for (const bool fused : {true, false})
+      EXPECT_EQ(modelled(common + nodes + end, fused), launched(common + nodes + end, fused))
+          << nodes << (fused ? "fused" : "not fused");
+}
+
+// By hand: maps of 8 channels have M bytes, the image M / 8, those of 2 channels M / 4; 80, 16 and 18 weights.
+TEST(Traffic, BytesAreThoseOfTheMapsAndWeights) {
+  auto cpu = make_cpu_device(1);
+  Network network(model("  c: {op: conv, in: input, filters: 8}\n  n: {op: batch_norm, in: c}\n"
+                        "  r: {op: relu, in: n}\n  l: {op: conv, in: r, filters: 2, kernel: 1}\n"),
+                  *cpu, options());
+  const double M = 4.0 * 8 * 16 * 8 * sizeof(float), image = M / 8, logits = M / 4;
+  const double forward = image + (image + M) + 3 * M + (M + logits);
+  // The loss reads logits and writes their gradient; that is read for db, dw and dx. The norm's two passes read x and
+  // dy and one writes dx; the first convolution has no bias to sum and no dx to write.
+  const double backward = 2 * logits + (3 * logits + M + M) + 5 * M + (image + M);
+  const double weights = 80 + 32 + 18, read = weights * sizeof(float);  // running statistics too
+  const double trained = 80 + 16 + 18, update = 8 * trained * sizeof(float);
+  const Traffic t = traffic_of_step(network.program(4, Mode::train), 1, 2);
+  EXPECT_EQ(t.bytes, forward + backward + 3 * read + update);
+  const Traffic half = traffic_of_step(network.program(2, Mode::train), 2, 2);  // the weights are read for each slice
+  EXPECT_EQ(half.bytes, t.bytes + 3 * read);
+  EXPECT_EQ(half.launches, 2 * (t.launches - 4) + 4);
+  EXPECT_THAT(explain(network, 4),
+              ::testing::HasSubstr("\ntraining step: " + std::to_string(t.launches) + " launches, 0.00 GB\n"));
+}
+
+}  // namespace
+}  // namespace regolith
