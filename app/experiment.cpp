@@ -9,6 +9,7 @@
 #include "data/overlap.h"
 #include "data/sources.h"
 #include "engine/base/text.h"
+#include "engine/comm/launch.h"
 #include "engine/report/panel.h"
 #include "models/reader.h"
 
@@ -17,7 +18,12 @@ Device& Experiment::device() {
   if (!device_) {
     const bool cuda =
         config.run.device == DeviceChoice::cuda || (config.run.device == DeviceChoice::automatic && cuda_available());
-    device_ = cuda ? make_cuda_device() : make_cpu_device(config.run.threads);
+    int threads = config.run.threads;
+    if (ranks_ != nullptr && threads == 0) {
+      const Binding own = binding(*ranks_);
+      threads = std::max(1, static_cast<int>(std::ssize(own.processors)) / own.sharing);
+    }
+    device_ = cuda ? make_cuda_device(local_rank_) : make_cpu_device(threads);
   }
   return *device_;
 }
@@ -48,6 +54,8 @@ Network& Experiment::network() {
     }
     network_ = std::make_unique<Network>(std::move(graph), device(), o);
     check_classes();
+    if (ranks_ != nullptr && ranks_->size() > 1 && o.couples_images)
+      config.yaml.find("loss").fail("sums over the batch, which several ranks divide: per_image sums do not");
     if (config.train.slices > 1 && network_->couples_images())
       config.yaml.find("train").fail_key(
           "slices", std::string("would change the training: ") +
@@ -329,6 +337,8 @@ TrainerOptions Experiment::trainer_options() {
   o.seed = config.run.seed;
   o.optimizer = config.optimizer;
   o.ema = config.train.ema;
+  o.ranks = ranks_;
+  o.reduce = config.run.reduce;
   if (data_) o.augment = data_->augment, o.paste_rows = data_->paste_rows;
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);

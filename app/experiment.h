@@ -41,6 +41,9 @@ class Experiment {
       : config(std::move(configuration)), device_(std::move(device)), plan_only_(plan_only) {}
   const RunConfig config;
 
+  // The ranks that share the run, and the number of this one on its machine. Before the device is made.
+  void share_with(Communicator& ranks, int local_rank) { ranks_ = &ranks, local_rank_ = local_rank; }
+  Communicator* ranks() const { return ranks_; }  // null: it is alone
   Device& device();
   Network& network();  // without weights; throws ConfigError where train.slices would change the training
   int classes() { return network().graph().classes(); }
@@ -76,6 +79,8 @@ class Experiment {
   std::unique_ptr<Device> device_;
   bool plan_only_;
   std::string pseudo_labels_;
+  Communicator* ranks_ = nullptr;
+  int local_rank_ = 0;
   std::unique_ptr<Network> network_;
   std::unique_ptr<ExperimentData> data_;
   std::unique_ptr<DeviceData> device_data_;

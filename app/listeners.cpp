@@ -191,6 +191,11 @@ Listeners all_listeners(Experiment& experiment) {
   Listeners all;
   // Without early stopping its rule still says which weights are the best.
   all.push_back(early_stopping(train.early_stopping.value_or(EarlyStoppingSpec{experiment.config.monitor(), 0, 0})));
+  if (experiment.ranks() != nullptr &&
+      !experiment.ranks()->is_root()) {  // it decides as rank 0 does, and writes nothing
+    all.push_back(end_of_divergence());
+    return all;
+  }
   all.push_back(progress_line());
   all.push_back(history_file());
   all.push_back(end_of_divergence());  // told and recorded, but not kept

@@ -18,8 +18,7 @@ constexpr const char* kMasks = "mask";
 
 std::vector<uint8_t> read_kept(const std::string& path, const DataView& images, size_t classes) {
   NpyArray kept = NpzReader(path).read(kMasks);
-  if (kept.kind != 'u' || kept.item != 1 ||
-      kept.shape != std::vector<int64_t>{images.count, images.H, images.W} ||
+  if (kept.kind != 'u' || kept.item != 1 || kept.shape != std::vector<int64_t>{images.count, images.H, images.W} ||
       std::ranges::any_of(kept.bytes, [&](uint8_t c) { return c >= classes && c != kernels::kAbsentClass; }))
     throw DataError(kept.where + ": are not the labels of the " + std::to_string(images.count) +
                     " images that data.pseudo names; resume with the images of that run, or start anew");

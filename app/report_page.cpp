@@ -31,29 +31,36 @@ std::string scores_table(const std::string& title, const SplitScores& split, con
   return html_table({title, "IoU", "precision", "recall"}, rows);
 }
 
-std::string curves(const std::vector<EpochRecord>& history, const std::vector<std::string>& names) {
+// ema: the classes' curves are of the weights' average, as the run watches it.
+std::string curves(const std::vector<EpochRecord>& history, const std::vector<std::string>& names, bool ema) {
   const auto curve = [&](const std::string& name, size_t colour, const auto& value) {
     Curve c{name, curve_colour(colour), {}};
     for (const EpochRecord& r : history) c.points.push_back({static_cast<double>(r.epoch), value(r)});
     return c;
   };
   std::vector<Curve> losses{curve("training", 0, [](const EpochRecord&r) { return r.loss; })}, scores, ious;
-  const size_t metrics = history.empty() ? 0 : history.back().validation.size();
-  for (size_t m = 0; m < metrics; ++m) {
-    const Metric& metric = history.back().validation[m];
-    std::vector<Curve>& group = metric.higher_is_better ? scores : losses;
-    group.push_back(curve(
-        metric.higher_is_better ? metric.name : "validation", group.size(),
-        [m](const EpochRecord& r) { return m < r.validation.size() ? r.validation[m].value : EpochRecord::kNone; }));
-  }
+  const auto add = [&](const std::string& prefix, std::vector<Metric> EpochRecord::*of) {
+    const size_t metrics = history.empty() ? 0 : (history.back().*of).size();
+    for (size_t m = 0; m < metrics; ++m) {
+      const Metric& metric = (history.back().*of)[m];
+      std::vector<Curve>& group = metric.higher_is_better ? scores : losses;
+      group.push_back(
+          curve(prefix + (metric.higher_is_better ? metric.name : "validation"), group.size(),
+                [&](const EpochRecord& r) { return m < (r.*of).size() ? (r.*of)[m].value : EpochRecord::kNone; }));
+    }
+  };
+  add("", &EpochRecord::validation);
+  add("ema ", &EpochRecord::ema_validation);
   std::string legend;
   for (size_t k = 0; k < names.size(); ++k) {
-    ious.push_back(
-        curve("", k, [k](const EpochRecord& r) { return k < r.val_iou.size() ? r.val_iou[k] : EpochRecord::kNone; }));
+    ious.push_back(curve("", k, [&](const EpochRecord& r) {
+      const std::vector<double>& iou = r.watched_iou(ema);
+      return k < iou.size() ? iou[k] : EpochRecord::kNone;
+    }));
     legend += colour_chip(curve_colour(k), escape_markup(names[k])) + "\n";
   }
   std::vector<std::string> plots{html_plot("loss", losses), html_plot("validation mIoU", scores),
-                                 html_plot("validation IoU by class", ious),
+                                 html_plot(std::string("validation IoU by class") + (ema ? ", ema" : ""), ious),
                                  html_plot("learning rate", {curve("", 0, [](const EpochRecord& r) { return r.lr; })})};
   return html_plots(plots) + "<div class=\"legend\">IoU by class: " + legend + "</div>\n";
 }
@@ -154,7 +161,7 @@ class ReportListener : public Listener {
                              *report->validation, names);
       body += "</div>\n";
     }
-    body += "<h2>Curves</h2>\n" + curves(history, names);
+    body += "<h2>Curves</h2>\n" + curves(history, names, e.config.watches_ema());
     if (report != nullptr)
       body += "<h2>Confusion</h2>\n<p class=\"muted\">Percent of the pixels of a class, and pixels.</p>\n" +
               html_confusion(names, report->confusion) + Gallery(t, *report).html();

@@ -20,8 +20,10 @@ constexpr const char* kFixed[] = {"run.seed",     "data.clean",         "data.sp
                                   "train.batch",  "train.accumulate",   "train.drop_last", "train.init",
                                   "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
-constexpr const char* kRounding[] = {"run.device",   "run.precision", "run.threads", "run.deterministic",
-                                     "train.slices", "conv",          "graph",       "version"};
+constexpr const char* kRounding[] = {"run.device",  "run.devices",       "run.reduce",   "run.precision",
+                                     "run.threads", "run.deterministic", "train.slices", "conv",
+                                     "graph",       "version",           "gpu",          "driver",
+                                     "cuDNN"};
 
 bool inside(const std::string& key, const char* section) {
   return key == section || key.starts_with(section + std::string("."));
@@ -108,6 +110,11 @@ void write_config(const std::string& folder, const RunConfig& chosen, const Devi
   write_file_atomically(path, text);
 }
 
+std::string kept_device(Device& device) {
+  const auto versions = device.versions();
+  return versions.empty() ? "" : json{{"versions", versions}, {"choices", device.choices()}}.dump();
+}
+
 json digests(const ExperimentData& data) {
   return {{"images", digest({bytes(data.images.images)})},
           {"masks", digest({bytes(data.images.masks)})},
@@ -144,6 +151,16 @@ std::string EarlierRun::report(const RunConfig& now) const {
     text += std::string(best_is_missing ? "best.safetensors is missing" : "another loss or monitor") +
             ": the best value and the waiting for a better one start anew\n";
   return text;
+}
+
+std::string EarlierRun::report_choices(Device& device) const {
+  const auto others = std::ranges::count_if(choices, [&](const auto& choice) {
+    const auto now = device.choices().find(choice.first);
+    return now != device.choices().end() && now->second != choice.second;
+  });
+  if (others == 0) return "";
+  return "cuDNN here has not " + std::to_string(others) + " of the " + std::to_string(choices.size()) +
+         " plans that the run went by; results differ by rounding\n";
 }
 
 void EarlierRun::check_data(const json& digests) const {
@@ -189,6 +206,17 @@ EarlierRun load_earlier_run(const std::string& folder, Network& network, const R
   run.changes = changes_between(run.config, now);
   if (const std::string& version = run.checkpoint.meta("version"); version != kVersion)
     run.changes.push_back({"version", version, kVersion});
+  if (run.checkpoint.metadata.contains("device")) {
+    try {
+      const json device = json::parse(run.checkpoint.meta("device"));
+      run.choices = device.at("choices");
+      for (const auto& [part, now_is] : network.device().versions())
+        if (const std::string was = device.at("versions").value(part, "unknown"); was != now_is)
+          run.changes.push_back({part, was, now_is});
+    } catch (const json::exception&) {
+      throw CheckpointError(path + ": what it says of its device cannot be read; was it written by engine_run?");
+    }
+  }
   std::vector<std::string> refused;
   for (const Change& c : run.changes)
     if (fixed(c.key)) refused.push_back(c.text());

@@ -19,6 +19,9 @@ std::string kept_config(RunConfig chosen);
 // To config.yaml of the run's folder. Where one stands there that says something else, it becomes config-1.yaml, ...
 void write_config(const std::string& folder, const RunConfig& chosen, const Device& device);
 
+// What the device was, and what was chosen on it; "" on the CPU, where threads and precision tell all.
+std::string kept_device(Device& device);
+
 // 64 bits each of images, masks and split.
 nlohmann::json digests(const ExperimentData& data);
 
@@ -38,12 +41,15 @@ struct EarlierRun {
   nlohmann::json state;  // of the loop and its listeners
   RunConfig config;      // as it ran
   std::vector<Change> changes;
-  bool best_is_missing = false;  // the weights that the best value is of
+  bool best_is_missing = false;                // the weights that the best value is of
+  std::map<std::string, std::string> choices;  // Device::choices() as it ran
 
   bool changed(const char* section) const;
   // Whether the best value counts on: its weights are there, the loss and the monitor the same.
   bool same_score(const RunConfig& now) const;
   std::string report(const RunConfig& now) const;  // a line for each change, "" without
+  // A line where the device has chosen other kernels by now, "" where it has not.
+  std::string report_choices(Device& device) const;
   // Throws CheckpointError where images, masks or split are others.
   void check_data(const nlohmann::json& digests) const;
 };

@@ -22,6 +22,14 @@ void fields(V& v, RunOptions& s) {
   v("deterministic", s.deterministic,
     {.doc = "same seed, same bytes on the same number of threads; false may be faster on CUDA"});
   v("cuda_graph", s.cuda_graph, {.doc = "replay a training step as one CUDA graph"});
+  v("devices", s.devices,
+    {.doc = "so many ranks train together on this machine, a process and a device each; a launcher (mpirun, torchrun, "
+            "srun) says their number itself",
+     .min = 1,
+     .max = 1024});
+  v("reduce", s.reduce,
+    {.doc = "how ranks add their gradients. exact: by micro-batch, in one order: the same bits on any number of ranks. "
+            "ring: as the library does it. bf16: rounded to bf16 on the way. auto: exact up to 32 MiB, else ring"});
   v("tensorboard", s.tensorboard,
     {.doc = "events for TensorBoard in the run's folder: scalars by epoch, and pictures"});
 }

@@ -19,6 +19,7 @@
 #include "engine/run/network.h"
 #include "engine/train/device_data.h"
 #include "engine/train/ema.h"
+#include "engine/train/exchange.h"
 #include "engine/train/initial_weights.h"
 #include "engine/train/optimizer.h"
 #include "engine/train/schedule.h"
@@ -35,6 +36,8 @@ struct RunOptions {
   Precision precision = Precision::automatic;
   int threads = 0;  // 0: auto
   bool deterministic = true, cuda_graph = true, tensorboard = false;
+  int devices = 1;
+  Reduce reduce = Reduce::automatic;
 };
 
 struct DataOptions {

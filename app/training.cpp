@@ -13,6 +13,7 @@
 #include "app/command_line.h"
 #include "app/pseudo.h"
 #include "engine/base/text.h"
+#include "engine/comm/launch.h"
 #include "engine/io/atomic_file.h"
 #include "engine/train/weights.h"
 
@@ -26,6 +27,18 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kPseudoLabels = "pseudo.npz";
 
 double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
+
+// "0-3,8".
+std::string ranges_text(const std::vector<int>& numbers) {
+  std::string text;
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    const size_t first = i;
+    while (i + 1 < numbers.size() && numbers[i + 1] == numbers[i] + 1) ++i;
+    text += (text.empty() ? "" : ",") + std::to_string(numbers[first]) +
+            (i > first ? "-" + std::to_string(numbers[i]) : "");
+  }
+  return text;
+}
 
 // The next free folder NAME, NAME-2, NAME-3 ... under `output`: a run never writes into an earlier one.
 std::string new_folder(const RunOptions& run) {
@@ -44,6 +57,7 @@ std::string new_folder(const RunOptions& run) {
 Training::Training(Experiment& experiment, TrainingOptions options, Listeners listeners)
     : experiment_(experiment),
       config_(experiment.config),
+      ranks_(experiment.ranks()),
       options_(std::move(options)),
       listeners_(std::move(listeners)) {}
 
@@ -53,6 +67,7 @@ bool Training::run() {
   Network& network = experiment_.network();
   chosen_ = chosen(experiment_);
   check_before_data(experiment_, options_.resume.empty());
+  if (ranks_ != nullptr) check_same_run();
   std::optional<EarlierRun> earlier;
   if (options_.resume.empty())
     initial_ = experiment_.initial_weights();
@@ -63,16 +78,20 @@ bool Training::run() {
   std::fputs(data.report.c_str(), stdout);
   digests_ = digests(data);
   if (earlier) earlier->check_data(digests_);
+  if (ranks_ != nullptr && ranks_->broadcast(digests_.dump(), 0) != digests_.dump())
+    throw DataError(data.images.origin + ": has other images, masks or parts than rank 0 reads");
   loss_.emplace(experiment_.loss(data.frequencies));
   phases_.start("compile");
   trainer_ =
       std::make_unique<Trainer>(network, *loss_, experiment_.device_data(), data.draws, experiment_.trainer_options());
+  if (earlier) std::fputs(earlier->report_choices(experiment_.device()).c_str(), stdout);
   if (config_.data.hard_examples)
     losses_before_ = losses_ = std::vector<float>(data.images.count, std::numeric_limits<float>::quiet_NaN());
   schedule_.emplace(config_.schedule, config_.optimizer.lr(), trainer_->steps_per_epoch() * config_.train.epochs);
   std::fputs(warnings(experiment_, trainer_->steps_per_epoch()).c_str(), stdout);
   if (options_.interrupts != nullptr) options_.interrupts->begun = true;
   open_folder(earlier);
+  print_ranks();
   std::printf("device %s, precision %s, %lld parameters, arena %.0f MiB\nrun folder %s\n",
               network.device().name().c_str(), name_of(network.options().precision).data(),
               static_cast<long long>(network.graph().parameter_count()),
@@ -88,12 +107,55 @@ bool Training::run() {
   return true;
 }
 
+// Every rank has read its own configuration.
+void Training::check_same_run() {
+  const std::string root = ranks_->broadcast(std::string(kVersion) + "\n" + kept_config(chosen_), 0);
+  const size_t line = root.find('\n');
+  if (root.substr(0, line) != kVersion)
+    throw ConfigError("this is Regolith " + std::string(kVersion) + ", rank 0 is " + root.substr(0, line));
+  std::string others;
+  const RunConfig of_root = read_run_config(Yaml::load_string(root.substr(line + 1), "rank 0"), ConfigUse::network);
+  for (const Change& c : changes_between(of_root, chosen_))
+    if (c.key != "run.threads") others += (others.empty() ? "" : ", ") + c.text();
+  if (!others.empty()) throw ConfigError("has another configuration than rank 0: " + others);
+}
+
+void Training::print_ranks() {
+  if (ranks_ == nullptr) return;
+  const Binding own = binding(*ranks_);
+  std::string text =
+      ranks_->name() + ": " + experiment_.device().name() + ", processors " + ranges_text(own.processors);
+  if (own.sharing > 1) text += ", which " + std::to_string(own.sharing) + " ranks share";
+  for (const std::string& line : ranks_->gather(text)) std::printf("%s\n", line.c_str());
+  if (ranks_->size() > 1)
+    std::printf("%.1f KiB of gradients from each rank in a step\n",
+                static_cast<double>(trainer_->exchanged_bytes()) / 1024);
+}
+
+// What rank 0 has made, once no rank can refuse any more.
+std::string Training::shared_folder() {
+  if (ranks_ != nullptr) ranks_->barrier();
+  const std::string own = is_root() ? new_folder(config_.run) : "";
+  return ranks_ == nullptr ? own : ranks_->broadcast(own, 0);
+}
+
+// Whether to write a checkpoint now, as rank 0 says; and whether a signal came to any rank.
+bool Training::agree(bool save) {
+  if (ranks_ == nullptr) return save;
+  const bool signal = options_.interrupts != nullptr && options_.interrupts->signal != 0;
+  std::vector<int64_t> says{signal, save && is_root()};
+  ranks_->sum(says);
+  any_interrupted_ = says[0] > 0;
+  return says[1] > 0;
+}
+
 EarlierRun Training::read_earlier() {
   folder_ = options_.resume;
   check_run_folder(folder_);
-  lock_ = FileLock(folder_);
+  if (is_root()) lock_ = FileLock(folder_);
   EarlierRun earlier = load_earlier_run(folder_, experiment_.network(), chosen_);
   std::fputs(earlier.report(chosen_).c_str(), stdout);
+  experiment_.device().choices() = earlier.choices;
   return earlier;
 }
 
@@ -104,13 +166,15 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
   } else {
     network.parameters().initialise(config_.run.seed, trainer_->stream());
     if (initial_) initial_->apply(network, trainer_->stream());
-    folder_ = new_folder(config_.run);
-    lock_ = FileLock(folder_);
-    write_config(folder_, chosen_, network.device());
-    config_written_ = true;
-    write_file_atomically(path("samples.csv"), experiment_.data().list());
-    if (initial_) write_file_atomically(path("init.txt"), initial_->list());
-    if (config_.data.pseudo) write_pseudo_labels(path(kPseudoLabels), experiment_.data().images);
+    folder_ = shared_folder();
+    if (is_root()) {
+      lock_ = FileLock(folder_);
+      write_config(folder_, chosen_, network.device());
+      config_written_ = true;
+      write_file_atomically(path("samples.csv"), experiment_.data().list());
+      if (initial_) write_file_atomically(path("init.txt"), initial_->list());
+      if (config_.data.pseudo) write_pseudo_labels(path(kPseudoLabels), experiment_.data().images);
+    }
   }
   if (initial_) std::fputs(initial_->summary().c_str(), stdout);
   initial_.reset();
@@ -179,6 +243,8 @@ void Training::restore(const EarlierRun& earlier) {
 }
 
 void Training::save_last(int64_t epochs) {
+  saved_ = Clock::now();
+  if (!is_root()) return;
   json run{{"epoch", epochs},
            {"loss_sum", loss_sum_},
            {"loss_images", loss_images_},
@@ -192,9 +258,9 @@ void Training::save_last(int64_t epochs) {
   c.metadata["run"] = run.dump();
   c.metadata["config"] = kept_config(chosen_);
   c.metadata["version"] = kVersion;
+  if (const std::string device = kept_device(experiment_.device()); !device.empty()) c.metadata["device"] = device;
   save_checkpoint(path("last.safetensors"), c);
   if (!std::exchange(config_written_, true)) write_config(folder_, chosen_, experiment_.device());
-  saved_ = Clock::now();
 }
 
 // False where a signal ended it, or the last epoch for now.
@@ -267,7 +333,8 @@ StepProgress Training::train_steps() {
           now.skipped = r.state.skipped - start.skipped;
           for (const auto& l : listeners_) l->step(*this, now);
           // What diverges is not kept: the statistics of its norms may be lost.
-          const bool save = interval.count() > 0 && Clock::now() - saved_ > interval && r.state.skipped_in_a_row == 0;
+          const bool save =
+              agree(interval.count() > 0 && Clock::now() - saved_ > interval && r.state.skipped_in_a_row == 0);
           return !interrupted() && !save;
         });
     if (now.step < now.steps && !interrupted()) save_last(epoch_);
@@ -296,13 +363,14 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
   if (!validates() || ((epoch_ + 1) % every != 0 && epoch_ + 1 != config_.train.epochs)) return report;
   const auto began = Clock::now();
   const auto validate = [&](std::vector<Metric>& values, std::vector<double>& iou) {
-    const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, [this] { return !interrupted(); });
+    const Evaluation e = trainer_->evaluate(experiment_.data().validation, false, may_stop());
     values = metrics(e.confusion, experiment_.classes(), e.loss);
     iou = score(e.confusion, experiment_.classes()).iou;
     return e.whole;
   };
   EpochRecord& record = report.record;
   if (!validate(record.validation, record.val_iou)) return {};
+  agree();
   if (config_.train.ema) {
     const Trainer::Averaged averaged(*trainer_);
     if (!validate(record.ema_validation, record.val_ema_iou)) return {};
@@ -319,6 +387,8 @@ std::optional<EpochReport> Training::end_epoch(const StepProgress& last, double 
 bool Training::finish() {
   phases_.start("test");
   for (const auto& l : listeners_) l->before_evaluation(*this);
+  trainer_->broadcast_weights();
+  agree();
   const ExperimentData& data = experiment_.data();
   FinalReport report;
   const bool has_test = !data.test.empty();
@@ -328,13 +398,13 @@ bool Training::finish() {
     return {e.confusion, score(e.confusion, experiment_.classes()),
             metrics(e.confusion, experiment_.classes(), e.loss)};
   };
-  Evaluation e = trainer_->evaluate(report.samples, true, [this] { return !interrupted(); });
+  Evaluation e = trainer_->evaluate(report.samples, true, may_stop());
   if (!e.whole) return false;
   static_cast<SplitScores&>(report) = scores_of(e);
   report.predictions = std::move(e.predictions);
   if (report.split == "validation") report.validation = report;
   if (report.split == "test" && validates()) {
-    e = trainer_->evaluate(data.validation, false, [this] { return !interrupted(); });
+    e = trainer_->evaluate(data.validation, false, may_stop());
     if (!e.whole) return false;
     report.validation = scores_of(e);
   }
@@ -353,6 +423,12 @@ const EpochTimes& Training::times() {
   const StepSeconds& s = trainer_->seconds();
   times_.read = s.read, times_.augment = s.augment, times_.compute = s.step - s.augment;
   return times_;
+}
+
+// Ranks, each with its part of the samples, do not stop in between.
+std::function<bool()> Training::may_stop() const {
+  if (ranks_ != nullptr) return {};
+  return [this] { return !interrupted(); };
 }
 
 std::string Training::memory_text() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -44,7 +45,16 @@ class Training {
   EarlierRun read_earlier();
   void open_folder(const std::optional<EarlierRun>& earlier);
   void restore(const EarlierRun& earlier);
-  bool interrupted() const { return options_.interrupts != nullptr && options_.interrupts->signal != 0; }
+  // A signal came: to this process, or, as all ranks agreed, to one of them.
+  bool interrupted() const {
+    return ranks_ != nullptr ? any_interrupted_ : options_.interrupts != nullptr && options_.interrupts->signal != 0;
+  }
+  bool is_root() const { return ranks_ == nullptr || ranks_->is_root(); }
+  bool agree(bool save = false);
+  std::function<bool()> may_stop() const;
+  void check_same_run();
+  void print_ranks();
+  std::string shared_folder();
   bool train_epochs();
   bool paused() const { return options_.until > 0 && epoch_ >= options_.until && epoch_ < config_.train.epochs; }
   StepProgress train_steps();
@@ -53,6 +63,8 @@ class Training {
 
   Experiment& experiment_;
   const RunConfig& config_;
+  Communicator* ranks_;  // null: it is alone. Rank 0 writes
+  bool any_interrupted_ = false;
   RunConfig chosen_;  // config_ without auto for device, precision and threads
   TrainingOptions options_;
   Listeners listeners_;

@@ -470,7 +470,8 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
   for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
     const float variance = finish_group(k.norm, part, g, s.means, s.m2s, k.epsilon);
     if (k.running_mean != nullptr) {
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * k.norm.mean[part.first + g];
+      const float bias = k.x_bias == nullptr ? 0 : k.x_bias[from + g];
+      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (k.norm.mean[part.first + g] + bias);
       k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
     }
   }
@@ -606,8 +607,9 @@ void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
 }
 
 // Bytes of shared memory that a block may have.
-size_t shared_limit() {
+size_t shared_limit([[maybe_unused]] const Stream& stream) {
 #if defined(__CUDACC__)
+  stream.native();  // selects its device
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
@@ -660,7 +662,7 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
     return shared_bytes_of<BundleShared<T>>(channels, bundle_scratch<P>(channels), tile);
   };
   const size_t tile = static_cast<size_t>(k.norm.pixels()) * channels;
-  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit();
+  const bool fits = kWarp > 1 && bytes(tile) <= shared_limit(stream);
   launch(stream, "group_norm", {static_cast<unsigned>(k.norm.x.C / channels), static_cast<unsigned>(k.norm.x.N)},
          {kBundleThreads}, bytes(fits ? tile : 0),
          fits ? group_norm_bundle<T, P, kWarp != 1, kDrops> : group_norm_bundle<T, P, false, kDrops>, k,

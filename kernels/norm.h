@@ -61,6 +61,8 @@ struct NormForward {
   // Of group norm without a residual: (N, 2, C), each channel's scale and shift: y would be act(x * scale + shift), and
   // is not written. Or null.
   float* affine = nullptr;
+  // Of batch norm: (C), a bias that x lacks, and that the running mean has; or null.
+  const float* x_bias = nullptr;
   float *running_mean = nullptr, *running_variance = nullptr;  // of batch norm: (C), updated in training, else read
   float momentum = 0.99f;
   const int64_t* step = nullptr;  // in device memory: steps done before this one; or null

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [  # from the ground up
     ["kernels"],
     ["engine/base"],
-    ["engine/io", "engine/config", "engine/tensor"],
+    ["engine/io", "engine/config", "engine/tensor", "engine/comm"],
     ["engine/conv"],
     ["engine/graph"],
     ["engine/ops"],

@@ -9,6 +9,7 @@
 #include "app/tensorboard/tensorboard.h"
 #endif
 #include "app/pseudo.h"
+#include "app/ranks.h"
 #include "app/training.h"
 #include "deploy/pseudo.h"
 #include "engine/report/explain.h"
@@ -34,21 +35,26 @@ int main(int argc, char** argv) {
     }
     if (!p.has_config() && resume.empty())
       throw UsageError("name a configuration, for example configs/quickstart.yaml");
-    if (!resume.empty()) check_run_folder(resume);
-    const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
-    Interrupts& interrupts = catch_interrupts();
-    Experiment experiment(p.load_config(explain_only ? ConfigUse::network : ConfigUse::training, {}, own), nullptr,
-                          explain_only);
     if (explain_only) {
+      Experiment experiment(p.load_config(ConfigUse::network), nullptr, true);
       const int moments = experiment.config.optimizer.moments();
       std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
       return 0;
     }
-    pseudo_labeller = label_by_runs;
+    return as_ranks([&](Ranks& ranks) {
+      if (!resume.empty()) check_run_folder(resume);
+      const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
+      Interrupts& interrupts = catch_interrupts();
+      Experiment experiment(p.load_config(ConfigUse::training, {}, own));
+      if (ranks.communicator() == nullptr && experiment.config.run.devices > 1)
+        ranks.start(experiment.config.run.devices, argv);
+      if (ranks.communicator() != nullptr) experiment.share_with(*ranks.communicator(), ranks.local_rank());
+      pseudo_labeller = label_by_runs;
 #ifdef REGOLITH_TENSORBOARD
-    tensorboard_events = make_tensorboard_events;
+      tensorboard_events = make_tensorboard_events;
 #endif
-    Training training(experiment, {resume, p.command(), &interrupts, until}, all_listeners(experiment));
-    return training.run() || interrupts.signal == 0 ? 0 : 128 + interrupts.signal;
+      Training training(experiment, {resume, p.command(), &interrupts, until}, all_listeners(experiment));
+      return training.run() || interrupts.signal == 0 ? 0 : 128 + interrupts.signal;
+    });
   });
 }

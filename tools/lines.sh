@@ -9,10 +9,10 @@ engine   13685
 models    565
 losses     545
 data      3035
-app       3015
+app       3235
 deploy    3210
 study     1290
-tools     1315"
+tools     1320
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the build needs and is missing: Debian packages, and from PyPI the wheels that carry headers and
-# libraries, into .deps of the checkout. --tests: also what only tests want, Python packages into .deps/python. The only
-# place that installs anything; running it twice does nothing twice.
+# libraries, into .deps of the checkout. --mpi: MPI too. --tests: also what only tests want, MPI among it, and Python
+# packages into .deps/python. The only place that installs anything; running it twice does nothing twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(g++ cmake ninja-build pkg-config ccache libgtest-dev libgmock-dev libyaml-cpp-dev
   libcli11-dev nlohmann-json3-dev libzip-dev libpng-dev libjpeg-dev libprotobuf-dev protobuf-compiler python3)
+[[ " $* " != *" --tests "* && " $* " != *" --mpi "* ]] || packages+=(openmpi-bin libopenmpi-dev)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

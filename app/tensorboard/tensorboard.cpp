@@ -51,10 +51,14 @@ class TensorboardListener : public Listener {
     add(e, "learning_rate", r.lr);
     add(e, "images_per_second", r.images_per_second);
     if (report.validated) {
-      for (const Metric& m : r.validation)
-        add(e, m.higher_is_better ? "validation/" + m.name : m.name + "/validation", m.value);
       const std::vector<std::string> names = t.experiment().class_names();
-      for (size_t k = 0; k < r.val_iou.size(); ++k) add(e, "validation_iou/" + names[k], r.val_iou[k]);
+      const auto add_all = [&](const std::string& part, const std::vector<Metric>& metrics,
+                               const std::vector<double>& iou) {
+        for (const Metric& m : metrics) add(e, m.higher_is_better ? part + "/" + m.name : m.name + "/" + part, m.value);
+        for (size_t k = 0; k < iou.size(); ++k) add(e, part + "_iou/" + names[k], iou[k]);
+      };
+      add_all("validation", r.validation, r.val_iou);
+      add_all("validation_ema", r.ema_validation, r.val_ema_iou);
     }
     append(e);
   }

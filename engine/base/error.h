@@ -21,6 +21,9 @@ struct CheckpointError : Error {  // weights and training state on disk
 struct IoError : Error {  // reading or writing any other file
   using Error::Error;
 };
+struct CommError : Error {  // another rank, whose name the message starts with
+  using Error::Error;
+};
 struct TrainError : Error {  // training that cannot go on: non-finite gradients, a loss that excludes every class
   using Error::Error;
 };

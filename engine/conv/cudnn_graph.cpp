@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 
 #include "engine/base/error.h"
+#include "engine/conv/plan_choice.h"
 
 namespace regolith::cudnn {
 
@@ -19,7 +21,9 @@ using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 // --- Target ----------------------------------------------------------------------------------------------------------
 
 struct Target::Impl {
-  cudnnHandle_t handle = nullptr;                          // of a device that is there
+  cudnnHandle_t handle = nullptr;         // of a device that is there
+  mutable cudaStream_t stream = nullptr;  // that the handle works on
+  mutable std::mutex mutex;               // of the handle: its threads are those of its device's networks
   std::shared_ptr<const fe::DeviceProperties> properties;  // of one that is not
   ~Impl() {
     if (handle != nullptr) cudnnDestroy(handle);
@@ -30,6 +34,7 @@ Target::Target(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Target::~Target() = default;
 
 std::shared_ptr<const Target> Target::of(const Device& device) {
+  if (const std::string json = device.description(); !json.empty()) return described(json);
   auto impl = std::make_unique<Impl>();
   if (cudaSetDevice(device.index()) != cudaSuccess) throw DeviceError("CUDA: cannot select " + device.name());
   if (const cudnnStatus_t s = cudnnCreate(&impl->handle); s != CUDNN_STATUS_SUCCESS)
@@ -50,6 +55,8 @@ std::shared_ptr<const Target> Target::described(const std::string& json) {
 // --- ConvGraph -------------------------------------------------------------------------------------------------------
 
 namespace {
+
+constexpr const char* kDirections[] = {"forward", "dgrad", "wgrad"};
 
 enum Uid : int64_t { kX = 1, kW, kY, kBias };
 
@@ -106,7 +113,7 @@ void assemble(fe::graph::Graph& g, const ConvRequest& request, Direction directi
       Tensor t = g.conv_fprop(input("x", kX, x, request.type), input("w", kW, w, request.type),
                               geometry<fe::graph::Conv_fprop_attributes>(s));
       if (request.bias) {
-        t = g.pointwise(t, input("bias", kBias, {1, s.K, 1, 1}, DType::f32),
+        t = g.pointwise(t, input("bias", kBias, {1, s.K, 1, 1}, request.type),
                         fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
       }
       if (request.relu) {
@@ -127,10 +134,19 @@ void assemble(fe::graph::Graph& g, const ConvRequest& request, Direction directi
 
 }  // namespace
 
+std::string text_of(const ConvRequest& request, Direction direction, DType result) {
+  std::string text = kDirections[static_cast<int>(direction)];
+  if (direction == Direction::forward) text += std::string(request.bias ? "+bias" : "") + (request.relu ? "+relu" : "");
+  if (result != request.type) text += " to " + std::string(name_of(result));
+  return text + ", " + to_string(request.shape) + ", " + std::string(name_of(request.type)) +
+         (request.tf32 ? " as tf32" : "") + ", workspace up to " + std::to_string(request.workspace_limit >> 20) +
+         " MiB";
+}
+
 struct ConvGraph::Graph : fe::graph::Graph {};
 
 ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction,
-                     DType result, int most)
+                     DType result, const MostPlans& most, const std::string& wanted)
     : target_(std::move(target)), direction_(direction), graph_(std::make_unique<Graph>()) {
   const Target::Impl& device = target_->impl();
   Graph& g = *graph_;
@@ -158,18 +174,35 @@ ConvGraph::ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& re
     forbidden.insert(forbidden.end(), {fe::NumericalNote_t::TENSOR_CORE, fe::NumericalNote_t::DOWN_CONVERT_INPUTS});
   }
   g.deselect_numeric_notes(forbidden);
-  for (int64_t i = 0; i < g.get_execution_plan_count() && static_cast<int>(plans_.size()) < most; ++i) {
+  const auto build = [&](int64_t i, bool compiled) {
     int64_t workspace = 0;
     std::string name;
+    if (bad(g.get_plan_name_at_index(i, name))) return;
     if (bad(g.build_plan_at_index(i))) {
       // Compiled, and only not loaded for want of a driver: on the device that was described it will be.
-      if (device.handle != nullptr || refusal_.find("cuLibraryLoadData") == std::string::npos) continue;
-      name = "compiled at run time";
-    } else if (bad(g.get_workspace_size_plan_at_index(i, workspace)) || bad(g.get_plan_name_at_index(i, name)) ||
+      if (device.handle != nullptr || refusal_.find("cuLibraryLoadData") == std::string::npos) return;
+    } else if (bad(g.get_workspace_size_plan_at_index(i, workspace)) ||
                workspace > static_cast<int64_t>(request.workspace_limit)) {
-      continue;
+      return;
     }
-    plans_.push_back({std::move(name), static_cast<size_t>(workspace), i});
+    plans_.push_back({std::move(name), static_cast<size_t>(workspace), i, compiled});
+  };
+  const auto is_compiled = [&](int64_t i) {
+    std::vector<fe::BehaviorNote_t> notes;
+    return g.get_behavior_notes_for_plan_at_index(i, notes).is_good() &&
+           std::find(notes.begin(), notes.end(), fe::BehaviorNote_t::RUNTIME_COMPILATION) != notes.end();
+  };
+  for (int64_t i = 0; i < g.get_execution_plan_count() && !wanted.empty() && plans_.empty(); ++i) {
+    std::string name;
+    if (g.get_plan_name_at_index(i, name).is_good() && name == wanted) build(i, is_compiled(i));
+  }
+  if (!plans_.empty()) return;
+  for (const bool compiled : {false, true}) {
+    const int enough = compiled ? most.compiled : most.precompiled;
+    for (int64_t i = 0; i < g.get_execution_plan_count() && static_cast<int>(plans_.size()) < enough; ++i) {
+      if (is_compiled(i) == compiled) build(i, compiled);
+    }
+    if (!plans_.empty()) return;
   }
 }
 
@@ -180,26 +213,31 @@ bool ConvGraph::execute(CUstream_st* stream, const Operands& o, void* workspace,
   cudnnHandle_t handle = target_->impl().handle;
   std::unordered_map<int64_t, void*> pointers{{kX, o.x}, {kW, o.w}, {kY, o.y}};
   if (o.bias != nullptr) pointers[kBias] = o.bias;
-  if (const cudnnStatus_t s = cudnnSetStream(handle, stream); s != CUDNN_STATUS_SUCCESS) {
-    *error = cudnnGetErrorString(s);
-    return false;
+  const std::lock_guard lock(target_->impl().mutex);
+  if (cudaStream_t& current = target_->impl().stream; stream != current) {
+    if (const cudnnStatus_t s = cudnnSetStream(handle, stream); s != CUDNN_STATUS_SUCCESS) {
+      *error = cudnnGetErrorString(s);
+      return false;
+    }
+    current = stream;
   }
   auto status = graph_->execute_plan_at_index(handle, pointers, workspace, plan.index);
-  if (status.is_bad()) *error = status.get_message();
+  if (status.is_bad()) {
+    *error = status.get_message();
+    cudaGetLastError();  // a plan that does not run here shall not sink the next one
+  }
   return status.is_good();
 }
 
 void ConvGraph::run(CUstream_st* stream, const Operands& operands, void* workspace) const {
-  constexpr const char* kNames[] = {"forward", "dgrad", "wgrad"};
   std::string error;
   if (!execute(stream, operands, workspace, plans_.front(), &error)) {
-    throw DeviceError(std::string("cuDNN ") + kNames[static_cast<int>(direction_)] + " (" + plans_.front().engine +
+    throw DeviceError(std::string("cuDNN ") + kDirections[static_cast<int>(direction_)] + " (" + plans_.front().engine +
                       "): " + error);
   }
 }
 
-void ConvGraph::tune(CUstream_st* stream, const Operands& operands, void* workspace) {
-  if (plans_.size() < 2) return;
+void ConvGraph::settle(CUstream_st* stream, const Operands& operands, void* workspace, bool by_time) {
   struct Events {
     cudaEvent_t start = nullptr, stop = nullptr;
     Events() {
@@ -212,33 +250,24 @@ void ConvGraph::tune(CUstream_st* stream, const Operands& operands, void* worksp
       cudaEventDestroy(stop);
     }
   } events;
-  // The least of a few runs, warm; infinity for a plan that does not run here.
-  const auto time = [&](const Plan& plan) {
-    constexpr int kRuns = 5;
-    float least = std::numeric_limits<float>::infinity();
+  const auto time = [&](int plan, int runs) {
     std::string error;
-    for (int i = 0; i <= kRuns; ++i) {
-      cudaEventRecord(events.start, stream);
-      const bool ran = execute(stream, operands, workspace, plan, &error);
-      cudaEventRecord(events.stop, stream);
-      float ms = 0;
-      if (cudaEventSynchronize(events.stop) != cudaSuccess || !ran ||
-          cudaEventElapsedTime(&ms, events.start, events.stop) != cudaSuccess) {
-        return std::numeric_limits<float>::infinity();
-      }
-      if (i > 0) least = std::min(least, ms);
+    float ms = 0;
+    bool ran = true;
+    cudaEventRecord(events.start, stream);
+    for (int i = 0; i < runs && ran; ++i) ran = execute(stream, operands, workspace, plans_[plan], &error);
+    cudaEventRecord(events.stop, stream);
+    if (cudaEventSynchronize(events.stop) != cudaSuccess || !ran ||
+        cudaEventElapsedTime(&ms, events.start, events.stop) != cudaSuccess) {
+      cudaGetLastError();
+      return std::numeric_limits<float>::infinity();
     }
-    return least;
+    return ms / static_cast<float>(runs);
   };
-  std::vector<std::pair<float, Plan>> timed;
-  for (Plan& plan : plans_) {
-    const float ms = time(plan);
-    if (ms < std::numeric_limits<float>::infinity()) timed.emplace_back(ms, std::move(plan));
-  }
-  std::stable_sort(timed.begin(), timed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  plans_.clear();
-  for (auto& [ms, plan] : timed) plans_.push_back(std::move(plan));
-  if (plans_.empty()) throw DeviceError("cuDNN: none of its plans for this convolution runs on this device");
+  const int plans = static_cast<int>(plans_.size());
+  const int best = by_time ? fastest_that_runs(plans, time) : first_that_runs(plans, time);
+  if (best < 0) throw DeviceError("cuDNN: none of its plans for this convolution runs on this device");
+  plans_ = {plans_[best]};
 }
 
 }  // namespace regolith::cudnn

@@ -14,7 +14,7 @@ namespace regolith::cudnn {
 
 class Target {
  public:
-  // A CUDA device. Throws DeviceError where cuDNN does not start on it.
+  // A CUDA device, or the one that it describes. Throws DeviceError where cuDNN does not start on it.
   static std::shared_ptr<const Target> of(const Device& device);
   // A device that need not be there: what a cuDNN device property descriptor serialises to. Throws DeviceError.
   static std::shared_ptr<const Target> described(const std::string& json);
@@ -29,10 +29,19 @@ class Target {
 
 enum class Direction { forward, dgrad, wgrad };
 
+// What a graph computes, in one line: "wgrad to bf16, 32x64x128x64 -> 32, 3x3 stride 1 pad 1,1,1,1, bf16".
+std::string text_of(const ConvRequest& request, Direction direction, DType result);
+
 struct Plan {
   std::string engine;  // cuDNN's name: engine and knobs
   size_t workspace;    // bytes
   int64_t index;       // in the graph
+  bool compiled;       // at run time, by NVRTC: up to a second each, in each process anew
+};
+
+// How many plans a graph builds: of engines that are compiled at run time only where no other takes the graph.
+struct MostPlans {
+  int precompiled = 8, compiled = 3;
 };
 
 // Device memory: the maps and weights of the convolution (gradients in place of what they are gradients of).
@@ -40,22 +49,23 @@ struct Operands {
   void* x = nullptr;     // (N, H, W, C)
   void* w = nullptr;     // (K, R, S, C)
   void* y = nullptr;     // (N, P, Q, K)
-  void* bias = nullptr;  // fp32 (K), of a forward graph whose request has a bias
+  void* bias = nullptr;  // (K), of a forward graph whose request has a bias
 };
 
 class ConvGraph {
  public:
-  // `result`: the element type of what is computed; only wgrad has a choice. Builds at most `most` plans, in the order
-  // of the heuristics, leaving out those that need too much workspace, or that the request's precision and determinism
-  // forbid.
+  // `result`: the element type of what is computed; only wgrad has a choice. Plans come in the order of the
+  // heuristics, without those that need too much workspace, or that the request's precision and determinism forbid.
+  // `wanted`: the name of the one that is built alone, where it is among them.
   ConvGraph(std::shared_ptr<const Target> target, const ConvRequest& request, Direction direction, DType result,
-            int most);
+            const MostPlans& most = {}, const std::string& wanted = "");
   ~ConvGraph();
 
   const std::vector<Plan>& plans() const { return plans_; }  // the first is run
   const std::string& refusal() const { return refusal_; }    // why there is no plan
-  // Times every plan on the device and puts the fastest first. Waits for the stream.
-  void tune(CUstream_st* stream, const Operands& operands, void* workspace);
+  // Runs plans on the device, and keeps the first that runs there; by_time: the fastest. Waits for the stream. Throws
+  // DeviceError where none runs.
+  void settle(CUstream_st* stream, const Operands& operands, void* workspace, bool by_time);
   void run(CUstream_st* stream, const Operands& operands, void* workspace) const;
 
  private:

@@ -233,14 +233,14 @@ class OnednnConvolution : public Convolution {
     stream.enqueue("onednn_pack_weights", [c = compiled_, &reorder, w, packed] { reorder->execute(w, packed); });
   }
 
-  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void* packed, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void* packed, const ChannelBias& bias,
                const TensorView& y, void* workspace, const ForwardEpilogue&) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const void* weights = compiled_->pack_forward || via_fp32_ ? packed : w;
     const void* in = to_fp32(stream, x, workspace);
     void* out = via_fp32_ ? at(workspace, x_bytes_) : y.data;
-    stream.enqueue("onednn_forward", [c = compiled_, in, weights, bias, out, has_bias = request_.bias,
+    stream.enqueue("onednn_forward", [c = compiled_, in, weights, bias = bias.full, out, has_bias = request_.bias,
                                       scratch = at(workspace, x_bytes_ + y_bytes_)] {
       Arguments arguments{{DNNL_ARG_SRC, view(c->x, in)},
                           {DNNL_ARG_WEIGHTS, view(c->forward.weights, weights)},

@@ -38,8 +38,9 @@ struct ConvRequest {
   ConvShape shape;
   DType type = DType::f32;  // of x, y, dy, dx and of the weights that forward and dgrad read
   bool tf32 = false;        // fp32 products may round their factors to tf32
-  bool bias = false;        // forward adds a bias per output channel (fp32) ...
+  bool bias = false;        // forward adds a bias per output channel ...
   bool relu = false;        // ... and applies ReLU, in its epilogue
+  bool needs_forward = true;
   bool needs_dgrad = true;
   bool needs_wgrad = true;
   bool frozen =
@@ -52,6 +53,13 @@ struct ConvRequest {
 // A request for the shape with the type, determinism and limits of the network. Bias, ReLU and gradients are the
 // caller's to add; the weight gradient is asked for in training.
 ConvRequest conv_request(const ConvShape& shape, const ComputeOptions& options);
+
+// A bias per output channel, K values: in fp32, and rounded to the request's type.
+struct ChannelBias {
+  const float* full = nullptr;
+  const void* low = nullptr;
+  ChannelBias(const float* in_fp32 = nullptr, const void* rounded = nullptr) : full(in_fp32), low(rounded) {}
+};
 
 // What dgrad does in its epilogue, one of: add to what stands in dx; add a bias per input channel (fp32, C values).
 struct DgradEpilogue {
@@ -96,9 +104,9 @@ class Convolution {
   virtual void prepack_weights(DeviceStream&, WeightUse, const void* /*w*/, void* /*packed*/) {}
 
   // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` the copy of the call's direction.
-  // y = x * w (+ bias) (ReLU). bias: fp32, K values, null where the request has none. An epilogue only where
+  // y = x * w (+ bias) (ReLU). bias: null where the request has none; cuDNN reads `low`. An epilogue only where
   // has_forward_epilogue() says that there is one; there x and y may be slices, too.
-  virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const float* bias,
+  virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const ChannelBias& bias,
                        const TensorView& y, void* workspace, const ForwardEpilogue& epilogue = {}) = 0;
   virtual bool has_forward_epilogue() const { return false; }
   // dx = dy * w^T, written. An epilogue only where has_dgrad_epilogue() says that there is one.

@@ -18,9 +18,9 @@ class ReferenceConvolution : public Convolution {
   std::string implementation() const override { return "plain loops"; }
   size_t wgrad_workspace() const override { return wgrad_workspace_; }
 
-  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::conv_direct_forward(stream, {x, w, bias, y, window_, relu_});
+    kernels::conv_direct_forward(stream, {x, w, bias.full, y, window_, relu_});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {

@@ -24,9 +24,9 @@ class ThinInConvolution : public Convolution {
                                           shape_.R * shape_.S * shape_.C);
   }
 
-  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::thin_spread(stream, {x, w, bias, y, window_, relu_});
+    kernels::thin_spread(stream, {x, w, bias.full, y, window_, relu_});
   }
   // Of the images themselves: no network asks for it in training, so plain loops do.
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
@@ -58,9 +58,9 @@ class ThinOutConvolution : public Convolution {
     return std::max(kernels::thin_gather_workspace(x, shape_.K), kernels::channel_sum_workspace(dy));
   }
 
-  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::thin_dot(stream, {x, w, bias, y, relu_});
+    kernels::thin_dot(stream, {x, w, bias.full, y, relu_});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {

@@ -120,7 +120,7 @@ class UpscaleConvolution : public Convolution {
     stream.enqueue("upscale", [c = upscale_, dy = dy.as<float>(), u = static_cast<const float*>(packed), epilogue,
                                dx = dx.as<float>()] { c->run(dy, u, epilogue, dx); });
   }
-  void forward(DeviceStream&, const TensorView&, const void*, const void*, const float*, const TensorView&, void*,
+  void forward(DeviceStream&, const TensorView&, const void*, const void*, const ChannelBias&, const TensorView&, void*,
                const ForwardEpilogue&) override {
     not_asked_for("forward");
   }

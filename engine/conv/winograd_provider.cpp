@@ -66,13 +66,13 @@ class WinogradConvolution : public Convolution {
                      use == WeightUse::forward ? c->forward().pack(w, false, to) : c->dgrad().pack(w, true, to);
                    });
   }
-  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const ChannelBias& bias,
                const TensorView& y, void* workspace, const ForwardEpilogue&) override {
     check_x(provider(), request_, x);
     check_y(provider(), request_, y);
     const Source<T> in{x.as<T>(), x.pitch};
     const Target<T> out{
-        .data = y.as<T>(), .pitch = y.pitch, .bias = request_.bias ? bias : nullptr, .relu = request_.relu};
+        .data = y.as<T>(), .pitch = y.pitch, .bias = request_.bias ? bias.full : nullptr, .relu = request_.relu};
     stream.enqueue("winograd_forward", [c = winograd_, in, u = static_cast<const float*>(packed), out,
                                         ws = static_cast<float*>(workspace)] { c->forward().run(in, u, out, ws); });
   }
@@ -133,7 +133,7 @@ class WinogradInference : public Convolution {
       c->pack(w, false, to);
     });
   }
-  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const void*, const void* packed, const ChannelBias& bias,
                const TensorView& y, void* workspace, const ForwardEpilogue& e) override {
     check_x(provider(), request_, x, true);
     check_y(provider(), request_, y, true);
@@ -141,7 +141,7 @@ class WinogradInference : public Convolution {
     const Source<T> in{x.as<T>(), x.pitch, e.affine, e.input_relu};
     const Target<T> out{.data = y.as<T>(),
                         .pitch = y.pitch,
-                        .bias = request_.bias ? bias : nullptr,
+                        .bias = request_.bias ? bias.full : nullptr,
                         .residual = e.residual.as<T>(),
                         .residual_pitch = e.residual.pitch,
                         .relu = request_.relu,

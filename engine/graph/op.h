@@ -126,6 +126,9 @@ class Op {
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
   virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
+  // The parameter, a bias, that y lacks, and that the one op that reads y gets as OpRun::x_bias; -1: none. A batch norm
+  // would take it out again, and adds it to its running mean; a sum adds it. Known after compile().
+  virtual int left_out_bias() const { return -1; }
   // A norm before a convolution need not write y in inference: it leaves its input where it is, and a scale and a shift
   // for each channel of each image as its auxiliary output, which all its readers apply. Known after compile().
   virtual bool may_leave_to_readers() const { return false; }

@@ -192,7 +192,7 @@ BranchSum::Branch AsppOp::branch(const OpRun& run, size_t group, int H, int W, b
   const ParamView* bias = a_.bias ? &run.params[kernel_of(g.members[0].branch) + 1] : nullptr;
   BranchSum::Branch b;
   b.w = g.whole() ? kernel.compute : run.packed[p.w];
-  if (bias != nullptr) b.bias = g.whole() ? bias->master : static_cast<const float*>(run.packed[p.bias]);
+  if (bias != nullptr) b.bias = g.whole() ? bias_of(*bias) : ChannelBias(static_cast<const float*>(run.packed[p.bias]));
   b.project = run.packed[p.project];
   b.z = whole_map(piece(run.saved, p.z), x_.N, H, W, width(g), type_);
   if (backward) {
@@ -249,7 +249,7 @@ void AsppOp::forward(const OpRun& run) {
   const TensorView mean = image_map(piece(run.saved, saved_.mean), x_.C);
   const TensorView sum = image_map(piece(run.workspace, forward_.sum), a_.filters);
   void* scratch = piece(run.workspace, forward_.pixels);
-  const float* bias = a_.bias ? run.params[kernel_of(project_branch()) + 1].master : nullptr;
+  const ChannelBias bias = a_.bias ? bias_of(run.params[kernel_of(project_branch()) + 1]) : ChannelBias();
   kernels::image_sum(
       stream, {.x = run.x[0], .sum = mean, .scale = 1.0f / static_cast<float>(x_.H * x_.W), .workspace = scratch});
   pooled_->forward(stream, mean, pooled(run, false), bias, {}, sum, run.packed.data() + pooled_packed_, scratch);

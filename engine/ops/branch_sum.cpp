@@ -24,15 +24,15 @@ class KernelBranchSum : public BranchSum {
   size_t forward_workspace() const override { return 0; }
   size_t backward_workspace() const override { return workspace_; }
 
-  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const ChannelBias& bias,
                const TensorView& image, const TensorView& y, void* const*, void*) override {
     kernels::AsppForward k;
     k.x = x;
-    k.bias = bias;
+    k.bias = bias.full;
     k.image = image;
     k.y = y;
     for (const Branch& b : branches) {
-      k.branches[k.count] = {b.w, b.bias, b.project, b.z, shape_.branches[k.count].taps};
+      k.branches[k.count] = {b.w, b.bias.full, b.project, b.z, shape_.branches[k.count].taps};
       ++k.count;
     }
     kernels::aspp_forward(stream, k);
@@ -136,7 +136,7 @@ class ProviderBranchSum : public BranchSum {
     return parts(shape_.C) + most;
   }
 
-  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const float* bias,
+  void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const ChannelBias& bias,
                const TensorView& image, const TensorView& y, void* const* packed, void* workspace) override {
     kernels::AddImages sum;
     sum.image = image;

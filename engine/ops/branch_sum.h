@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/conv/provider.h"
 #include "engine/graph/op.h"
 #include "kernels/aspp.h"
 
@@ -31,7 +32,7 @@ class BranchSum {
   // Of one branch. Maps are whole buffers.
   struct Branch {
     const void* w = nullptr;                                  // (K, rows, columns, C)
-    const float* bias = nullptr;                              // (K)
+    ChannelBias bias;                                         // (K)
     const void* project = nullptr;                            // (F, K)
     TensorView z;                                             // (N, H, W, K): forward writes it, backward reads it
     TensorView dz;                                            // backward's own
@@ -47,7 +48,7 @@ class BranchSum {
   virtual size_t forward_workspace() const = 0;
   virtual size_t backward_workspace() const = 0;
   // `bias`: (F), or null. `image`: (N, 1, 1, F), added to every pixel of its image, or null.
-  virtual void forward(DeviceStream&, const TensorView& x, const std::vector<Branch>&, const float* bias,
+  virtual void forward(DeviceStream&, const TensorView& x, const std::vector<Branch>&, const ChannelBias& bias,
                        const TensorView& image, const TensorView& y, void* const* packed, void* workspace) = 0;
   // dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null. dx may be null: not wanted.
   virtual void backward(DeviceStream&, const TensorView& x, const TensorView& dy, const std::vector<Branch>&,

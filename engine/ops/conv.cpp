@@ -113,8 +113,9 @@ Inference ConvOp::infer(const std::vector<Shape>& inputs) {
 }
 
 void ConvOp::compile(const CompileContext& context) {
+  leaves_bias_out_ = a_.bias && a_.bias_cancels && context.batch_statistics;
   ConvRequest r = conv_request(shape_, context);
-  r.bias = a_.bias;
+  r.bias = a_.bias && !leaves_bias_out_;
   r.relu = a_.relu;
   r.needs_dgrad = context.training && context.needs_dx[0];
   conv_ = pick_convolution(context.device, r, context.conv);
@@ -132,7 +133,7 @@ size_t ConvOp::aux_bytes() const {
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
 
 void ConvOp::forward(const OpRun& run) {
-  const float* bias = a_.bias ? run.params[1].master : nullptr;
+  const ChannelBias bias = a_.bias && !leaves_bias_out_ ? bias_of(run.params[1]) : ChannelBias();
   ForwardEpilogue epilogue;
   if (has_epilogue_) {
     if (a_.residual) epilogue.residual = run.x[1];
@@ -151,7 +152,7 @@ void ConvOp::backward(const OpRun& run) {
   if (a_.relu)
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
-  float* db = a_.bias && sums_bias_ ? run.params[1].grad : nullptr;
+  float* db = a_.bias && sums_bias_ && !leaves_bias_out_ ? run.params[1].grad : nullptr;
   if (run.trains)
     conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
@@ -160,7 +161,7 @@ void ConvOp::backward(const OpRun& run) {
 }
 
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
-  const bool db = a_.bias && sums_bias_;
+  const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
 }
@@ -178,6 +179,7 @@ Inference ConvTransposeOp::infer(const std::vector<Shape>& inputs) {
 void ConvTransposeOp::compile(const CompileContext& context) {
   ConvRequest r = conv_request(shape_, context);
   r.needs_dgrad = true;  // is our forward
+  r.needs_forward = context.training && context.needs_dx[0];
   conv_ = pick_convolution(context.device, r, context.conv);
 }
 

@@ -21,12 +21,16 @@ struct ConvAttributes {
   bool relu = false;  // in the epilogue: set by fusion
   // In inference, set by fusion: input 1 is added before the ReLU; a group norm reads the sums of y.
   bool residual = false, emits_sums = false;
+  // A batch norm follows and takes the bias out again: with the batch's statistics it is left out, and has no gradient.
+  bool bias_cancels = false;
   Init init = Init::glorot_uniform;
 };
 
 ConvAttributes parse_conv(const Attributes& a);
 Init parse_init(const Attributes& a);    // the key `init`, of every op that has kernels
 int parse_filters(const Attributes& a);  // the key `filters`
+
+inline ChannelBias bias_of(const ParamView& p) { return {p.master, p.compute}; }
 
 // The copies of the weights that a convolution reads forward and for dgrad, for Op::prepacked(); `prefix` tells those
 // of several convolutions of one op apart.
@@ -74,6 +78,8 @@ class ConvOp : public ConvBase {
   bool reads_strided() const override { return has_epilogue_; }
   bool writes_strided() const override { return has_epilogue_; }
   size_t aux_bytes() const override;
+  int left_out_bias() const override { return leaves_bias_out_ ? 1 : -1; }
+  int bias_parameter() const override { return leaves_bias_out_ ? -1 : ConvBase::bias_parameter(); }
   AuxUse reads_aux(size_t input) const override { return applies_norm_ && input == 0 ? AuxUse::forward : AuxUse::none; }
   bool applies_norm() const override { return has_epilogue_; }
   void apply_norm(bool relu) override { applies_norm_ = true, norm_has_relu_ = relu; }
@@ -86,6 +92,7 @@ class ConvOp : public ConvBase {
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
+  bool leaves_bias_out_ = false;
   bool has_epilogue_ = false;  // in inference, of its provider
   bool applies_norm_ = false, norm_has_relu_ = false;
 };
@@ -101,6 +108,7 @@ class ConvTransposeOp : public ConvBase {
   bool filters_first() const override { return false; }
   bool may_leave_bias() const override { return a_.bias && !conv_->has_dgrad_epilogue(); }
   void leave_bias() override { adds_bias_ = false; }
+  int left_out_bias() const override { return adds_bias_ ? -1 : 1; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::dgrad).bytes == 0; }

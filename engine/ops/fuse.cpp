@@ -18,6 +18,7 @@ class Fuser {
       : graph_(graph), options_(options), inference_(inference) {}
 
   std::vector<std::string> run() {
+    if (options_.has("cancelled bias")) drop_cancelled_biases();
     merge_all("norm+residual", [&](int i) { return norm_residual(i); });
     merge_all("norm+relu", [&](int i) { return norm_activation(i); });
     merge_all("norm+dropout", [&](int i) {
@@ -153,6 +154,17 @@ class Fuser {
       norm->takes_sums = conv->attributes().emits_sums = true;
       log_.push_back("norm from conv: " + graph_.nodes[i].name + " takes the sums of " +
                      graph_.nodes[graph_.nodes[i].inputs[0]].name);
+    }
+  }
+
+  // A batch norm subtracts the mean, and with it any bias before it: that bias has a gradient of exactly zero.
+  // A frozen one subtracts its running mean.
+  void drop_cancelled_biases() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      auto* conv = op<ConvOp>(static_cast<int>(i));
+      const int reader = conv == nullptr ? -1 : graph_.sole_reader(static_cast<int>(i));
+      if (reader >= 0 && op<BatchNormOp>(reader) != nullptr && !graph_.is_frozen(reader))
+        conv->attributes().bias_cancels = true;
     }
   }
 

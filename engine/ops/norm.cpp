@@ -66,6 +66,7 @@ void NormOp::forward(const OpRun& run) {
                                       .sums = left_to_readers_ ? nullptr : run.aux,
                                       .x_sums = run.x_aux[0],
                                       .affine = left_to_readers_ ? run.aux : nullptr,
+                                      .x_bias = run.x_bias[0],
                                       .running_mean = batch ? run.params[2].master : nullptr,
                                       .running_variance = batch ? run.params[3].master : nullptr,
                                       .momentum = momentum_,

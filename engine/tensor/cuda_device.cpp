@@ -1,7 +1,9 @@
 // The CUDA runtime as a device. A step is captured with cudaStreamBeginCapture (thread-local mode) and replayed.
 #include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
+#include <cudnn.h>
 
+#include <fstream>
 #include <string>
 #include <utility>
 
@@ -25,13 +27,16 @@ struct CudaEvent : Event {
 };
 
 struct CudaStream : DeviceStream {
-  explicit CudaStream(int count) : multiprocessors(count) {
+  CudaStream(int device, int count) : index(device), multiprocessors(count) {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   }
   ~CudaStream() override { cudaStreamDestroy(stream); }
   Execution execution() const override { return Execution::gpu; }
   int processors() const override { return multiprocessors; }
-  void* native() const override { return stream; }
+  void* native() const override {
+    check(cudaSetDevice(index), "selecting the stream's device");
+    return stream;
+  }
   void enqueue(const char* name, std::function<void()>) override {
     throw DeviceError(std::string("CUDA: '") + name + "' is host work: a CUDA stream takes kernels and copies only");
   }
@@ -42,8 +47,13 @@ struct CudaStream : DeviceStream {
     check(cudaStreamWaitEvent(stream, static_cast<CudaEvent&>(event).event), "making a stream wait for an event");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream), "waiting for a stream"); }
+  bool capture_failed() const override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t asked = cudaStreamIsCapturing(stream, &status);
+    return asked != cudaSuccess || status == cudaStreamCaptureStatusInvalidated;
+  }
   cudaStream_t stream = nullptr;
-  int multiprocessors;
+  int index, multiprocessors;
 };
 
 cudaStream_t native(DeviceStream& stream) { return static_cast<cudaStream_t>(stream.native()); }
@@ -82,6 +92,19 @@ class CudaDevice : public Device {
     return std::string(properties_.name) + " (sm_" + std::to_string(properties_.major) +
            std::to_string(properties_.minor) + ")";
   }
+  std::map<std::string, std::string> versions() const override {
+    const auto dotted = [](size_t version, size_t major, size_t minor) {
+      return std::to_string(version / major) + "." + std::to_string(version % major / minor);
+    };
+    int cuda = 0;
+    check(cudaDriverGetVersion(&cuda), "asking for the driver's version");
+    std::string driver;  // "580.65.06", where the system tells
+    std::ifstream("/sys/module/nvidia/version") >> driver;
+    const size_t cudnn = cudnnGetVersion();
+    return {{"gpu", name() + ", " + std::to_string(properties_.multiProcessorCount) + " multiprocessors"},
+            {"driver", (driver.empty() ? "" : driver + ", ") + "CUDA " + dotted(cuda, 1000, 10)},
+            {"cuDNN", dotted(cudnn, 10000, 100) + "." + std::to_string(cudnn % 100)}};
+  }
   size_t free_bytes() const override {
     size_t free = 0, total = 0;
     select();
@@ -112,7 +135,7 @@ class CudaDevice : public Device {
 
   std::unique_ptr<DeviceStream> make_stream() override {
     select();
-    return std::make_unique<CudaStream>(properties_.multiProcessorCount);
+    return std::make_unique<CudaStream>(index_, properties_.multiProcessorCount);
   }
   std::unique_ptr<Event> make_event() override {
     select();

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,8 @@ class DeviceStream : public Stream {
   virtual void record(Event& event) = 0;
   virtual void wait(Event& event) = 0;  // what follows on this stream waits; the host does not
   virtual void synchronize() = 0;       // the host waits; throws what the work threw
+  // Whether what was enqueued last has spoilt the capture that the stream is in.
+  virtual bool capture_failed() const { return false; }
 };
 
 // Work recorded once and replayed as a whole.
@@ -42,7 +45,15 @@ class Device {
   virtual std::string name() const = 0;     // "AMD EPYC, 2 threads", "NVIDIA H200 (sm_90)"
   virtual Execution execution() const = 0;  // of its streams
   virtual int index() const { return 0; }   // among the devices of its kind
-  virtual size_t free_bytes() const = 0;    // what could be allocated now
+  // JSON, by which cuDNN plans for a device that need not be there; "": it is there.
+  virtual std::string description() const { return ""; }
+  virtual size_t free_bytes() const = 0;  // what could be allocated now
+
+  // What results depend on beside the program, by part: gpu, driver, cuDNN. Empty on the CPU.
+  virtual std::map<std::string, std::string> versions() const { return {}; }
+  // What was chosen here among kernels that round differently: by request, the name of cuDNN's plan. A request that
+  // stands here before, as a run's checkpoint has it, gets that plan again where there is one.
+  std::map<std::string, std::string>& choices() { return choices_; }
 
   // 256-byte aligned, contents undefined. Throws DeviceError when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
@@ -65,8 +76,11 @@ class Device {
   virtual void profile(bool /*on*/) {}
 
   // Records what `work` enqueues on `stream` (and on streams that wait for its events, and are joined again) without
-  // running it.
+  // running it. Kernels must have run before: the first launch of one loads it, which a capture may not.
   virtual std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) = 0;
+
+ private:
+  std::map<std::string, std::string> choices_;
 };
 
 // A piece of device memory that is released with its owner. The device must outlive it.

@@ -1,6 +1,7 @@
 #include "engine/train/evaluator.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/cast.h"
 
@@ -28,8 +29,9 @@ Evaluator::Evaluator(Network& network, DeviceStream& stream, const LossFunction&
   }
 }
 
-std::vector<Evaluator::MicroBatch> Evaluator::micro_batches(int N, Mode mode) {
-  const int each = mode == Mode::eval || loss_.couples_images() ? N : network_.micro_batch_size(N);
+std::vector<Evaluator::MicroBatch> Evaluator::divide(int N, Mode mode, int least) {
+  int each = mode == Mode::eval || loss_.couples_images() ? N : network_.micro_batch_size(N);
+  each = std::min(each, (N + least - 1) / least);
   const Shape& image = network_.graph().nodes[network_.graph().input].shape();
   const auto reserve = [&](DeviceBuffer& buffer, size_t bytes) {
     if (bytes <= buffer.bytes()) return;
@@ -39,10 +41,14 @@ std::vector<Evaluator::MicroBatch> Evaluator::micro_batches(int N, Mode mode) {
   reserve(labels_, static_cast<size_t>(each) * image.H * image.W);
   reserve(workspace_, loss_.workspace_bytes(each, image.H, image.W));
   std::vector<MicroBatch> parts;
-  for (int first = 0; first < N; first += each) {
-    const int count = std::min(each, N - first);
-    parts.push_back({&network_.program(count, mode), first, count});
-  }
+  for (int first = 0; first < N; first += each)
+    parts.push_back({nullptr, first, std::min(each, N - first), static_cast<int>(parts.size())});
+  return parts;
+}
+
+std::vector<Evaluator::MicroBatch> Evaluator::micro_batches(int N, Mode mode) {
+  std::vector<MicroBatch> parts = divide(N, mode);
+  for (MicroBatch& part : parts) part.program = &network_.program(part.count, mode);
   return parts;
 }
 
@@ -65,7 +71,7 @@ void Evaluator::enqueue_losses(const MicroBatch& part, int64_t images, const Los
     if (outputs.gradients) call.dlogits = part.program->gradient(node);
     call.loss_scale = loss_scale_;
     call.loss = loss_value_.as<double>();
-    call.accumulate_loss = h > 0 || part.first > 0;
+    call.accumulate_loss = h > 0 || outputs.accumulate;
     if (outputs.image_loss != nullptr) call.image_loss = outputs.image_loss + part.first;
     call.accumulate_image_loss = h > 0;
     if (node == graph.output) {
@@ -78,27 +84,30 @@ void Evaluator::enqueue_losses(const MicroBatch& part, int64_t images, const Los
 }
 
 Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions,
-                               const std::function<bool()>& go_on) {
+                               const std::function<bool()>& go_on, Communicator* ranks) {
   const auto samples = static_cast<int64_t>(rows.size());
-  const int batch = static_cast<int>(std::min<int64_t>(options_.batch, samples));
+  const auto [begin, end] =
+      ranks == nullptr ? std::pair<int64_t, int64_t>{0, samples} : part_of(samples, ranks->rank(), ranks->size());
+  const int batch = static_cast<int>(std::min<int64_t>(options_.batch, end - begin));
   const int64_t pixels = static_cast<int64_t>(data.host().H) * data.host().W;
   Evaluation e;
-  DeviceBuffer prediction;
+  DeviceBuffer prediction, image_loss(device_, std::max(batch, 1) * sizeof(double));
   if (predictions) {
-    prediction = DeviceBuffer(device_, batch * pixels);
+    prediction = DeviceBuffer(device_, std::max(batch, 1) * pixels);
     e.predictions.resize(samples * pixels);
   }
+  std::vector<double> losses(samples);
   std::vector<int32_t> entries;
-  for (const int64_t row : rows) entries.push_back(kernels::sample_index(row, false));
+  for (int64_t i = begin; i < end; ++i) entries.push_back(kernels::sample_index(rows[i], false));
   Order order;
   data.set(order, entries, stream_);
   device_.fill(confusion_.as(), 0, confusion_.bytes(), stream_);
-  for (int64_t first = 0; first < samples; first += batch) {
+  for (int64_t first = 0; first < end - begin; first += batch) {
     if (go_on && !go_on()) {
       e.whole = false;
       break;
     }
-    const int count = static_cast<int>(std::min<int64_t>(batch, samples - first));
+    const int count = static_cast<int>(std::min<int64_t>(batch, end - begin - first));
     const MicroBatch part = micro_batches(count, Mode::eval)[0];
     part.program->pack(stream_);
     data.prefetch(order, first, count, stream_);
@@ -106,17 +115,39 @@ Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& row
     data.bind_at(sample, order, count, first);
     enqueue_sample(sample, part);
     part.program->forward(stream_);
-    enqueue_losses(part, samples, {.confusion = confusion_.as<int64_t>(), .prediction = prediction.as<uint8_t>()});
-    if (predictions) device_.download(e.predictions.data() + first * pixels, prediction.as(), count * pixels, stream_);
-    double loss = 0;
-    device_.download(&loss, loss_value_.as(), sizeof loss, stream_);
+    enqueue_losses(part, samples,
+                   {.confusion = confusion_.as<int64_t>(),
+                    .prediction = prediction.as<uint8_t>(),
+                    .image_loss = image_loss.as<double>()});
+    if (predictions)
+      device_.download(e.predictions.data() + (begin + first) * pixels, prediction.as(), count * pixels, stream_);
+    device_.download(losses.data() + begin + first, image_loss.as(), count * sizeof(double), stream_);
     stream_.synchronize();
-    e.loss += loss;
   }
   e.confusion.resize(confusion_.bytes() / sizeof(int64_t));
   device_.download(e.confusion.data(), confusion_.as(), confusion_.bytes(), stream_);
   stream_.synchronize();
+  if (ranks != nullptr) add_up(e, losses, pixels, *ranks);
+  if (samples > 0) e.loss = std::accumulate(losses.begin(), losses.end(), 0.) / static_cast<double>(samples);
   return e;
+}
+
+std::pair<int64_t, int64_t> Evaluator::part_of(int64_t samples, int rank, int ranks) const {
+  const int64_t each = loss_.couples_images() ? options_.batch : 1, units = (samples + each - 1) / each;
+  return {std::min(samples, units * rank / ranks * each), std::min(samples, units * (rank + 1) / ranks * each)};
+}
+
+void Evaluator::add_up(Evaluation& e, std::vector<double>& losses, int64_t pixels, Communicator& ranks) const {
+  const auto samples = static_cast<int64_t>(losses.size());
+  const auto spread = [&](auto* values, int64_t each) {  // (samples, each), of which every rank has its part
+    for (int r = 0; r < ranks.size(); ++r) {
+      const auto [begin, end] = part_of(samples, r, ranks.size());
+      ranks.broadcast(values + begin * each, (end - begin) * each * sizeof *values, r);
+    }
+  };
+  spread(losses.data(), 1);
+  if (!e.predictions.empty()) spread(e.predictions.data(), pixels);
+  ranks.sum(e.confusion);
 }
 
 Evaluator::BatchResult Evaluator::gradients(const std::vector<float>& images, const std::vector<uint8_t>& masks, int N,
@@ -138,7 +169,7 @@ Evaluator::BatchResult Evaluator::gradients(const std::vector<float>& images, co
     kernels::cast(stream_,
                   {.from = y.data, .from_type = y.dtype, .to = floats.as(), .to_type = DType::f32, .n = y.elements()});
     device_.download(result.logits.data() + at, floats.as(), y.elements() * sizeof(float), stream_);
-    enqueue_losses(part, N, {.gradients = mode != Mode::eval});
+    enqueue_losses(part, N, {.gradients = mode != Mode::eval, .accumulate = part.first > 0});
     if (mode != Mode::eval) part.program->backward(stream_, part.first > 0);
     stream_.synchronize();
   }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "engine/comm/communicator.h"
 #include "engine/run/network.h"
 #include "engine/train/device_data.h"
 #include "engine/train/loss_function.h"
@@ -32,9 +33,10 @@ class Evaluator {
             const StepState* state = nullptr);
 
   // The samples at `rows` of the data, as they are. The loss is the mean over them. `go_on`, where there is one, is
-  // asked before every batch; what is returned where it says no is not whole.
+  // asked before every batch; what is returned where it says no is not whole. ranks: each does its part of the samples,
+  // and all return the same.
   Evaluation evaluate(DeviceData& data, const std::vector<int64_t>& rows, bool predictions,
-                      const std::function<bool()>& go_on = {});
+                      const std::function<bool()>& go_on = {}, Communicator* ranks = nullptr);
 
   struct BatchResult {
     std::vector<float> logits;  // (N,H,W,K)
@@ -49,9 +51,12 @@ class Evaluator {
   struct MicroBatch {
     Program* program;
     int first, count;  // samples within the batch
+    int index = 0;     // among its parts
   };
   // Compiles the programs of a batch of N, and makes room for its labels and losses.
   std::vector<MicroBatch> micro_batches(int N, Mode mode);
+  // The same without programs, and at least so many parts, if there are as many images.
+  std::vector<MicroBatch> divide(int N, Mode mode, int least = 1);
   // Rises when labels or losses move in memory: captured steps are then stale.
   int moves() const { return moves_; }
 
@@ -59,6 +64,7 @@ class Evaluator {
   void enqueue_sample(kernels::SampleBatch call, const MicroBatch& part);
   struct LossOutputs {
     bool gradients = false;         // of the logits, into the program
+    bool accumulate = false;        // loss() keeps what it had
     int64_t* confusion = nullptr;   // (K, K) device memory, added to
     uint8_t* prediction = nullptr;  // (N, H, W) device memory
     double* image_loss = nullptr;   // (images of the batch) device memory: the sum of its heads' losses for each
@@ -71,6 +77,10 @@ class Evaluator {
   size_t bytes() const { return labels_.bytes() + workspace_.bytes(); }
 
  private:
+  // Of `samples` to be evaluated, those of a rank. Whole batches where a loss sums over them.
+  std::pair<int64_t, int64_t> part_of(int64_t samples, int rank, int ranks) const;
+  void add_up(Evaluation& e, std::vector<double>& losses, int64_t pixels, Communicator& ranks) const;
+
   Network& network_;
   Device& device_;
   DeviceStream& stream_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 
 #include "engine/base/error.h"
 
@@ -26,13 +27,12 @@ void timed(double& seconds, F&& work) {
 
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
-  // image_losses: of a step; 0: none are read.
-  Pinned(Device& d, int image_losses)
+  // image_losses: of a step; 0: none are read. reported: reports have them.
+  Pinned(Device& d, int image_losses, bool reported)
       : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
     for (auto& e : events) e = d.make_event();
     if (image_losses > 0) losses = static_cast<double*>(d.allocate_host(2 * image_losses * sizeof(double)));
-    for (int slot = 0; slot < 2; ++slot)
-      slots[slot].image_loss = losses == nullptr ? nullptr : losses + slot * image_losses;
+    for (int slot = 0; slot < 2; ++slot) slots[slot].image_loss = reported ? losses + slot * image_losses : nullptr;
   }
   ~Pinned() {
     device.release_host(slots);
@@ -55,7 +55,8 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch),
-      pinned_(std::make_unique<Pinned>(device_, options.image_losses ? step_images() : 0)) {
+      pinned_(std::make_unique<Pinned>(device_, options.image_losses || options.ranks ? step_images() : 0,
+                                       options.image_losses)) {
   const int64_t whole = entries_ / step_images(), rest = entries_ % step_images();
   if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
@@ -63,9 +64,12 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                                                   : whole + (rest > 0);
   const int K = network.graph().classes();
   confusion_ = DeviceBuffer(device_, static_cast<size_t>(K) * K * sizeof(int64_t));
-  if (options.image_losses) image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double));
+  if (pinned_->losses != nullptr) image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double));
   if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   if (options.ema) ema_.emplace(network, *stream_, *options.ema);
+  if (options.ranks != nullptr && options.ranks->size() > 1)
+    exchange_.emplace(*options.ranks, network.parameters(), device_, static_cast<int>(divide(step_images()).size()),
+                      options.reduce);
   compile_steps();
 }
 
@@ -86,14 +90,26 @@ std::pair<Trainer::MicroBatches, Trainer::MicroBatches> Trainer::compile_steps()
   return {full, tail};
 }
 
-Trainer::MicroBatches Trainer::parts_of(int images) {
+Trainer::MicroBatches Trainer::divide(int images) {
   MicroBatches parts;
   for (int first = 0; first < images; first += options_.batch) {
-    for (Evaluator::MicroBatch part : evaluator_.micro_batches(std::min(options_.batch, images - first), Mode::train)) {
+    const int ranks = options_.ranks == nullptr ? 1 : options_.ranks->size();
+    for (Evaluator::MicroBatch part : evaluator_.divide(std::min(options_.batch, images - first), Mode::train, ranks)) {
       part.first += first;
+      part.index = static_cast<int>(parts.size());
       parts.push_back(part);
     }
   }
+  return parts;
+}
+
+Trainer::MicroBatches Trainer::parts_of(int images) {
+  MicroBatches parts = divide(images);
+  if (options_.ranks != nullptr) {
+    const Share own = share_of(static_cast<int>(parts.size()), options_.ranks->rank(), options_.ranks->size());
+    parts = {parts.begin() + own.first, parts.begin() + own.first + own.count};
+  }
+  for (Evaluator::MicroBatch& part : parts) part.program = &network_.program(part.count, Mode::train);
   return parts;
 }
 
@@ -118,8 +134,14 @@ void Trainer::write_moment(int moment, int param, const std::vector<float>& valu
   stream_->synchronize();
 }
 
-void Trainer::enqueue_step(const MicroBatches& parts) {
-  const int64_t images = parts.back().first + parts.back().count;
+// images: of the whole step, which the parts may be a share of.
+void Trainer::enqueue_gradients(const MicroBatches& parts, int64_t images) {
+  if (parts.empty()) {  // fewer micro-batches than ranks: this one has nothing to add
+    Parameters& p = network_.parameters();
+    if (p.trained_size() > 0) device_.fill(p.grad(), 0, p.trained_size() * sizeof(float), *stream_);
+    return;
+  }
+  const bool exact = exchange_ && exchange_->exact();
   kernels::SampleBatch sample{};
   data_.bind(sample, order_, step_images(), steps_per_epoch_);
   sample.step = &optimizer_.state()->step;
@@ -130,14 +152,95 @@ void Trainer::enqueue_step(const MicroBatches& parts) {
   for (const Evaluator::MicroBatch& part : parts) {
     timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
-    evaluator_.enqueue_losses(
-        part, images,
-        {.gradients = true, .confusion = confusion_.as<int64_t>(), .image_loss = image_loss_.as<double>()});
-    part.program->backward(*stream_, part.first > 0);
+    evaluator_.enqueue_losses(part, images,
+                              {.gradients = true,
+                               .accumulate = &part != parts.data(),
+                               .confusion = confusion_.as<int64_t>(),
+                               .image_loss = image_loss_.as<double>()});
+    part.program->backward(*stream_, !exact && &part != parts.data());
+    if (exact) exchange_->keep(*stream_, static_cast<int>(&part - parts.data()));
   }
+}
+
+void Trainer::enqueue_update() {
   Parameters& p = network_.parameters();
   optimizer_.update(*stream_, p.master(), p.grad(), p.compute_type() == DType::f32 ? nullptr : p.compute_copy());
   if (ema_) ema_->update(optimizer_.state());
+}
+
+// Where there are ranks, what they exchange and the update follow.
+void Trainer::enqueue_step(const MicroBatches& parts, int64_t images) {
+  enqueue_gradients(parts, images);
+  if (options_.ranks == nullptr) enqueue_update();
+}
+
+// What the ranks owe each other between their gradients and the update. All of them then have the same gradient, the
+// same running statistics, and the losses of all images.
+void Trainer::exchange(int images, StepReport& report, double* losses) {
+  Communicator& ranks = *options_.ranks;
+  const MicroBatches all = divide(images);
+  const int count = static_cast<int>(all.size());
+  if (exchange_) {
+    exchange_->sum(*stream_, count);
+    exchange_->average(*stream_, network_.parameters().statistics(), network_.parameters().statistics_size());
+  }
+  device_.download(losses, image_loss_.as(), images * sizeof(double), *stream_);
+  stream_->synchronize();
+  for (int r = 0; r < ranks.size(); ++r) {
+    const Share share = share_of(count, r, ranks.size());
+    if (share.count == 0) continue;
+    const auto &begin = all[share.first], &last = all[share.first + share.count - 1];
+    ranks.broadcast(losses + begin.first, (last.first + last.count - begin.first) * sizeof(double), r);
+  }
+  report.loss = std::accumulate(losses, losses + images, 0.) / images;
+}
+
+void Trainer::broadcast_weights() {
+  Parameters& p = network_.parameters();
+  if (!exchange_) return;
+  exchange_->broadcast(*stream_, p.master(), p.trained_size());
+  exchange_->broadcast(*stream_, p.statistics(), p.statistics_size());
+  p.refresh_compute_copy(*stream_);
+}
+
+namespace {
+
+// Where a capture stands, for what goes wrong in it.
+class CaptureWatch : public RunObserver {
+ public:
+  explicit CaptureWatch(const DeviceStream& stream) : stream_(stream) {}
+  void begin(const Node& node, bool backward) override { at_ = "in" + named(node, backward); }
+  void end(const Node& node, bool backward) override {
+    if (stream_.capture_failed()) throw DeviceError("what was enqueued cannot be captured");
+    at_ = "after" + named(node, backward);
+  }
+  const std::string& at() const { return at_; }
+
+ private:
+  static std::string named(const Node& node, bool backward) {
+    return " node " + node.name + (backward ? ", backward" : "");
+  }
+  const DeviceStream& stream_;
+  std::string at_ = "before the first node";
+};
+
+}  // namespace
+
+std::unique_ptr<CapturedGraph> Trainer::capture(const MicroBatches& parts, int64_t images) {
+  CaptureWatch watch(*stream_);
+  const auto observe = [&](RunObserver* observer) {
+    for (const Evaluator::MicroBatch& part : parts) part.program->observe(observer);
+  };
+  observe(&watch);
+  try {
+    auto graph = device_.capture(*stream_, [&] { enqueue_step(parts, images); });
+    observe(nullptr);
+    return graph;
+  } catch (const DeviceError& e) {
+    observe(nullptr);
+    throw DeviceError("capturing a training step, " + watch.at() + ": " + e.what() +
+                      "; run.cuda_graph=false trains without a capture");
+  }
 }
 
 // Before the step of that number: a profiler's recording begins or ends here.
@@ -161,19 +264,25 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
 
   const auto [full, tail] = compile_steps();
   const std::pair<const void*, int> memory{network_.arena(), evaluator_.moves()};
-  if (captured_memory_ != memory) full_graph_.reset(), tail_graph_.reset();
+  if (captured_memory_ != memory) full_.graph.reset(), tail_.graph.reset();
   captured_memory_ = memory;
   const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
-  const auto run = [&](const MicroBatches& parts, std::unique_ptr<CapturedGraph>& graph) {
+  const auto run = [&](const MicroBatches& parts, Step& step, int slot) {
+    StepReport& done = pinned_->slots[slot];
     for (const Evaluator::MicroBatch& part : parts) {
       part.program->observe(observer_);
       part.program->pack(*stream_);
     }
-    if (!capture) {
-      enqueue_step(parts);
+    if (!capture || !step.has_run || (exchange_ && exchange_->exact())) {
+      enqueue_step(parts, done.images);
+      step.has_run = true;
     } else {
-      if (graph == nullptr) graph = device_.capture(*stream_, [&] { enqueue_step(parts); });
-      graph->replay(*stream_);
+      if (step.graph == nullptr) step.graph = this->capture(parts, done.images);
+      step.graph->replay(*stream_);
+    }
+    if (options_.ranks != nullptr) {
+      exchange(done.images, done, pinned_->losses + slot * step_images());
+      enqueue_update();
     }
     network_.parameters().mark_dirty();
   };
@@ -193,13 +302,14 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     timed(seconds_.read, [&] {
       data_.prefetch(order_, i * step_images(), step_images(), *stream_, &mixing, begin / steps_per_epoch_);
     });
-    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_graph_ : full_graph_); });
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].first = i * step_images();
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_ : full_, slot); });
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
-    device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
-    if (pinned_->losses != nullptr)
+    if (options_.ranks == nullptr)
+      device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
+    if (pinned_->losses != nullptr && options_.ranks == nullptr)
       device_.download(pinned_->losses + slot * step_images(), image_loss_.as(),
                        pinned_->slots[slot].images * sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);
@@ -267,7 +377,7 @@ void Trainer::explain_divergence(const std::string& when) {
   for (const Evaluator::MicroBatch& part : full.empty() ? tail : full) {
     FiniteSearch search(device_, *stream_, *part.program);
     part.program->observe(&search);
-    enqueue_step({part});
+    enqueue_gradients({part}, step_images());
     stream_->synchronize();
     part.program->observe(nullptr);
     if (!search.found.empty()) {

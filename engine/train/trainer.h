@@ -1,7 +1,7 @@
 // Trains a network on data that lives on its device. A step is: pick, augment and normalise a batch; forward; loss;
 // backward (all that several times with `accumulate`); clip; optimizer; average of the weights. On CUDA and on the
-// simulated device the step is captured once and replayed. The host reads the results of a step while the next one
-// runs.
+// simulated device the step is captured when it runs the second time, and replayed. The host reads the results of a
+// step while the next one runs.
 #pragma once
 
 #include <functional>
@@ -11,6 +11,7 @@
 
 #include "engine/train/ema.h"
 #include "engine/train/evaluator.h"
+#include "engine/train/exchange.h"
 #include "engine/train/optimizer.h"
 
 namespace regolith {
@@ -27,6 +28,9 @@ struct TrainerOptions : BatchOptions {
   bool capture = true;                           // if the device can
   bool image_losses = false;                     // reports have them
   int64_t profile_start = 0, profile_steps = 0;  // steps that a profiler records; 0 steps: none
+  // Those that share the work; null: none. `batch` is of all of them together. Must outlive the trainer.
+  Communicator* ranks = nullptr;
+  Reduce reduce = Reduce::automatic;
 };
 
 // What the host knows of a finished step; state.step counts it.
@@ -70,8 +74,13 @@ class Trainer {
 
   // The samples at `rows` of the data, as they are. `go_on` is asked before every batch (evaluator.h).
   Evaluation evaluate(const std::vector<int64_t>& rows, bool predictions, const std::function<bool()>& go_on = {}) {
-    return evaluator_.evaluate(data_, rows, predictions, go_on);
+    return evaluator_.evaluate(data_, rows, predictions, go_on, options_.ranks);
   }
+
+  // With ranks: weights and statistics of rank 0 to all of them.
+  void broadcast_weights();
+  // Bytes of gradient that a rank gives to the others in a step; 0: it is alone.
+  int64_t exchanged_bytes() const { return exchange_ ? exchange_->bytes() : 0; }
 
   // The moving average of the weights; null: none.
   Ema* ema() { return ema_ ? &*ema_ : nullptr; }
@@ -104,11 +113,15 @@ class Trainer {
  private:
   using MicroBatches = std::vector<Evaluator::MicroBatch>;
   void mark_profile(int64_t step);
-  void enqueue_step(const MicroBatches& parts);
+  void enqueue_gradients(const MicroBatches& parts, int64_t images);
+  void enqueue_update();
+  void enqueue_step(const MicroBatches& parts, int64_t images);
+  void exchange(int images, StepReport& report, double* losses);
   int step_images() const { return options_.batch * options_.accumulate; }
-  // Of a step of that many images. Only the parts of a batch are slices of one: each batch has norms and sums of its
-  // own.
-  MicroBatches parts_of(int images);
+  // Of a step of that many images, those of all ranks, without programs. Only the parts of a batch are slices of one:
+  // each batch has norms and sums of its own.
+  MicroBatches divide(int images);
+  MicroBatches parts_of(int images);  // this rank's
   // The programs of a whole step and of the last one of an epoch, where that has fewer images; empty: not needed.
   std::pair<MicroBatches, MicroBatches> compile_steps();
   [[noreturn]] void explain_divergence(const std::string& when);
@@ -121,13 +134,19 @@ class Trainer {
   Optimizer optimizer_;
   Evaluator evaluator_;
   std::optional<Ema> ema_;
+  std::optional<Exchange> exchange_;  // with more ranks than one
   int64_t entries_, steps_per_epoch_;
   int rest_ = 0;  // images of the last step of an epoch; 0: as many as of the others
   Order order_, paste_;
   DeviceBuffer confusion_, image_loss_;
   struct Pinned;
   std::unique_ptr<Pinned> pinned_;
-  std::unique_ptr<CapturedGraph> full_graph_, tail_graph_;
+  struct Step {
+    std::unique_ptr<CapturedGraph> graph;
+    bool has_run = false;  // as it is enqueued, before it is captured
+  };
+  std::unique_ptr<CapturedGraph> capture(const MicroBatches& parts, int64_t images);
+  Step full_, tail_;
   std::pair<const void*, int>
       captured_memory_;  // the arena and evaluator_.moves() that the captured steps were made for
   RunObserver* observer_ = nullptr;

@@ -30,8 +30,10 @@ void launch(Stream& stream, const char* name, Dim3 grid, Dim3 block, size_t shar
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;  // nothing to do, and CUDA refuses it
 #if defined(__CUDACC__)
   const auto fail = [&](cudaError_t e, const char* what) {
+    cudaGetLastError();  // whoever goes on, and asks for the last error, shall not hear of this one
     throw DeviceError(std::string("kernel ") + name + ": " + what + ": " + cudaGetErrorString(e));
   };
+  const auto native = static_cast<cudaStream_t>(stream.native());  // of the device that is selected from here on
   if (shared_bytes > 48 * 1024) {
     const cudaError_t e =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -43,7 +45,7 @@ void launch(Stream& stream, const char* name, Dim3 grid, Dim3 block, size_t shar
   config.gridDim = dim3(grid.x, grid.y, grid.z);
   config.blockDim = dim3(block.x, block.y, block.z);
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream.native());
+  config.stream = native;
   const cudaError_t e = cudaLaunchKernelEx(&config, kernel, static_cast<P>(std::forward<A>(args))...);
   nvtxRangePop();
   if (e != cudaSuccess) fail(e, "launch failed");

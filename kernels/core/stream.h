@@ -19,7 +19,7 @@ class Stream {
   virtual Execution execution() const = 0;
   // Multiprocessors of the GPU, or threads of the host: what a launcher sizes its grid by.
   virtual int processors() const = 0;
-  // The cudaStream_t of a CUDA stream; null elsewhere.
+  // The cudaStream_t of a CUDA stream, whose device is selected on this thread then; null elsewhere.
   virtual void* native() const { return nullptr; }
   // Host streams only: runs `work` now (CPU device) or later (simulated device). `name` must be a literal or outlive
   // it.

@@ -11,6 +11,7 @@
 
 #include "engine/io/safetensors.h"
 #include "engine/report/history.h"
+#include "tests/support/simulated_device.h"
 
 namespace regolith {
 namespace {
@@ -132,6 +133,60 @@ TEST_F(TrainingTest, HardExamplesKnowTheImagesOfAccumulatedBatches) {
   EXPECT_GE(seen, 16);
 }
 
+// What a device was and had chosen is kept with the run, and asked for again; what differs by then is said.
+TEST_F(TrainingTest, GoesOnByTheChoicesOfItsDevice) {
+  const std::string last = (folder_ / "gpu/last.safetensors").string();
+  std::map<std::string, std::string> began_with;
+  const auto train = [&](bool resume, const std::map<std::string, std::string>& choices, const char* epochs) {
+    Experiment experiment(
+        read_run_config(Yaml::load_string(kConfig, "r.yaml")
+                            .with_overrides({"run.output=" + folder_.string(), "run.name=gpu", epochs}),
+                        ConfigUse::training),
+        make_simulated_device(1));
+    struct Watch : Listener {
+      std::map<std::string, std::string>& seen;
+      explicit Watch(std::map<std::string, std::string>& s) : seen(s) {}
+      void begin(Training& t, bool) override { seen = t.experiment().device().choices(); }
+    };
+    Listeners listeners = all_listeners(experiment);
+    listeners.push_back(std::make_unique<Watch>(began_with));
+    experiment.device().choices() = choices;
+    testing::internal::CaptureStdout();
+    Training(experiment, {resume ? (folder_ / "gpu").string() : "", "engine_run"}, std::move(listeners)).run();
+    return testing::internal::GetCapturedStdout();
+  };
+  train(false, {{"forward", "eng7"}}, "train.epochs=1");
+  EXPECT_THAT(train(true, {}, "train.epochs=2"), testing::Not(testing::HasSubstr("changed: gpu")));
+  EXPECT_EQ(began_with, (std::map<std::string, std::string>{{"forward", "eng7"}}));
+
+  Checkpoint c = load_checkpoint(last);
+  nlohmann::json device = nlohmann::json::parse(c.meta("device"));
+  device["versions"]["gpu"] = "another";
+  c.metadata["device"] = device.dump();
+  save_checkpoint(last, c);
+  EXPECT_THAT(train(true, {}, "train.epochs=3"),
+              testing::AllOf(testing::HasSubstr("changed: gpu: another -> simulated; results differ by rounding\n"),
+                             testing::Not(testing::HasSubstr("changed: driver"))));
+  EXPECT_EQ(nlohmann::json::parse(load_checkpoint(last).meta("device"))["versions"]["gpu"], "simulated");
+
+  c.metadata["device"] = "[]";
+  save_checkpoint(last, c);
+  EXPECT_THAT([&] { train(true, {}, "train.epochs=4"); },
+              testing::ThrowsMessage<CheckpointError>(testing::HasSubstr("what it says of its device")));
+  testing::internal::GetCapturedStdout();
+}
+
+TEST(EarlierRun, CountsThePlansThatAreNotThereAnyMore) {
+  const auto device = make_cpu_device(1);
+  EarlierRun run;
+  run.choices = {{"a", "eng1"}, {"b", "eng2"}, {"c", "eng3"}};
+  device->choices() = {{"a", "eng1"}, {"b", "eng9"}, {"d", "eng4"}};
+  EXPECT_EQ(run.report_choices(*device),
+            "cuDNN here has not 1 of the 3 plans that the run went by; results differ by rounding\n");
+  device->choices()["b"] = "eng2";
+  EXPECT_EQ(run.report_choices(*device), "");
+}
+
 // One file with all that there is to see, whatever characters its texts have.
 TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
   ASSERT_TRUE(run("<b>&", false, -1));
@@ -139,7 +194,8 @@ TEST_F(TrainingTest, LeavesAPageThatNeedsNothingElse) {
   for (const char* text :
        {"<title>&lt;b&gt;&amp;</title>", "3 of 3 epochs", "<h2>Scores</h2>", ">miou_foreground<", "<h2>Confusion</h2>",
         "<h2>Worst and best images</h2>", "src=\"data:image/png;base64,iVBORw0KGgo", "seconds an epoch",
-        "reduce_on_plateau:", ">validation IoU by class<", "prefers-color-scheme: dark"})
+        "reduce_on_plateau:", ">validation IoU by class, ema<", "ema miou_foreground", "ema validation",
+        "prefers-color-scheme: dark"})
     EXPECT_THAT(page, testing::HasSubstr(text));
   for (const char* text : {"<b>&", "<script", "src=\"http", "href=", "url("})
     EXPECT_THAT(page, testing::Not(testing::HasSubstr(text)));

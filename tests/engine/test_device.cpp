@@ -95,6 +95,7 @@ TEST_P(DeviceContract, EventsOrderStreamsAndHost) {
 TEST_P(DeviceContract, ACaptureOfTwoStreamsIsReplayed) {
   auto other = device->make_stream();
   auto fork = device->make_event(), join = device->make_event();
+  add(a, b, b, *stream);  // once before it is captured
   device->fill(b.as(), 0, b.bytes(), *stream);
   stream->synchronize();
   auto graph = device->capture(*stream, [&] {

@@ -97,6 +97,9 @@ int wrong_seeds(bool with_event, bool captured) {
     };
     std::unique_ptr<CapturedGraph> graph;
     if (captured) {
+      add(b, b, sum, *two);  // once before it is captured
+      two->synchronize();
+      t.put(sum, 0, *t.s);
       graph = t.device->capture(*t.s, work);
       graph->replay(*t.s);
     } else {
@@ -170,6 +173,8 @@ TEST_F(Simulated, AReplayRepeatsTheWork) {
   auto a = buffer(), one = buffer();
   put(a, 0, *s);
   put(one, 1, *s);
+  add(one, one, a, *s);
+  put(a, 0, *s);
   auto graph = device->capture(*s, [&] { add(a, one, a, *s); });
   EXPECT_EQ(get(a, *s), all(0)) << "a capture runs nothing";
   for (int i = 0; i < 5; ++i) graph->replay(*s);
@@ -180,10 +185,12 @@ TEST_F(Simulated, AReplayRepeatsTheWork) {
 TEST_F(Simulated, AnUnjoinedStreamIsRefused) {
   auto two = device->make_stream();
   auto fork = device->make_event();
+  const auto lose = [&] { two->enqueue("lost work", [] {}); };
+  lose();
   const auto work = [&] {
     s->record(*fork);
     two->wait(*fork);
-    two->enqueue("lost work", [] {});
+    lose();
   };
   EXPECT_THAT([&] { device->capture(*s, work); }, ThrowsMessage<DeviceError>(HasSubstr("'lost work'")));
 }
@@ -204,6 +211,17 @@ TEST_F(Simulated, ACaptureRefusesWhatCudaRefuses) {
   for (const auto& work : refused) EXPECT_THROW(device->capture(*s, work), DeviceError);
   s->enqueue("after", [] {});
   EXPECT_NO_THROW(s->synchronize()) << "a failed capture leaves the stream usable";
+}
+
+// CUDA loads a kernel when it is launched first, and a capture refuses that.
+TEST_F(Simulated, ACaptureRefusesTheFirstLaunchOfAKernel) {
+  auto a = buffer(), b = buffer();
+  const auto work = [&] { add(a, b, a, *s); };
+  EXPECT_THAT([&] { device->capture(*s, work); },
+              ThrowsMessage<DeviceError>(HasSubstr("kernel add is launched for the first time inside a capture")));
+  work();
+  EXPECT_NO_THROW(device->capture(*s, work));
+  EXPECT_NO_THROW(device->capture(*s, [&] { device->fill(a.as(), 0, a.bytes(), *s); })) << "no kernel";
 }
 
 TEST_F(Simulated, WhatWorkThrowsReachesTheNextWait) {

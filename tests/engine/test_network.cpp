@@ -81,6 +81,61 @@ TEST(Prepacked, OneProgramReadsWhatAnotherHasPacked) {
   EXPECT_EQ(logits(shared), logits(alone));
 }
 
+// A bias before a batch norm is left out with the statistics of the batch, but the running mean has it.
+TEST(Training, RunningMeansHaveTheBiasThatABatchNormTakesOut) {
+  const Yaml model = Yaml::load_string(
+      "input: {height: 8, width: 8, channels: 16}\n"
+      "nodes:\n"
+      "  a: {op: conv, in: input, filters: 16}\n"
+      "  norm: {op: batch_norm, in: a, momentum: 0.5}\n",
+      "model.yaml");
+  auto cpu = make_cpu_device(2);
+  auto stream = cpu->make_stream();
+  struct Result {
+    std::vector<float> y, mean, evaluated;
+    int left_out = 0;
+  };
+  const auto result = [&](bool fuse) {
+    NetworkOptions options;
+    if (!fuse) options.fuse = FuseOptions::none();
+    Network network(read_model(model), *cpu, options);
+    Parameters& parameters = network.parameters();
+    parameters.initialise(3, *stream);
+    int mean = -1;
+    for (size_t i = 0; i < parameters.entries().size(); ++i) {
+      const auto& e = parameters.entries()[i];
+      std::vector<float> bias(16);
+      std::iota(bias.begin(), bias.end(), 5.0f);
+      if (e.name == "a/bias") parameters.write(static_cast<int>(i), ParamField::weight, bias, *stream);
+      if (e.name == "norm/running_mean") mean = static_cast<int>(i);
+    }
+    parameters.refresh_compute_copy(*stream);
+    const auto run = [&](Mode mode) {
+      Program& p = network.program(2, mode);
+      const TensorView x = p.image(), y = p.value(p.graph().output);
+      for (int64_t i = 0; i < x.elements(); ++i) x.as<float>()[i] = static_cast<float>(i % 11) / 11;
+      p.pack(*stream);
+      p.forward(*stream);
+      return std::vector<float>(y.as<float>(), y.as<float>() + y.elements());
+    };
+    Result r;
+    r.y = run(Mode::train);
+    r.mean = parameters.read(mean, ParamField::weight, *stream);
+    r.evaluated = run(Mode::eval);
+    r.left_out = network.program(2, Mode::train).graph().nodes[1].op->left_out_bias();
+    return r;
+  };
+  const Result fused = result(true), plain = result(false);
+  EXPECT_EQ(fused.left_out, 1);
+  EXPECT_EQ(plain.left_out, -1);
+  for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(fused.mean[c], plain.mean[c], 1e-5) << c;
+  EXPECT_GT(fused.mean[15], 5);
+  for (size_t i = 0; i < fused.y.size(); ++i) {
+    ASSERT_NEAR(fused.y[i], plain.y[i], 2e-4) << i;
+    ASSERT_NEAR(fused.evaluated[i], plain.evaluated[i], 2e-4) << i;
+  }
+}
+
 // Without training a parameter that is packed is in memory while it is, and is there again for another layout.
 TEST(Inference, KeepsOnlyWhatIsReadBesideTheCopies) {
   const Yaml model = Yaml::load_string(

@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/report/explain.h"
 #include "engine/train/trainer.h"
+#include "kernels/add.h"
 #include "kernels/core/random.h"
 #include "losses/loss.h"
 #include "models/reader.h"
@@ -564,6 +565,58 @@ TEST(Trainer, BracketsTheStepsThatAProfilerRecords) {
   }
   // Reports come one step late, and all of an epoch's before the next begins.
   EXPECT_EQ(device.marks, (std::vector<std::pair<bool, size_t>>{{true, 1}, {false, 3}}));
+}
+
+// Work that was never enqueued before, from its third run on: its first launch then is in a capture.
+struct Unsteady : OpBase<Unsteady> {
+  explicit Unsteady(bool backward) : backward_(backward) {}
+  std::string_view kind() const override { return "unsteady"; }
+  Inference infer(const std::vector<Shape>& inputs) override {
+    Inference r;
+    r.shape = inputs[0];
+    return r;
+  }
+  void forward(const OpRun& run) override {
+    kernels::add_forward(*run.stream, {.a = run.x[0], .b = {}, .y = run.y});
+    if (!backward_) surprise(run);
+  }
+  void backward(const OpRun& run) override {
+    kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0]});
+    if (backward_) surprise(run);
+  }
+  void surprise(const OpRun& run) {
+    run.stream->enqueue(runs_++ == 0 ? "steady" : "surprise", [] {});
+  }
+  bool backward_;
+  int runs_ = 0;
+};
+
+TEST(Trainer, AFailedCaptureNamesItsNode) {
+  for (const bool backward : {false, true}) {
+    const Data data;
+    const auto device = make_simulated_device(1);
+    Variant setup;
+    Graph graph = small_unet("batch");
+    const int last = graph.add("odd", std::make_unique<Unsteady>(backward), {graph.output});
+    graph.infer(1);
+    graph.output = graph.heads[0].node = last;
+    Network network(std::move(graph), *device, setup.network);
+    const Loss loss = focal();
+    DeviceData device_data(*device, data.view(), setup.trainer.batch);
+    Trainer trainer(network, loss, device_data, kCount, setup.trainer);
+    network.parameters().initialise(5, trainer.stream());
+    std::vector<int32_t> order(kCount);
+    for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index(i, false);
+    int steps = 0;
+    const auto run = [&] {
+      trainer.run_epoch(
+          order, [](int64_t) { return 1e-3; }, [&](const StepReport&) { return ++steps > 0; });
+    };
+    EXPECT_THAT(run, testing::ThrowsMessage<DeviceError>(testing::AllOf(
+                         testing::HasSubstr(backward ? "in node odd, backward: " : "in node odd: "),
+                         testing::HasSubstr("kernel surprise is launched for the first time inside a capture"),
+                         testing::HasSubstr("run.cuda_graph=false"))));
+  }
 }
 
 TEST(Views, ConcatOfTheUnetCopiesNothing) {

@@ -23,6 +23,7 @@ struct Norm {
   bool affine = false;      // group norm's coefficients in place of y
   bool bias_sums = false;   // the gradients of biases before it
   bool training = true;     // batch norm
+  bool x_bias = false;      // batch norm of an x that lacks its bias
   float rate = 0;           // of dropout
   bool spatial = false;
   int64_t step = -1;      // of batch norm's running statistics; -1: without one
@@ -169,6 +170,8 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   }
   Buffer *x_sums = k.x_sums ? &fixture.input("x_sums", pairs, of_x, DType::f32) : nullptr,
          *affine = k.affine ? &fixture.output("affine", pairs, DType::f32) : nullptr;
+  const Values bias = fixture.draw(k.C, normal(), DType::f32);
+  Buffer* x_bias = k.x_bias ? &fixture.input("x_bias", per_group, bias, DType::f32) : nullptr;
   CaseRun instance;
   const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd, deviation),
                                   .residual = residual ? residual->map() : TensorView{},
@@ -177,6 +180,7 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
                                   .sums = k.sums ? sums.as<float>() : nullptr,
                                   .x_sums = x_sums ? x_sums->as<float>() : nullptr,
                                   .affine = affine ? affine->as<float>() : nullptr,
+                                  .x_bias = x_bias ? x_bias->as<float>() : nullptr,
                                   .running_mean = k.groups == 0 ? running_mean.as<float>() : nullptr,
                                   .running_variance = k.groups == 0 ? running_variance.as<float>() : nullptr,
                                   .momentum = kMomentum,
@@ -210,7 +214,7 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
     const double t = static_cast<double>(k.step),
                  keep = k.step < 0 ? kMomentum : std::min(kMomentum, (1 + t) / (10 + t));
     for (int g = 0; g < k.parts() && k.groups == 0 && k.training; ++g) {
-      new_mean[g] = keep * new_mean[g] + (1 - keep) * in.used.mean[g];
+      new_mean[g] = keep * new_mean[g] + (1 - keep) * (in.used.mean[g] + (k.x_bias ? bias[g] : 0));
       new_variance[g] = keep * new_variance[g] + (1 - keep) * in.used.variance[g];
     }
     running_mean.expect(new_mean, within(k, DType::f32));
@@ -415,6 +419,7 @@ const Register cases_of_norms(describe({
     {.name = "first_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 0},
     {.name = "fourth_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 3},
     {.name = "late_step", .N = 2, .H = 5, .W = 6, .C = 16, .groups = 0, .step = 500},
+    {.name = "lacks_a_bias", .N = 2, .H = 5, .W = 6, .C = 48, .groups = 0, .x_bias = true},
     {.name = "residual", .N = 3, .H = 6, .W = 6, .C = 32, .groups = 0, .residual = true},
     {.name = "slices", .N = 2, .H = 9, .W = 6, .C = 96, .groups = 0, .slices = true},
     {.name = "odd_channels", .N = 2, .H = 7, .W = 5, .C = 37, .groups = 0, .residual = true, .slices = true},

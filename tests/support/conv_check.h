@@ -27,13 +27,16 @@ inline void check(ConvProvider& provider, Device& device, const ConvRequest& req
   const ConvOracle oracle{request.shape};
   const Fill small = integers(-2, 2);
   Buffer &x = fixture.input("x", oracle.x(), small), &w = fixture.input("w", oracle.w(), small),
-         &bias = fixture.input("bias", oracle.bias(), small, DType::f32), &dy = fixture.input("dy", oracle.y(), small);
+         &bias = fixture.input("bias", oracle.bias(), small, DType::f32),
+         &rounded = fixture.input("bias, rounded", oracle.bias(), bias.values()),
+         &dy = fixture.input("dy", oracle.y(), small);
   Buffer &y = fixture.output("y", oracle.y()), &dx = fixture.output("dx", oracle.x()),
          &dw = fixture.output("dw", oracle.w(), DType::f32), &db = fixture.output("db", oracle.bias(), DType::f32);
   Buffer& twice = fixture.inout("dw, accumulated", oracle.w(), small, DType::f32);
   const auto workspace = [&](size_t bytes) { return fixture.workspace(bytes); };
-  convolution->forward(fixture.stream(), x.map(), w.as<void>(), nullptr, request.bias ? bias.as<float>() : nullptr,
-                       y.map(), workspace(convolution->forward_workspace()));
+  convolution->forward(fixture.stream(), x.map(), w.as<void>(), nullptr,
+                       request.bias ? ChannelBias(bias.as<float>(), rounded.as<void>()) : ChannelBias(), y.map(),
+                       workspace(convolution->forward_workspace()));
   convolution->dgrad(fixture.stream(), dy.map(), w.as<void>(), nullptr, dx.map(),
                      workspace(convolution->dgrad_workspace()));
   void* scratch = workspace(convolution->wgrad_workspace());

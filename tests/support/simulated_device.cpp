@@ -14,6 +14,9 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <set>
+#include <string>
+#include <typeindex>
 #include <utility>
 #include <vector>
 
@@ -64,6 +67,7 @@ struct SimulatedStream : DeviceStream {
   Execution execution() const override;
   int processors() const override { return omp_get_max_threads(); }  // as the CPU device: equal grids, equal results
   void enqueue(const char* name, std::function<void()> work) override;
+  void enqueue_copy(const char* name, std::function<void()> work);  // needs no kernel
   void check_argument(const char* kernel, const void* argument, size_t bytes, bool pointer) override;
   void record(Event& event) override;
   void wait(Event& event) override;
@@ -90,6 +94,7 @@ class SimulatedDevice : public Device {
 
   DeviceKind kind() const override { return DeviceKind::simulated; }
   std::string name() const override { return "simulated device (seed " + std::to_string(seed_) + ")"; }
+  std::map<std::string, std::string> versions() const override { return {{"gpu", "simulated"}, {"driver", "none"}}; }
   size_t free_bytes() const override {
     return static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
   }
@@ -134,10 +139,10 @@ class SimulatedDevice : public Device {
     expect_device("upload", to, bytes);
     expect_host("upload", from, bytes, s);
     if (is_pinned(from, bytes)) {
-      s.enqueue("upload", [=] { std::memcpy(to, from, bytes); });
+      stream_of(s).enqueue_copy("upload", [=] { std::memcpy(to, from, bytes); });
     } else {
       const auto* source = static_cast<const unsigned char*>(from);
-      s.enqueue("upload", [to, staged = std::vector<unsigned char>(source, source + bytes)] {
+      stream_of(s).enqueue_copy("upload", [to, staged = std::vector<unsigned char>(source, source + bytes)] {
         std::memcpy(to, staged.data(), staged.size());
       });
     }
@@ -146,24 +151,24 @@ class SimulatedDevice : public Device {
     std::lock_guard lock(mutex_);
     expect_device("download", from, bytes);
     expect_host("download", to, bytes, s);
-    s.enqueue("download", [=] { std::memcpy(to, from, bytes); });
+    stream_of(s).enqueue_copy("download", [=] { std::memcpy(to, from, bytes); });
   }
   void copy(void* to, const void* from, size_t bytes, DeviceStream& s) override {
     std::lock_guard lock(mutex_);
     expect_device("copy", to, bytes);
     expect_device("copy", from, bytes);
-    s.enqueue("copy", [=] { std::memcpy(to, from, bytes); });
+    stream_of(s).enqueue_copy("copy", [=] { std::memcpy(to, from, bytes); });
   }
   void fill(void* to, uint8_t byte, size_t bytes, DeviceStream& s) override {
     std::lock_guard lock(mutex_);
     expect_device("fill", to, bytes);
-    s.enqueue("fill", [=] { std::memset(to, byte, bytes); });
+    stream_of(s).enqueue_copy("fill", [=] { std::memset(to, byte, bytes); });
   }
 
   std::unique_ptr<CapturedGraph> capture(DeviceStream& stream, const std::function<void()>& work) override {
     std::lock_guard lock(mutex_);
     if (nodes_) fail("a capture inside a capture");
-    Queue& origin = *static_cast<SimulatedStream&>(stream).queue;
+    Queue& origin = *stream_of(stream).queue;
     struct Capture {  // ends also when `work` throws
       SimulatedDevice& device;
       ~Capture() {
@@ -196,6 +201,15 @@ class SimulatedDevice : public Device {
   std::shared_ptr<Queue> add_queue() {
     std::lock_guard lock(mutex_);
     return queues_.emplace_back(std::make_shared<Queue>());
+  }
+  void enqueue_kernel(Queue& queue, Task task) {
+    const std::pair kernel{std::string(task.name), std::type_index(task.run.target_type())};
+    if (!queue.capturing)
+      launched_.insert(kernel);
+    else if (!launched_.contains(kernel))
+      fail("kernel " + kernel.first +
+           " is launched for the first time inside a capture, which cannot load it: let it " + "run once before");
+    enqueue(queue, std::move(task));
   }
   void enqueue(Queue& queue, Task task) {
     if (queue.capturing) {
@@ -269,6 +283,7 @@ class SimulatedDevice : public Device {
 
  private:
   [[noreturn]] void fail(const std::string& what) const { throw DeviceError(name() + ": " + what); }
+  static SimulatedStream& stream_of(DeviceStream& s) { return static_cast<SimulatedStream&>(s); }
   bool is_pinned(const void* memory, size_t bytes) const {
     const auto p = reinterpret_cast<uintptr_t>(memory);
     auto it = pinned_.upper_bound(p);
@@ -281,7 +296,7 @@ class SimulatedDevice : public Device {
   }
   void expect_host(const char* what, const void* memory, size_t bytes, DeviceStream& s) const {
     if (memory_.contains(memory, 0)) fail(std::string(what) + ": device memory where host memory is expected");
-    if (static_cast<SimulatedStream&>(s).queue->capturing && !is_pinned(memory, bytes)) {
+    if (stream_of(s).queue->capturing && !is_pinned(memory, bytes)) {
       fail(std::string(what) + ": a captured copy needs host memory of allocate_host()");
     }
   }
@@ -345,7 +360,8 @@ class SimulatedDevice : public Device {
   std::vector<std::shared_ptr<Queue>> queues_;
   std::optional<Nodes> nodes_;  // of the capture in progress
   uint64_t capture_ = 0;
-  std::exception_ptr error_;  // the first that work threw since the host last waited
+  std::set<std::pair<std::string, std::type_index>> launched_;  // kernels, by name and instantiation
+  std::exception_ptr error_;                                    // the first that work threw since the host last waited
   bool busy_ = false;
 };
 
@@ -358,6 +374,12 @@ SimulatedStream::SimulatedStream(SimulatedDevice& d) : device(d), queue(d.add_qu
 Execution SimulatedStream::execution() const { return device.execution(); }
 void SimulatedStream::enqueue(const char* name, std::function<void()> work) {
   std::lock_guard lock(device.mutex());
+  Task task;
+  task.name = name;
+  task.run = std::move(work);
+  device.enqueue_kernel(*queue, std::move(task));
+}
+void SimulatedStream::enqueue_copy(const char* name, std::function<void()> work) {
   Task task;
   task.name = name;
   task.run = std::move(work);

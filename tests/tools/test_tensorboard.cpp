@@ -38,7 +38,7 @@ class Events : public Cli {
 };
 
 TEST_F(Events, AreWhatTheHistoryHolds) {
-  ASSERT_EQ(run({"tiny.yaml", "run.tensorboard=true", "--until", "1"}).code, 0);
+  ASSERT_EQ(run({"tiny.yaml", "run.tensorboard=true", "train.ema={decay: 0.9}", "--until", "1"}).code, 0);
   const Outcome o = run({"--resume", "runs/tiny"});
   ASSERT_EQ(o.code, 0) << o.err;
   EXPECT_THAT(o.out, ::testing::HasSubstr("events.out.tfevents."));
@@ -59,6 +59,9 @@ TEST_F(Events, AreWhatTheHistoryHolds) {
     expect("loss/validation", record.at("val_loss"));
     expect("validation/miou_foreground", record.at("val_miou_foreground"));
     expect("validation_iou/soil", record.at("val_iou").at(1));
+    expect("loss/validation_ema", record.at("val_ema_loss"));
+    expect("validation_ema/miou", record.at("val_ema_miou"));
+    expect("validation_ema_iou/soil", record.at("val_ema_iou").at(1));
   }
   const json scores = json::parse(folder_.read("runs/tiny/scores.json"));
   EXPECT_FLOAT_EQ(events.at("scalars").at("test_best/miou").at(0).at(1).get<float>(), scores.at("miou").get<float>());

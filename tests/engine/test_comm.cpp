@@ -1,0 +1,272 @@
+// What ranks exchange: as threads of one process, over its memory and over TCP.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <thread>
+
+#include "engine/comm/communicator.h"
+#include "engine/comm/launch.h"
+#include "engine/comm/socket.h"
+#include "engine/train/exchange.h"
+#include "engine/train/trainer.h"
+#include "kernels/core/random.h"
+#include "losses/loss.h"
+#include "models/reader.h"
+#include "tests/support/message.h"
+#include "tests/support/simulated_device.h"
+
+namespace regolith {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::message;
+
+enum class Kind { local, tcp };
+
+// Each rank's work in a thread of its own.
+void as_ranks_of(Kind kind, int size, const std::function<void(Communicator&)>& work) {
+  std::vector<std::unique_ptr<Communicator>> local;
+  Launch launch;
+  launch.size = size;
+  launch.address = "127.0.0.1";
+  launch.job = "test";
+  if (kind == Kind::local)
+    local = make_local(size);
+  else
+    launch.port = Socket::listen(0, 1).port();
+  std::vector<std::thread> threads;
+  for (int r = 0; r < size; ++r)
+    threads.emplace_back([&, r] {
+      if (kind == Kind::local) return work(*local[r]);
+      Launch own = launch;
+      own.rank = r;
+      work(*connect_tcp(own));
+    });
+  for (std::thread& t : threads) t.join();
+}
+
+class Ranks : public ::testing::TestWithParam<std::tuple<Kind, int>> {
+ protected:
+  void run(const std::function<void(Communicator&)>& work) const {
+    as_ranks_of(std::get<0>(GetParam()), std::get<1>(GetParam()), work);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Comm, Ranks,
+                         ::testing::Combine(::testing::Values(Kind::local, Kind::tcp), ::testing::Values(1, 2, 3, 4)));
+
+TEST_P(Ranks, ExchangeWhatTheySay) {
+  run([](Communicator& c) {
+    const int rank = c.rank(), size = c.size();
+    EXPECT_THAT(c.name(), HasSubstr("rank " + std::to_string(rank) + " of " + std::to_string(size)));
+    const std::vector<double> all = c.gather(rank + .5);
+    for (int r = 0; r < size; ++r) EXPECT_EQ(all[r], r + .5);
+    std::vector<int64_t> counts{rank, 1};
+    c.sum(counts);
+    EXPECT_EQ(counts, (std::vector<int64_t>{size * (size - 1) / 2, size}));
+    EXPECT_TRUE(c.any(rank == size - 1));
+    EXPECT_FALSE(c.any(false));
+    const std::vector<std::string> texts = c.gather(std::string(rank, 'x'));
+    for (int r = 0; r < size; ++r) EXPECT_EQ(texts[r], std::string(r, 'x'));
+    for (int from = 0; from < size; ++from)
+      EXPECT_EQ(c.broadcast("by " + std::to_string(rank), from), "by " + std::to_string(from));
+    c.barrier();
+  });
+}
+
+// More than fits into the buffers of a connection, so that no rank may wait for another to receive.
+TEST_P(Ranks, ExchangeMuchAtOnce) {
+  constexpr int64_t kCount = 3'000'001;
+  run([](Communicator& c) {
+    std::vector<float> own(kCount), all(kCount * c.size());
+    for (int64_t i = 0; i < kCount; ++i) own[i] = static_cast<float>(i % 1000 + c.rank());
+    c.gather(own.data(), kCount * sizeof(float), all.data());
+    std::vector<float> sent = own;
+    c.broadcast(sent.data(), kCount * sizeof(float), c.size() - 1);
+    c.sum(own.data(), kCount);
+    for (int64_t i = 0; i < kCount; ++i) {
+      const auto v = static_cast<float>(i % 1000);
+      for (int r = 0; r < c.size(); ++r) ASSERT_EQ(all[r * kCount + i], v + static_cast<float>(r)) << i;
+      ASSERT_EQ(sent[i], v + static_cast<float>(c.size() - 1)) << i;
+      ASSERT_EQ(own[i], static_cast<float>(c.size()) * v + static_cast<float>(c.size() * (c.size() - 1) / 2)) << i;
+    }
+  });
+}
+
+TEST_P(Ranks, HearOfAFailure) {
+  const int size = std::get<1>(GetParam());
+  if (size == 1) return;
+  run([size](Communicator& c) {
+    if (c.rank() == size - 1) {
+      c.barrier();
+      return c.fail("the disk is full");
+    }
+    const std::string text = message<CommError>([&] {
+      for (;;) c.barrier();
+    });
+    EXPECT_THAT(text, HasSubstr("rank " + std::to_string(size - 1) + " of " + std::to_string(size)));
+    EXPECT_THAT(text, HasSubstr(": the disk is full"));
+  });
+}
+
+TEST(Launched, ReadsWhatLaunchersSet) {
+  EXPECT_EQ(first_node("node[03-07,9],other"), "node03");
+  EXPECT_EQ(first_node("node[3,5]"), "node3");
+  EXPECT_EQ(first_node("a,b"), "a");
+  EXPECT_EQ(first_node("login1"), "login1");
+  EXPECT_EQ(first_node("gpu-a[001-002]-ib"), "gpu-a001-ib");
+}
+
+TEST(Share, DividesEvenly) {
+  for (const int parts : {1, 2, 5, 8, 9})
+    for (const int ranks : {1, 2, 3, 4}) {
+      int next = 0;
+      for (int r = 0; r < ranks; ++r) {
+        const Share s = share_of(parts, r, ranks);
+        EXPECT_EQ(s.first, next);
+        EXPECT_LE(std::abs(s.count * ranks - parts), ranks - 1);
+        next += s.count;
+      }
+      EXPECT_EQ(next, parts);
+    }
+}
+
+constexpr int kH = 8, kW = 16, kCount = 22;
+
+struct Trained {
+  std::vector<std::vector<float>> weights;
+  std::vector<double> losses;
+  std::vector<int64_t> confusion;
+  std::vector<uint8_t> predictions;
+  double evaluation = 0;
+};
+
+struct Plan {
+  std::string norm = "group";
+  Reduce reduce = Reduce::exact;
+  int slices = 4, batch = 8;  // 22 samples: two whole batches and a rest of six
+};
+
+Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& plan) {
+  std::vector<uint8_t> images(kCount * kH * kW), masks(images.size());
+  for (size_t i = 0; i < images.size(); ++i) {
+    const Philox r = philox(7, static_cast<uint32_t>(i), 0, 0, 0);
+    images[i] = static_cast<uint8_t>(r.v[0] >> 24);
+    masks[i] = static_cast<uint8_t>(r.v[1] % 5);
+  }
+  NetworkOptions options;
+  options.conv.provider = "reference";
+  options.seed = 3;
+  options.micro_batches = plan.slices;
+  Network network(read_model(Yaml::load_string("input: {height: 8, width: 16}\n"
+                                               "defaults: {kernel: 3, groups: 4, norm: " +
+                                                   plan.norm +
+                                                   "}\n"
+                                                   "nodes:\n"
+                                                   "  e: {block: conv_norm, in: input, filters: 8}\n"
+                                                   "  p: {op: max_pool, in: e}\n"
+                                                   "  b: {block: conv_norm, in: p, filters: 16}\n"
+                                                   "  r: {op: dropout, in: b, rate: 0.3}\n"
+                                                   "  u: {op: conv_transpose, in: r, filters: 8, stride: 2}\n"
+                                                   "  s: {op: add, in: [u, e]}\n"
+                                                   "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n",
+                                               "small.yaml")),
+                  device, options);
+  const Loss loss({Focal{2, {.25}, {0}, Reduction::mean_elements}}, 5);
+  TrainerOptions trainer_options;
+  trainer_options.batch = plan.batch;
+  trainer_options.seed = 11;
+  trainer_options.augment.flip = kernels::Flip::horizontal;
+  trainer_options.image_losses = true;
+  trainer_options.ranks = ranks;
+  trainer_options.reduce = plan.reduce;
+  DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, plan.batch);
+  Trainer trainer(network, loss, data, kCount, trainer_options);
+  network.parameters().initialise(5, trainer.stream());
+  Trained t;
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    std::vector<int32_t> order(kCount);
+    for (int i = 0; i < kCount; ++i) order[i] = kernels::sample_index((i * 3 + epoch) % kCount, i % 2 == 0);
+    trainer.run_epoch(
+        order, [](int64_t) { return 1e-2; },
+        [&](const StepReport& r) {
+          t.losses.insert(t.losses.end(), r.image_loss, r.image_loss + r.images);
+          return true;
+        });
+  }
+  std::vector<int64_t> rows(kCount - 1);
+  std::iota(rows.begin(), rows.end(), 1);
+  const Evaluation e = trainer.evaluate(rows, true);
+  t.evaluation = e.loss, t.confusion = e.confusion, t.predictions = e.predictions;
+  for (size_t i = 0; i < network.parameters().entries().size(); ++i)
+    t.weights.push_back(network.parameters().read(static_cast<int>(i), ParamField::weight, trainer.stream()));
+  return t;
+}
+
+// What each of the ranks has in the end.
+std::vector<Trained> train_with(int ranks, const Plan& plan, bool simulated = false) {
+  std::vector<Trained> all(ranks);
+  as_ranks_of(Kind::local, ranks, [&](Communicator& c) {
+    const std::unique_ptr<Device> device = simulated ? make_simulated_device(9) : make_cpu_device(1);
+    all[c.rank()] = train_alone_or_with(&c, *device, plan);
+  });
+  return all;
+}
+
+void expect_same(const Trained& a, const Trained& b, const std::string& what) {
+  EXPECT_EQ(a.weights, b.weights) << what;
+  EXPECT_EQ(a.losses, b.losses) << what;
+  EXPECT_EQ(a.evaluation, b.evaluation) << what;
+  EXPECT_EQ(a.confusion, b.confusion) << what;
+  EXPECT_EQ(a.predictions, b.predictions) << what;
+}
+
+TEST(RanksTrain, AsOneDeviceWithAsManyMicroBatches) {
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  const Plan plan;
+  const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+  for (const int ranks : {1, 2, 3, 4})
+    for (const Trained& one : train_with(ranks, plan)) expect_same(one, alone, std::to_string(ranks) + " ranks");
+  for (const Trained& one : train_with(2, plan, true)) expect_same(one, alone, "simulated");
+}
+
+TEST(RanksTrain, WithFewerMicroBatchesThanRanksInTheLastStep) {
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  Plan plan;
+  plan.batch = 7, plan.slices = 7;  // the rest is one image
+  const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+  for (const Trained& one : train_with(4, plan)) expect_same(one, alone, "");
+}
+
+TEST(RanksTrain, ByOtherSumsNearlyAsAlone) {
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  for (const auto& [reduce, most] : {std::pair{Reduce::ring, 1e-5}, {Reduce::bf16, 2e-2}}) {
+    Plan plan;
+    const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+    plan.reduce = reduce;
+    const std::vector<Trained> all = train_with(3, plan);
+    for (const Trained& one : all) {
+      EXPECT_EQ(one.weights, all[0].weights);
+      for (size_t i = 0; i < one.losses.size(); ++i)
+        ASSERT_NEAR(one.losses[i], alone.losses[i], most * alone.losses[i]);
+    }
+    EXPECT_NE(all[0].weights, alone.weights);
+  }
+}
+
+// Each rank's batch norm knows its own images; the running statistics are the mean of all.
+TEST(RanksTrain, WithStatisticsOfTheirOwn) {
+  Plan plan;
+  plan.norm = "batch", plan.slices = 0;
+  const std::vector<Trained> all = train_with(2, plan);
+  expect_same(all[0], all[1], "the ranks");
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+  EXPECT_NE(all[0].weights, alone.weights);
+  EXPECT_NEAR(all[0].evaluation, alone.evaluation, .3 * alone.evaluation);
+}
+
+}  // namespace
+}  // namespace regolith

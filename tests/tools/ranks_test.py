@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Runs engine_run as several ranks, as launchers start it, and compares what each leaves with a run that was alone.
+
+    python3 tests/tools/ranks_test.py [--engine build/release/bin/engine_run] [--kills 20] [--torchrun TORCHRUN]
+
+mpirun is used where it is installed, else its cases are skipped, and said so. torchrun: the program itself, by hand;
+without it the variables that it sets are set here.
+"""
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+CONFIG = """
+run: {name: r, seed: 7, device: cpu, precision: fp32, threads: 1}
+data: {synthetic: {count: 48, height: 16, width: 32}, augment: {flip: horizontal, translation: 0.1}}
+loss: {focal: {exclude: [0]}}
+train: {batch: 8, epochs: 3, panels: 1, slices: 4, checkpoint_minutes: 0.001}
+model:
+  input: {height: 16, width: 32, channels: 1}
+  nodes:
+    e: {block: conv_norm, in: input, filters: 8, kernel: 3, norm: group}
+    d: {op: dropout, in: e, rate: 0.2}
+    logits: {op: conv, in: d, filters: 5, kernel: 1}
+"""
+FILES = ("best.safetensors", "scores.json", "samples.csv")
+LIMIT = 12  # seconds from a failure of one rank to the end of all
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Tests:
+    def __init__(self, args, folder):
+        self.engine, self.folder, self.kills = str(pathlib.Path(args.engine).resolve()), folder, args.kills
+        self.torchrun = args.torchrun
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "SLURM_", "PMI", "RANK"))}
+        self.environment["OMP_WAIT_POLICY"] = "passive"
+        (folder / "c.yaml").write_text(CONFIG)
+
+    def words(self, name, *more):
+        return [self.engine, "c.yaml", f"run.name={name}", *more]
+
+    def start(self, words, **variables):
+        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**self.environment, **{k: str(v) for k, v in variables.items()}})
+
+    def run(self, words, **variables):
+        child = self.start(words, **variables)
+        out, err = child.communicate(timeout=120)
+        return child.returncode, out, err
+
+    def ranks(self, size, words_of, variables_of):
+        """Starts each rank; their (code, out, err) in order."""
+        children = [self.start(words_of(r), **variables_of(r)) for r in range(size)]
+        return [(c.wait(timeout=120), *c.communicate()) for c in children]
+
+    def torch_variables(self, size, rank, port, **more):
+        return {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **more}
+
+    def same(self, name, than="alone"):
+        for file in FILES:
+            a, b = (self.folder / "runs" / run / file for run in (than, name))
+            assert a.read_bytes() == b.read_bytes(), f"{b} differs from {a}"
+
+    # The cases.
+    def alone(self):
+        code, _, err = self.run(self.words("alone"))
+        assert code == 0, err
+
+    def devices(self):
+        for n in (2, 4):
+            code, out, err = self.run(self.words(f"devices{n}", f"run.devices={n}"))
+            assert code == 0, err
+            assert f"rank {n - 1} of {n} on " in out and f"which {n} ranks share" in out, out
+            self.same(f"devices{n}")
+
+    def as_torchrun_says(self):
+        for n in (2, 4):
+            port = free_port()
+            results = self.ranks(n, lambda r: self.words(f"torch{n}"), lambda r: self.torch_variables(
+                n, r, port, TORCHELASTIC_RUN_ID="none", TORCHELASTIC_RESTART_COUNT=0))
+            assert all(code == 0 and err == "" for code, _, err in results), results
+            assert all(out == "" for _, out, _ in results[1:]), "rank 0 alone speaks"
+            self.same(f"torch{n}")
+
+    def by_torchrun(self):
+        if not self.torchrun:
+            return "no --torchrun"
+        for n in (2, 4):
+            code, _, err = self.run([self.torchrun, "--no-python", "--nproc-per-node", str(n), "--master-port",
+                                     str(free_port()), *self.words(f"torchrun{n}")])
+            assert code == 0, err
+            self.same(f"torchrun{n}")
+
+    def as_slurm_says(self):
+        job = random.randrange(1000000)
+        results = self.ranks(2, lambda r: self.words("slurm"), lambda r: {
+            "SLURM_PROCID": r, "SLURM_STEP_NUM_TASKS": 2, "SLURM_LOCALID": r, "SLURM_STEP_TASKS_PER_NODE": 2,
+            "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": job, "SLURM_STEP_ID": 0})
+        assert all(code == 0 for code, _, _ in results), results
+        self.same("slurm")
+
+    def by_mpirun(self):
+        if not shutil.which("mpirun"):
+            return "mpirun is not installed"
+        if not (pathlib.Path(self.engine).parent / "libregolith_mpi.so").exists():
+            return "this build has no MPI"
+        for n in (1, 2, 4):
+            code, out, err = self.run(["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n",
+                                       str(n), *self.words(f"mpi{n}")])
+            assert code == 0, err
+            assert f"rank {n - 1} of {n} on " in out, out
+            self.same(f"mpi{n}")
+
+    def what_differs_is_named(self):
+        for word, part in (("optimizer.adamw.lr=0.5", "optimizer.adamw.lr: 0.001 -> 0.5"),
+                           ("data.synthetic.seed=9", "data.synthetic.seed"), ("train.batch=16", "train.batch: 8 -> 16")):
+            port, began = free_port(), time.monotonic()
+            results = self.ranks(3, lambda r: self.words("differs", *([word] if r == 1 else [])),
+                                 lambda r: self.torch_variables(3, r, port))
+            assert [code for code, _, _ in results] == [1, 1, 1], results
+            err = results[0][2]
+            assert "rank 1 of 3 on " in err and "has another configuration than rank 0" in err and part in err, err
+            assert err.count("\n") == 1 and results[1][2] == results[2][2] == "", results
+            assert time.monotonic() - began < LIMIT
+        assert not (self.folder / "runs/differs").exists()
+
+    def a_rank_that_fails_ends_all(self):
+        port = free_port()
+        results = self.ranks(2, lambda r: self.words("fails", *(["train.epochs=x"] if r == 1 else [])),
+                             lambda r: self.torch_variables(2, r, port))
+        assert "rank 1 of 2 on " in results[0][2] and "train.epochs: " in results[0][2], results
+        results = self.ranks(2, lambda r: self.words("fails", *(["train.epochs=x"] if r == 0 else [])),
+                             lambda r: self.torch_variables(2, r, port))
+        assert "rank 0 of 2 on " in results[0][2] and "train.epochs: " in results[0][2], results
+        assert results[1] == (1, "", ""), results
+
+    def environments_that_contradict_themselves(self):
+        for variables, part in ((self.torch_variables(2, 5, 1), "rank 5 of 2"),
+                                ({**self.torch_variables(2, 1, 1), "MASTER_PORT": "x"}, "MASTER_PORT=x: expected a number"),
+                                ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": 1}, "MASTER_ADDR is not")):
+            code, _, err = self.run(self.words("none"), **variables)
+            assert code == 1 and part in err and err.count("\n") == 1, err
+
+    def long(self, name, *more):
+        return self.words(name, "train.steps_per_epoch=60", "train.epochs=4", *more)
+
+    def a_signal_writes_one_checkpoint(self):
+        code, _, err = self.run(self.long("long"))
+        assert code == 0, err
+        child = self.start(self.long("signal", "run.devices=2"))
+        while not (self.folder / "runs/signal/last.safetensors").exists():
+            time.sleep(.01)
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=60)
+        assert child.returncode == 130 and "interrupted after " in out, out
+        code, out, err = self.run(self.long("signal", "run.devices=4", "--resume", "runs/signal"))
+        assert code == 0, err
+        self.same("signal", "long")
+
+    def killed_ranks_end_all_and_the_run_goes_on(self):
+        for i in range(self.kills):
+            name, victim, n = f"kill{i}", random.randrange(4), 4
+            port = free_port()
+            children = [self.start(self.long(name), **self.torch_variables(n, r, port)) for r in range(n)]
+            while not (self.folder / "runs" / name / "last.safetensors").exists():
+                time.sleep(.005)
+            time.sleep(random.random() * .3)
+            children[victim].kill()
+            began = time.monotonic()
+            results = [(c.wait(timeout=60), *c.communicate()) for c in children]
+            took = time.monotonic() - began
+            assert took < LIMIT, f"{took:.1f} s until all had ended"
+            killed = results[victim][0] == -signal.SIGKILL
+            if killed and victim > 0 and results[0][0] != 0:
+                assert f"rank {victim} of {n} on " in results[0][2], results[0]
+            assert all(code != 0 for r, (code, _, _) in enumerate(results) if r != victim) or not killed or \
+                (self.folder / "runs" / name / "scores.json").exists(), results
+            if not (self.folder / "runs" / name / "scores.json").exists():
+                code, _, err = self.run(self.long(name, f"run.devices={random.choice((1, 2, 4))}", "--resume",
+                                                  f"runs/{name}"))
+                assert code == 0, err
+            self.same(name, "long")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--engine", default="build/release/bin/engine_run")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--torchrun")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tests = Tests(args, pathlib.Path(folder))
+        for name in ("alone", "devices", "as_torchrun_says", "by_torchrun", "as_slurm_says", "by_mpirun",
+                     "what_differs_is_named", "a_rank_that_fails_ends_all", "environments_that_contradict_themselves",
+                     "a_signal_writes_one_checkpoint", "killed_ranks_end_all_and_the_run_goes_on"):
+            began = time.monotonic()
+            skipped = getattr(tests, name)()
+            print(f"{'skipped: ' + skipped if skipped else 'ok'}: {name} ({time.monotonic() - began:.1f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
