@@ -108,7 +108,7 @@ class CudnnConvolution : public Convolution {
     if (!direct) kernels::cast(s, {result, type, dw, DType::f32, request_.shape.weights(), accumulate});
     if (db != nullptr) kernels::channel_sum(s, {dy, db, accumulate, static_cast<char*>(workspace) + sums_at_});
   }
-  int wgrad_launches(bool db) const override { return 1 + (compiled_->wgrad_type != DType::f32) + (db ? 2 : 0); }
+  int wgrad_launches(bool db) const override { return 1 + (graphs_.wgrad_type != DType::f32) + (db ? 2 : 0); }
 
  private:
   bool adds_bias() const { return graphs_.fused && (request_.bias || request_.relu); }

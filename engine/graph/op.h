@@ -60,16 +60,15 @@ struct ParamView {
 // What one run of an op reads and writes.
 struct OpRun {
   DeviceStream* stream = nullptr;
-  std::vector<TensorView> x;   // inputs (N,H,W,C)
-  TensorView y;                // output
-  TensorView dy;               // gradient of the output; backward may overwrite it
-  std::vector<TensorView> dx;  // gradients of the inputs; null where nobody wants it
-  // Per input: a bias that its producer left out (left_out_bias) or left to be added (leave_bias); else null.
-  std::vector<const float*> x_bias;
-  std::vector<bool> accumulate;     // per input: add to dx instead of writing it
-  std::vector<float*> dx_sums;      // per input: where the sums of dx go, as give_gradient_sums() asked; else null
-  float* aux = nullptr;             // aux_bytes(), written by forward; null where no op reads them
-  std::vector<const float*> x_aux;  // per input: the auxiliary output of its producer, where reads_aux() asks for it
+  std::vector<TensorView> x;         // inputs (N,H,W,C)
+  TensorView y;                      // output
+  TensorView dy;                     // gradient of the output
+  std::vector<TensorView> dx;        // gradients of the inputs; null where nobody wants it
+  std::vector<const float*> x_bias;  // per input: a bias that its producer left to be added to it; else null
+  std::vector<bool> accumulate;      // per input: add to dx instead of writing it
+  std::vector<float*> dx_sums;       // per input: where the sums of dx go, as give_gradient_sums() asked; else null
+  float* aux = nullptr;              // aux_bytes(), written by forward; null where no op reads them
+  std::vector<const float*> x_aux;   // per input: the auxiliary output of its producer, where reads_aux() asks for it
   void* saved = nullptr;
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
@@ -127,8 +126,8 @@ class Op {
   // read y once more to get them.
   virtual size_t aux_bytes() const { return 0; }
   virtual AuxUse reads_aux(size_t /*input*/) const { return AuxUse::none; }
-  // The parameter, a bias, that y lacks; -1: none. The batch norm that reads y would take it out again, and adds it to
-  // its running mean. Known after compile().
+  // The parameter, a bias, that y lacks, and that the one op that reads y gets as OpRun::x_bias; -1: none. A batch norm
+  // would take it out again, and adds it to its running mean; a sum adds it. Known after compile().
   virtual int left_out_bias() const { return -1; }
   // A norm before a convolution need not write y in inference: it leaves its input where it is, and a scale and a shift
   // for each channel of each image as its auxiliary output, which all its readers apply. Known after compile().

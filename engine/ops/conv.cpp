@@ -161,7 +161,7 @@ void ConvOp::backward(const OpRun& run) {
 }
 
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
-  const bool db = a_.bias && sums_bias_;
+  const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
 }

@@ -79,6 +79,7 @@ class ConvOp : public ConvBase {
   bool writes_strided() const override { return has_epilogue_; }
   size_t aux_bytes() const override;
   int left_out_bias() const override { return leaves_bias_out_ ? 1 : -1; }
+  int bias_parameter() const override { return leaves_bias_out_ ? -1 : ConvBase::bias_parameter(); }
   AuxUse reads_aux(size_t input) const override { return applies_norm_ && input == 0 ? AuxUse::forward : AuxUse::none; }
   bool applies_norm() const override { return has_epilogue_; }
   void apply_norm(bool relu) override { applies_norm_ = true, norm_has_relu_ = relu; }
@@ -107,6 +108,7 @@ class ConvTransposeOp : public ConvBase {
   bool filters_first() const override { return false; }
   bool may_leave_bias() const override { return a_.bias && !conv_->has_dgrad_epilogue(); }
   void leave_bias() override { adds_bias_ = false; }
+  int left_out_bias() const override { return adds_bias_ ? -1 : 1; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::dgrad).bytes == 0; }

@@ -17,10 +17,9 @@ struct FuseOptions {
 };
 
 // Returns a line per rewrite: "norm+relu: e1/1/norm takes e1/1/relu". Rules, in their order: "cancelled bias",
-// "norm+residual", "norm+relu", "norm+dropout", "conv+residual", "conv+relu", "padding taps" (of ASPP: not
-// multiplied), "squeeze+pool", "squeeze+dropout", "squeeze from norm", "norm from conv". `inference`: with those that
-// have no backward, "conv+residual" and "norm from conv". Programs that train have the rule "bias sums" besides
-// (graph/plan.h).
+// "norm+residual", "norm+relu", "norm+dropout", "conv+residual", "conv+relu", "padding taps" (of ASPP: not multiplied),
+// "squeeze+pool", "squeeze+dropout", "squeeze from norm", "norm from conv". `inference`: with those that have no
+// backward, "conv+residual" and "norm from conv". Programs that train have the rule "bias sums" besides (graph/plan.h).
 std::vector<std::string> fuse(Graph& graph, const FuseOptions& options = {}, bool inference = false);
 
 }  // namespace regolith

@@ -59,12 +59,13 @@ void Program::leave_biases_to_sums() {
   std::set<int> taken;  // a sum adds one bias
   for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
     Op& op = *graph_.nodes[i].op;
-    const int reader = op.may_leave_bias() ? graph_.sole_reader(i) : -1;
-    if (reader < 0 || !graph_.nodes[reader].op->is_sum() || !taken.insert(reader).second) continue;
+    const int reader = graph_.sole_reader(i);
+    if (reader < 0) continue;
+    if (op.may_leave_bias() && graph_.nodes[reader].op->is_sum() && taken.insert(reader).second) op.leave_bias();
+    if (op.left_out_bias() < 0) continue;
     const std::vector<int>& inputs = graph_.nodes[reader].inputs;
-    op.leave_bias();
-    left_biases_.push_back(
-        {i, reader, static_cast<size_t>(std::find(inputs.begin(), inputs.end(), i) - inputs.begin())});
+    const auto input = std::find(inputs.begin(), inputs.end(), i) - inputs.begin();
+    left_biases_.push_back({i, reader, static_cast<size_t>(input)});
   }
 }
 
@@ -143,10 +144,7 @@ void Program::view_parameters(size_t node) {
   for (int param : graph_.nodes[node].params) runs_[node].params.push_back(parameters_->view(param));
   for (const LeftBias& b : left_biases_)
     if (b.node == static_cast<int>(node))
-      runs_[b.reader].x_bias[b.input] = runs_[node].params[graph_.nodes[node].op->bias_parameter()].master;
-  if (graph_.nodes[node].inputs.empty()) return;
-  const int producer = graph_.nodes[node].inputs[0], bias = graph_.nodes[producer].op->left_out_bias();
-  if (bias >= 0) runs_[node].x_bias[0] = runs_[producer].params[bias].master;
+      runs_[b.reader].x_bias[b.input] = runs_[node].params[graph_.nodes[node].op->left_out_bias()].master;
 }
 
 void Program::pack(DeviceStream& stream) {
