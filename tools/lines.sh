@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  11900
-engine   13685
+engine   15890
 models    565
 losses     545
 data      3035
