@@ -24,8 +24,8 @@ std::vector<uint8_t> label_by_runs(const RunConfig& config, const DataView& imag
   if (segmenter.class_names() != class_names || segmenter.channels() != images.C)
     config.fail("data", {"data", "pseudo.run",
                          runs[0] + " has " + std::to_string(segmenter.channels()) + " channels and the classes " +
-                             join(segmenter.class_names()) + "; this run has " + std::to_string(images.C) +
-                             " and " + join(class_names)});
+                             join(segmenter.class_names()) + "; this run has " + std::to_string(images.C) + " and " +
+                             join(class_names)});
   std::vector<uint8_t> masks;
   masks.reserve(images.count * images.H * images.W);
   Progress progress(std::cout, Progress::columns_of(1));
