@@ -11,6 +11,7 @@
 
 #include "app/training.h"
 #include "engine/base/text.h"
+#include "engine/comm/socket.h"
 #include "engine/io/atomic_file.h"
 #include "engine/io/image.h"
 
@@ -31,11 +32,10 @@ uint32_t masked(uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xa282ead8;
 class TensorboardListener : public Listener {
  public:
   void begin(Training& t, bool) override {
-    char host[256] = "localhost";
-    ::gethostname(host, sizeof host - 1);
+    const std::string host = host_name();
     std::string name;
     for (int i = 0;; ++i) {  // TensorBoard reads them in the order of their names
-      name = format("events.out.tfevents.%010lld.%s.%d.%d", static_cast<long long>(now()), host, ::getpid(), i);
+      name = format("events.out.tfevents.%010lld.%s.%d.%d", static_cast<long long>(now()), host.c_str(), ::getpid(), i);
       if (!fs::exists(t.path(name))) break;
     }
     path_ = t.path(name);

@@ -54,19 +54,6 @@ std::string Communicator::broadcast(const std::string& text, int from) {
 
 namespace {
 
-class Solo : public Communicator {
- public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  std::string name() const override { return "rank 0 of 1"; }
-  void gather(const void* mine, size_t bytes, void* all) override {
-    if (mine != all && bytes > 0) std::memcpy(all, mine, bytes);
-  }
-  void broadcast(void*, size_t, int) override {}
-  void sum(float*, int64_t) override {}
-  void fail(const std::string&) noexcept override {}
-};
-
 // What the threads share. A call has two meetings: all have said where their data is, and all have read it.
 struct Meeting {
   explicit Meeting(int n) : data(n), size(n) {}
@@ -136,8 +123,6 @@ class Local : public Communicator {
 };
 
 }  // namespace
-
-std::unique_ptr<Communicator> make_solo() { return std::make_unique<Solo>(); }
 
 std::vector<std::unique_ptr<Communicator>> make_local(int size) {
   const auto meeting = std::make_shared<Meeting>(size);

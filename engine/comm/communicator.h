@@ -43,8 +43,6 @@ class Communicator {
   std::string broadcast(const std::string& text, int from);
 };
 
-// One rank alone: nothing happens.
-std::unique_ptr<Communicator> make_solo();
 // Ranks that are threads of this process, for tests: the communicators of all of them, to be given away one each.
 std::vector<std::unique_ptr<Communicator>> make_local(int size);
 

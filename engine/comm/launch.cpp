@@ -10,7 +10,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
@@ -63,7 +62,6 @@ std::optional<Launch> launched() {
     l.rank = number_in("RANK");
     l.size = number_in("WORLD_SIZE");
     l.local_rank = number_in("LOCAL_RANK", l.rank);
-    l.local_size = number_in("LOCAL_WORLD_SIZE", l.size);
     l.port = number_in("MASTER_PORT");
     l.ports = kPorts;
     l.address = variable("MASTER_ADDR").value_or("");
@@ -77,13 +75,11 @@ std::optional<Launch> launched() {
     l.rank = number_in("OMPI_COMM_WORLD_RANK");
     l.size = number_in("OMPI_COMM_WORLD_SIZE");
     l.local_rank = number_in("OMPI_COMM_WORLD_LOCAL_RANK", l.rank);
-    l.local_size = number_in("OMPI_COMM_WORLD_LOCAL_SIZE", l.size);
   } else if (variable("SLURM_PROCID") && variable("SLURM_STEP_NUM_TASKS")) {  // a batch script itself is in no step
     l.by = Launch::By::slurm;
     l.rank = number_in("SLURM_PROCID");
     l.size = number_in("SLURM_STEP_NUM_TASKS");
     l.local_rank = number_in("SLURM_LOCALID", 0);
-    l.local_size = std::max(1, std::atoi(variable("SLURM_STEP_TASKS_PER_NODE").value_or("1").c_str()));  // "4(x2)"
     const std::string nodes = variable("SLURM_STEP_NODELIST").value_or(variable("SLURM_JOB_NODELIST").value_or(""));
     l.address = variable("MASTER_ADDR").value_or(first_node(nodes));
     if (l.address.empty()) throw CommError("SLURM_PROCID is set, but neither SLURM_STEP_NODELIST nor MASTER_ADDR is");
@@ -100,20 +96,16 @@ std::optional<Launch> launched() {
 
 Launch start_ranks(int size, char** argv) {
   Launch l;
-  l.size = l.local_size = size;
+  l.size = size;
   l.address = "127.0.0.1";
   l.port = Socket::listen(0, 1).port();
   l.ports = kPorts;
   l.job = "process " + std::to_string(::getpid());
   const pid_t parent = ::getpid();
   for (int rank = 1; rank < size; ++rank) {
-    const std::string values[][2] = {{"RANK", std::to_string(rank)},
-                                     {"WORLD_SIZE", std::to_string(size)},
-                                     {"LOCAL_RANK", std::to_string(rank)},
-                                     {"LOCAL_WORLD_SIZE", std::to_string(size)},
-                                     {"MASTER_ADDR", l.address},
-                                     {"MASTER_PORT", std::to_string(l.port)},
-                                     {kJobVariable, l.job}};
+    const std::string values[][2] = {{"RANK", std::to_string(rank)},          {"WORLD_SIZE", std::to_string(size)},
+                                     {"LOCAL_RANK", std::to_string(rank)},    {"MASTER_ADDR", l.address},
+                                     {"MASTER_PORT", std::to_string(l.port)}, {kJobVariable, l.job}};
     const pid_t pid = ::fork();
     if (pid < 0) throw CommError("cannot start rank " + std::to_string(rank) + ": " + std::strerror(errno));
     if (pid > 0) continue;

@@ -13,10 +13,10 @@ namespace regolith {
 struct Launch {
   enum class By { torchrun, mpi, slurm };  // torchrun: whoever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
   By by = By::torchrun;
-  int rank = 0, size = 1, local_rank = 0, local_size = 1;  // local: of this machine
-  std::string address;                                     // of rank 0; not with mpi
-  int port = 0, ports = 1;                                 // the first of so many that rank 0 may listen at
-  std::string job;                                         // keeps the ranks of two jobs apart
+  int rank = 0, size = 1, local_rank = 0;  // local: among those of this machine
+  std::string address;                     // of rank 0; not with mpi
+  int port = 0, ports = 1;                 // the first of so many that rank 0 may listen at
+  std::string job;                         // keeps the ranks of two jobs apart
 };
 
 // Nothing: this process is alone. Throws CommError for an environment that contradicts itself.

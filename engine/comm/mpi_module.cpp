@@ -15,7 +15,6 @@
 namespace regolith {
 namespace {
 
-constexpr std::chrono::seconds kMeeting{120};
 constexpr size_t kPiece = size_t{1} << 30;  // of one call: MPI counts in int
 
 class Mpi : public Communicator {
@@ -29,8 +28,7 @@ class Mpi : public Communicator {
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
     std::vector<std::string> names;
     const std::vector<std::string> hosts = Communicator::gather(host_name());
-    for (int r = 0; r < size_; ++r)
-      names.push_back("rank " + std::to_string(r) + " of " + std::to_string(size_) + " on " + hosts[r]);
+    for (int r = 0; r < size_; ++r) names.push_back(rank_name(r, size_, hosts[r]));
     name_ = names[rank_];
     if (size_ > 1) watch(names, hosts);
   }

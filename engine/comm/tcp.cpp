@@ -12,8 +12,7 @@
 namespace regolith {
 namespace {
 
-constexpr std::chrono::seconds kMeeting{120};  // for all ranks to come
-constexpr size_t kPiece = 256 << 10;           // of a broadcast, which goes from rank to rank
+constexpr size_t kPiece = 256 << 10;  // of a broadcast, which goes from rank to rank
 constexpr char kMagic[8] = {'r', 'e', 'g', 'o', 'l', 'i', 't', '1'};
 
 struct Hello {
@@ -27,10 +26,6 @@ struct Place {
 };
 
 void put(char (&to)[64], const std::string& text) { text.copy(to, sizeof to - 1); }
-
-std::string rank_name(int rank, int size, const std::string& host) {
-  return "rank " + std::to_string(rank) + " of " + std::to_string(size) + " on " + host;
-}
 
 class Tcp : public Communicator {
  public:

@@ -31,6 +31,10 @@ void say_failure(const Socket& socket, const std::string& text) {
 
 }  // namespace
 
+std::string rank_name(int rank, int size, const std::string& host) {
+  return "rank " + std::to_string(rank) + " of " + std::to_string(size) + " on " + host;
+}
+
 Watch::Watch(int rank, std::vector<std::string> names, std::vector<Socket> connections)
     : rank_(rank), names_(std::move(names)) {
   for (Socket& socket : connections) {

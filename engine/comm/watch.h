@@ -12,6 +12,9 @@
 
 namespace regolith {
 
+constexpr std::chrono::seconds kMeeting{120};  // for all ranks to come
+std::string rank_name(int rank, int size, const std::string& host);
+
 class Watch {
  public:
   // root: the connections of ranks 1 and up, in their order; elsewhere: the one to rank 0. names: of all ranks.
