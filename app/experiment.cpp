@@ -54,8 +54,11 @@ Network& Experiment::network() {
     }
     network_ = std::make_unique<Network>(std::move(graph), device(), o);
     check_classes();
-    if (ranks_ != nullptr && ranks_->size() > 1 && o.couples_images)
-      config.yaml.find("loss").fail("sums over the batch, which several ranks divide: per_image sums do not");
+    if (ranks_ != nullptr && ranks_->size() > 1 && config.loss.sorts_batch())
+      config.yaml.find("loss").fail(
+          "sorts the pixels of the batch, which several ranks divide; per_image: true does not");
+    if (config.train.sync_batch_norm && !network_->has_batch_norm())
+      config.yaml.find("train").fail_key("sync_batch_norm", "the network has no batch norm that is trained");
     if (config.train.slices > 1 && network_->couples_images())
       config.yaml.find("train").fail_key(
           "slices", std::string("would change the training: ") +
@@ -339,6 +342,7 @@ TrainerOptions Experiment::trainer_options() {
   o.ema = config.train.ema;
   o.ranks = ranks_;
   o.reduce = config.run.reduce;
+  o.sync_batch_norm = config.train.sync_batch_norm;
   if (data_) o.augment = data_->augment, o.paste_rows = data_->paste_rows;
   o.divisor = static_cast<float>(1 / config.data.normalise.scale);
   o.offset = static_cast<float>(-config.data.normalise.shift / config.data.normalise.scale);

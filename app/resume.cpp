@@ -15,14 +15,34 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 // Sections and keys that make it another experiment. Data may move: its digest tells.
-constexpr const char* kFixed[] = {"run.seed",     "data.clean",         "data.split",      "data.oversample",
-                                  "data.balance", "data.hard_examples", "data.pseudo",     "data.normalise",
-                                  "train.batch",  "train.accumulate",   "train.drop_last", "train.init",
+constexpr const char* kFixed[] = {"run.seed",
+                                  "data.clean",
+                                  "data.split",
+                                  "data.oversample",
+                                  "data.balance",
+                                  "data.hard_examples",
+                                  "data.pseudo",
+                                  "data.normalise",
+                                  "train.batch",
+                                  "train.accumulate",
+                                  "train.drop_last",
+                                  "train.init",
+                                  "train.sync_batch_norm",
                                   "model"};
 // Those that change the order of sums, or the provider of a result, and nothing else.
-constexpr const char* kRounding[] = {"run.device",  "run.devices",       "run.reduce",   "run.precision",
-                                     "run.threads", "run.deterministic", "train.slices", "conv",
-                                     "graph",       "version",           "gpu",          "driver",
+constexpr const char* kRounding[] = {"train.per_device_batch",
+                                     "run.device",
+                                     "run.devices",
+                                     "run.reduce",
+                                     "run.precision",
+                                     "run.threads",
+                                     "run.deterministic",
+                                     "train.slices",
+                                     "conv",
+                                     "graph",
+                                     "version",
+                                     "gpu",
+                                     "driver",
                                      "cuDNN"};
 
 bool inside(const std::string& key, const char* section) {

@@ -54,7 +54,12 @@ void fields(V& v, DataOptions& s) {
 }
 template <class V>
 void fields(V& v, TrainOptions& s) {
-  v("batch", s.batch, {.doc = "images per step", .min = 1, .max = 65536});
+  v("batch", s.batch, {.doc = "images per step, of all ranks together", .min = 1, .max = 65536});
+  v("per_device_batch", s.per_device_batch,
+    {.doc = "images per step of each rank: train.batch is then that times the ranks, whatever it says",
+     .min = 1,
+     .max = 65536,
+     .word = "none"});
   v("accumulate", s.accumulate,
     {.doc =
          "batches per step, one after the other in the memory of one; its gradient is the mean over all their images. "
@@ -68,6 +73,8 @@ void fields(V& v, TrainOptions& s) {
      .min = 1,
      .max = 65536,
      .word = "auto"});
+  v("sync_batch_norm", s.sync_batch_norm,
+    {.doc = "batch norm takes its statistics over the images of all ranks; off: over those of its own"});
   v("ema", s.ema, {.doc = "keep a moving average of the weights, and validate it beside them"});
   v("early_stopping", s.early_stopping, {.doc = "stop when nothing improves, and go back to the best weights"});
   v("validate_every", s.validate_every, {.doc = "epochs", .min = 1, .max = 100000});
@@ -238,13 +245,6 @@ void check(const RunConfig& c, ConfigUse use) {
                             "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   check_data(c.data, data);
-  const int64_t step = int64_t{c.train.batch} * c.train.accumulate;
-  if (step > std::numeric_limits<int>::max())
-    train.fail_key("accumulate", "times train.batch is more than 2147483647 images");
-  if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / step)
-    train.fail_key("steps_per_epoch", std::string("times train.batch ") +
-                                          (c.train.accumulate > 1 ? "and train.accumulate " : "") +
-                                          "is more than 2147483647 images");
   if (!c.may_validate())
     c.refuse_without_validation(c.has_given_parts() ? "none are given" : "data.split.validation is 0");
   const size_t classes = c.data.classes.names.size();
@@ -270,7 +270,25 @@ RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
   if (use == ConfigUse::training && config.sweep)
     yaml.fail_key("sweep", "is for engine_table, which makes a run of each of its rows; sweep=off leaves it out");
   check(config, use);
+  config.settle_batch(config.run.devices);
   return config;
+}
+
+void RunConfig::settle_batch(int ranks) {
+  const Yaml keys = yaml.find("train");
+  if (train.per_device_batch > 0) {
+    const int64_t batch = int64_t{train.per_device_batch} * ranks;
+    if (batch > 65536)
+      keys.fail_key("per_device_batch", "times " + std::to_string(ranks) + " ranks is more than 65536");
+    train.batch = static_cast<int>(batch);
+  }
+  const int64_t step = int64_t{train.batch} * train.accumulate;
+  if (step > std::numeric_limits<int>::max())
+    keys.fail_key("accumulate", "times train.batch is more than 2147483647 images");
+  if (train.steps_per_epoch > std::numeric_limits<int>::max() / step)
+    keys.fail_key("steps_per_epoch", std::string("times train.batch ") +
+                                         (train.accumulate > 1 ? "and train.accumulate " : "") +
+                                         "is more than 2147483647 images");
 }
 
 std::optional<SweepSpec> read_sweep(const Yaml& yaml) {

@@ -56,7 +56,10 @@ struct DataOptions {
 };
 
 struct TrainOptions {
-  int batch = 32, accumulate = 1, epochs = 100;
+  int batch = 32;
+  int per_device_batch = 0;  // 0: none; else batch is that of all ranks, by RunConfig::settle_batch()
+  int accumulate = 1, epochs = 100;
+  bool sync_batch_norm = false;
   int64_t steps_per_epoch = 0;  // 0: auto, the training set once
   int slices = 0;               // micro-batches of a step; 0: auto
   std::optional<EmaSpec> ema;
@@ -96,6 +99,8 @@ struct RunConfig {
   Yaml model;                      // read by models/
   Yaml yaml;                       // the whole, for errors that are found later
 
+  // As many ranks as there turn out to be. Throws ConfigError for more images than a step can have.
+  void settle_batch(int ranks);
   bool has_given_parts() const;  // by the source, or by data.split.files
   bool may_validate() const;     // there can be validation images
   // Throws ConfigError by the first key that needs validation images; `why` says that there are none.

@@ -15,6 +15,7 @@
 #include "engine/base/text.h"
 #include "engine/comm/launch.h"
 #include "engine/io/atomic_file.h"
+#include "engine/report/explain.h"
 #include "engine/train/weights.h"
 
 namespace regolith {
@@ -127,9 +128,13 @@ void Training::print_ranks() {
       ranks_->name() + ": " + experiment_.device().name() + ", processors " + ranges_text(own.processors);
   if (own.sharing > 1) text += ", which " + std::to_string(own.sharing) + " ranks share";
   for (const std::string& line : ranks_->gather(text)) std::printf("%s\n", line.c_str());
-  if (ranks_->size() > 1)
-    std::printf("%.1f KiB of gradients from each rank in a step\n",
-                static_cast<double>(trainer_->exchanged_bytes()) / 1024);
+  if (ranks_->size() == 1) return;
+  std::fputs(
+      explain_exchange(experiment_.network(), config_.train.batch,
+                       {ranks_->size(), config_.train.accumulate, config_.run.reduce, config_.train.sync_batch_norm})
+          .c_str(),
+      stdout);
+  std::printf("             %s\n", trainer_->exchanges().c_str());
 }
 
 // What rank 0 has made, once no rank can refuse any more.

@@ -31,6 +31,9 @@ endif()
 set(cudnn_hints ${CUDNN_ROOT} $ENV{CUDNN_ROOT} ${CUDAToolkit_INCLUDE_DIRS} ${CUDAToolkit_LIBRARY_DIR} ${cudnn_wheel})
 find_path(CUDNN_INCLUDE cudnn.h HINTS ${cudnn_hints} PATH_SUFFIXES include REQUIRED)
 find_library(CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${cudnn_hints} PATH_SUFFIXES lib lib64 REQUIRED)
+# NCCL's header alone: the library is loaded by ranks that train together. In the system, NCCL_ROOT, or .deps.
+find_path(NCCL_INCLUDE nccl.h HINTS ${NCCL_ROOT} $ENV{NCCL_ROOT} ${CUDAToolkit_INCLUDE_DIRS} "${REGOLITH_DEPS}/nccl"
+  PATH_SUFFIXES include)
 find_path(CUDNN_FRONTEND_INCLUDE cudnn_frontend.h HINTS "${REGOLITH_DEPS}/include" REQUIRED)
 find_library(CUDART_LIBRARY NAMES cudart libcudart.so.${CUDAToolkit_VERSION_MAJOR} HINTS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
 find_library(NVRTC_LIBRARY NAMES nvrtc libnvrtc.so.${CUDAToolkit_VERSION_MAJOR} HINTS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
@@ -41,6 +44,10 @@ add_library(regolith_cuda INTERFACE)
 target_include_directories(regolith_cuda SYSTEM INTERFACE "${CUDNN_INCLUDE}" "${CUDNN_FRONTEND_INCLUDE}"
   ${CUDAToolkit_INCLUDE_DIRS})
 target_compile_definitions(regolith_cuda INTERFACE REGOLITH_CUDA)
+if(NCCL_INCLUDE)
+  target_include_directories(regolith_cuda SYSTEM INTERFACE "${NCCL_INCLUDE}")
+  target_compile_definitions(regolith_cuda INTERFACE REGOLITH_NCCL)
+endif()
 target_link_libraries(regolith_cuda INTERFACE "${CUDART_LIBRARY}" "${NVRTC_LIBRARY}" "${CUDNN_LIBRARY}" ${CMAKE_DL_LIBS})
 
 set_source_files_properties(engine/conv/cudnn_graph.cpp PROPERTIES

@@ -1,6 +1,7 @@
 #include "kernels/norm.h"
 
 #include <numeric>
+#include <utility>
 
 #include "kernels/core/dropout.h"
 #include "kernels/core/reduce.h"
@@ -278,13 +279,13 @@ REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C
   });
 }
 
-// The two coefficients of apply_gradient from a part's sums of g and of g * (x - mean) * rstd: with m = D * pixels
-// values a group, slope = -rstd^2 / m * sum_D(gamma * moment), offset = -rstd / m * sum_D(gamma * sum). Ends with a
-// barrier.
-__device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, const float* sum, const float* moment,
-                                              float* slope, float* offset) {
+// The two coefficients of apply_gradient from the sums, over so many pixels, of g and of g * (x - mean) * rstd: with
+// m = D * pixels values a group, slope = -rstd^2 / m * sum_D(gamma * moment), offset = -rstd / m * sum_D(gamma * sum).
+// Ends with a barrier.
+__device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, float pixels, const float* sum,
+                                              const float* moment, float* slope, float* offset) {
   const int D = part.D;
-  const float *rstd = k.rstd + part.first, *gamma = k.gamma + part.c0, values = static_cast<float>(part.pixels * D);
+  const float *rstd = k.rstd + part.first, *gamma = k.gamma + part.c0, values = pixels * static_cast<float>(D);
   for (int g = static_cast<int>(threadIdx.x); g < part.C / D; g += static_cast<int>(blockDim.x)) {
     float a = 0, b = 0;
     for (int c = g * D; c < g * D + D; ++c) {
@@ -404,7 +405,7 @@ __global__ void __launch_bounds__(kBundleThreads, 1)
     total[k.norm.x.C] = s.moment[c];
   }
   sync_block();
-  fill_gradient(k.norm, part, s.sum, s.moment, s.slope, s.offset);
+  fill_gradient(k.norm, part, static_cast<float>(part.pixels), s.sum, s.moment, s.slope, s.offset);
   if (k.dx_sums != nullptr) {
     float* of_dx = totals + (part.sample * 3 + 2) * k.norm.x.C + part.c0;
     for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x))
@@ -439,9 +440,28 @@ struct CombineShared {
   }
 };
 
-// Merges the moments of a sample's blocks, then of a group's channels; updates the running statistics. Block x has
-// `width` channels of sample y.
-__global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int blocks, int width) {
+// The part's statistics, the running ones too, from its channels' moments.
+__device__ __forceinline__ void finish_statistics(const NormForward& k, const Part& part, const float* means,
+                                                  const float* m2s) {
+  float keep = k.momentum;
+  if (k.step != nullptr) {
+    const float t = static_cast<float>(*k.step), early = (1 + t) / (10 + t);
+    keep = early < k.momentum ? early : k.momentum;
+  }
+  for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
+    const float variance = finish_group(k.norm, part, g, means, m2s, k.epsilon);
+    if (k.running_mean != nullptr) {
+      const int c = part.c0 + g;
+      const float bias = k.x_bias == nullptr ? 0 : k.x_bias[c];
+      k.running_mean[c] = keep * k.running_mean[c] + (1 - keep) * (k.norm.mean[part.first + g] + bias);
+      k.running_variance[c] = keep * k.running_variance[c] + (1 - keep) * variance;
+    }
+  }
+}
+
+// Merges the moments of a sample's blocks, then of a group's channels. Block x has `width` channels of sample y.
+// moments: of batch norm, (2, C) and the number of pixels, which ranks merge; null: the statistics follow from these.
+__global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int blocks, int width, float* moments) {
   const int all = k.norm.x.C, from = static_cast<int>(blockIdx.x) * width;
   const Part part(k.norm, blockIdx.y, from, all - from < width ? all - from : width);
   const CombineShared s = take_shared<CombineShared>(width);
@@ -462,19 +482,33 @@ __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int bloc
         store_pack(s.m2s + c, m.m2);
       });
   sync_block();
-  float keep = k.momentum;
-  if (k.step != nullptr) {
-    const float t = static_cast<float>(*k.step), early = (1 + t) / (10 + t);
-    keep = early < k.momentum ? early : k.momentum;
+  if (moments == nullptr) return finish_statistics(k, part, s.means, s.m2s);
+  for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+    moments[from + c] = s.means[c];
+    moments[all + from + c] = s.m2s[c];
   }
-  for (int g = static_cast<int>(threadIdx.x); g < part.C / part.D; g += static_cast<int>(blockDim.x)) {
-    const float variance = finish_group(k.norm, part, g, s.means, s.m2s, k.epsilon);
-    if (k.running_mean != nullptr) {
-      const float bias = k.x_bias == nullptr ? 0 : k.x_bias[from + g];
-      k.running_mean[from + g] = keep * k.running_mean[from + g] + (1 - keep) * (k.norm.mean[part.first + g] + bias);
-      k.running_variance[from + g] = keep * k.running_variance[from + g] + (1 - keep) * variance;
+  if (blockIdx.x == 0 && threadIdx.x == 0) moments[2 * all] = static_cast<float>(part.pixels);
+}
+
+// moments: (ranks, 2 * C + 1), each as norm_combine leaves them. Block x has `width` channels.
+__global__ void __launch_bounds__(kThreads)
+    norm_combine_ranks(NormForward k, const float* moments, int ranks, int width) {
+  const int all = k.norm.x.C, from = static_cast<int>(blockIdx.x) * width;
+  Part part(k.norm, 0, from, all - from < width ? all - from : width);
+  const CombineShared s = take_shared<CombineShared>(width);
+  part.pixels = 0;
+  for (int r = 0; r < ranks; ++r) part.pixels += static_cast<int64_t>(moments[r * (2 * all + 1) + 2 * all]);
+  for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+    Moments<One> m;
+    for (int r = 0; r < ranks; ++r) {
+      const float* const of_rank = moments + r * (2 * all + 1) + from + c;
+      m.merge(load_pack<One>(of_rank), load_pack<One>(of_rank + all), moments[r * (2 * all + 1) + 2 * all]);
     }
+    store_pack(s.means + c, m.mean);
+    store_pack(s.m2s + c, m.m2);
   }
+  sync_block();
+  finish_statistics(k, part, s.means, s.m2s);
 }
 
 __global__ void __launch_bounds__(kThreads) norm_given(NormForward k) {
@@ -535,16 +569,16 @@ __global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3) norm_gradient_sums(N
                       mine + part.C, s.scratch);
 }
 
-// sums: (S, total_rows(), C); the last row is written here, by the first block of a sample.
+// sums: (S, total_rows(), C), of so many pixels a sample; the last row is written here, by the first block of a sample.
 template <class T, class P, bool kDrops>
 __global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3)
-    norm_apply_gradient(NormBackward k, DropoutNumbers numbers, float* sums) {
+    norm_apply_gradient(NormBackward k, DropoutNumbers numbers, float* sums, float pixels) {
   const Part part = whole_part(k.norm);
   const PassShared s = take_shared<PassShared>(part.C, false, true, 0);
   float* const mine = sums + part.sample * total_rows(k) * part.C;
   s.channels.fill(k.norm, part);
   if (k.norm.training) {
-    fill_gradient(k.norm, part, mine, mine + part.C, s.slope, s.offset);
+    fill_gradient(k.norm, part, pixels, mine, mine + part.C, s.slope, s.offset);
   } else {  // the statistics are constants
     for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
       s.slope[c] = s.offset[c] = 0;
@@ -646,6 +680,10 @@ void check(const char* kernel, const Norm& k, std::initializer_list<TensorView> 
                       std::to_string(x.C) + " channels; expected some, in " + std::to_string(k.groups) +
                       " groups of one size");
   }
+  if (k.ranks != nullptr && (k.groups > 0 || !k.training || k.ranks->size() > BatchRanks::kMost))
+    throw KernelError(std::string(kernel) +
+                      ": statistics of all ranks are those of batch norm in training, of at most " +
+                      std::to_string(BatchRanks::kMost) + " ranks");
   if (!(k.dropout.rate >= 0 && k.dropout.rate < 1))
     throw KernelError(std::string(kernel) + ": the rate of dropout is " + std::to_string(k.dropout.rate) +
                       "; expected 0 or more and less than 1");
@@ -670,8 +708,9 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
 }
 
 template <class T, class P, bool kDrops>
-void forward_passes(Stream& stream, const NormForward& k) {
+void forward_passes(Stream& stream, NormForward k) {
   const Norm& n = k.norm;
+  BatchRanks* const ranks = std::exchange(k.norm.ranks, nullptr);  // it is the host's
   const int C = n.x.C, D = n.group_channels();
   const unsigned samples = static_cast<unsigned>(n.samples());
   const unsigned summing = summing_blocks(stream, n.samples(), n.pixels());
@@ -682,8 +721,15 @@ void forward_passes(Stream& stream, const NormForward& k) {
     launch(stream, "norm_statistics", {summing, samples}, {kThreads},
            shared_bytes<float>(reduce_scratch<Moments<P>>(kThreads, C / P::size)), norm_statistics<T, P>, n);
     const int width = std::min(C, D >= 32 ? D : 32 / D * D);
-    launch(stream, "norm_combine", {static_cast<unsigned>((C + width - 1) / width), samples}, {kThreads},
-           shared_bytes_of<CombineShared>(width), norm_combine, k, static_cast<int>(summing), width);
+    const unsigned blocks = static_cast<unsigned>((C + width - 1) / width);
+    float* const moments = ranks == nullptr ? nullptr : workspace + static_cast<int64_t>(most_partials(1)) * 2 * C;
+    launch(stream, "norm_combine", {blocks, samples}, {kThreads}, shared_bytes_of<CombineShared>(width), norm_combine,
+           k, static_cast<int>(summing), width, moments);
+    if (ranks != nullptr) {  // in place of the blocks' moments
+      ranks->gather(stream, moments, (2 * C + 1) * sizeof(float), workspace);
+      launch(stream, "norm_combine_ranks", {blocks}, {kThreads}, shared_bytes_of<CombineShared>(width),
+             norm_combine_ranks, k, workspace, ranks->size(), width);
+    }
   } else {
     launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k);
   }
@@ -702,8 +748,9 @@ void forward_passes(Stream& stream, const NormForward& k) {
 }
 
 template <class T, class P, bool kDrops>
-void backward_passes(Stream& stream, const NormBackward& k) {
+void backward_passes(Stream& stream, NormBackward k) {
   const Norm& n = k.norm;
+  BatchRanks* const ranks = std::exchange(k.norm.ranks, nullptr);  // it is the host's
   const int C = n.x.C, S = n.samples();
   const unsigned samples = static_cast<unsigned>(S), summing = summing_blocks(stream, S, n.pixels());
   float* workspace = static_cast<float*>(n.workspace);
@@ -712,6 +759,7 @@ void backward_passes(Stream& stream, const NormBackward& k) {
          shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
          norm_gradient_sums<T, P, kDrops>, k, dropout_numbers(n.dropout));
   const bool last = S == 1;  // then these sums are the parameters' gradients
+  float batch_pixels = static_cast<float>(n.pixels());
   reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
                   {.C = C,
                    .D = n.group_channels(),
@@ -722,9 +770,14 @@ void backward_passes(Stream& stream, const NormBackward& k) {
                    .dgamma = last ? k.dgamma : nullptr,
                    .dresidual_sums = last ? k.dresidual_sums : nullptr,
                    .accumulate = k.accumulate_parameters});
+  if (ranks != nullptr) {  // in place of the blocks' sums
+    ranks->gather(stream, sums, 2 * C * sizeof(float), workspace);
+    reduce_channels(stream, 1, workspace, ranks->size(), 2 * C, {.C = C, .D = 1, .out = sums});
+    batch_pixels = static_cast<float>(n.pixels() / n.x.N * ranks->images());
+  }
   launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
          shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P, kDrops>, k,
-         dropout_numbers(n.dropout), sums);
+         dropout_numbers(n.dropout), sums, batch_pixels);
   if (!last) reduce_samples(stream, k, sums);
 }
 

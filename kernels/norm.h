@@ -16,6 +16,10 @@
 // of steps, a momentum of 0.99 leaves a third of them after a hundred. Otherwise it uses the running statistics, and
 // backward treats them as constants.
 //
+// With `ranks`, batch norm's statistics are those of the images of all ranks, as PyTorch's SyncBatchNorm has them: each
+// rank's moments are merged in the order of the ranks, and in backward their sums added up in it. Every rank must have
+// an image. The gradients of gamma and beta are those of the rank's own images.
+//
 // Maps are (N, H, W, C) of one element type and may be slices of channels. Throws KernelError for shapes that do not
 // fit.
 //
@@ -26,6 +30,7 @@
 // Occupancy of group_norm_bundle_gradient: at least 25% (512 threads).
 #pragma once
 
+#include "kernels/core/batch_ranks.h"
 #include "kernels/core/kernel.h"
 #include "kernels/core/random.h"
 
@@ -41,9 +46,10 @@ struct Norm {
   // dx_sums; or null.
   float* deviation = nullptr;
   bool relu = false;
-  DropoutDraws dropout{};     // rate 0: none
-  bool training = true;       // false: batch norm by its running statistics
-  void* workspace = nullptr;  // norm_workspace() bytes
+  DropoutDraws dropout{};       // rate 0: none
+  bool training = true;         // false: batch norm by its running statistics
+  void* workspace = nullptr;    // norm_workspace() bytes
+  BatchRanks* ranks = nullptr;  // of batch norm in training; or null
 
   REGOLITH_HOST_DEVICE int samples() const { return groups > 0 ? x.N : 1; }
   REGOLITH_HOST_DEVICE int64_t pixels() const { return static_cast<int64_t>(groups > 0 ? 1 : x.N) * x.H * x.W; }

@@ -70,12 +70,14 @@ __device__ __forceinline__ Tversky tversky(const LossTerms::Dice& term, double I
 }
 
 // Adds the partial sums up, and makes the Dice terms' loss and coefficients (N, 2, K) of their gradient by p_c:
-// b[c], plus a[c] in the pixels whose truth is c. One block. sums: (N + 1, 3, K), the last row the batch's.
-__global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, int N, int blocks, int K, LossTerms terms,
-                                                        double* sums, float* coefficients, double* loss) {
+// b[c], plus a[c] in the pixels whose truth is c. One block. sums: (N + 1, 3, K), the last row the batch's. of_ranks:
+// (ranks, 3, K), null at first: the batch's sums of each rank, which have been made before.
+__global__ void __launch_bounds__(kThreads)
+    dice_finish(const float* partial, int N, int blocks, int K, LossTerms terms, const double* of_ranks, int ranks,
+                double* sums, float* coefficients, double* loss) {
   Shared shared;
   double* scratch = shared.take<double>(kReduceScratch);
-  for (int i = threadIdx.x; i < N * 3 * K; i += blockDim.x) {
+  for (int i = threadIdx.x; of_ranks == nullptr && i < N * 3 * K; i += blockDim.x) {
     const int n = i / (3 * K), j = i % (3 * K);
     double sum = 0;
     for (int b = 0; b < blocks; ++b) sum += partial[(static_cast<int64_t>(n) * blocks + b) * 3 * K + j];
@@ -83,8 +85,9 @@ __global__ void __launch_bounds__(kThreads) dice_finish(const float* partial, in
   }
   sync_block();
   for (int j = threadIdx.x; j < 3 * K; j += blockDim.x) {
+    const double* const parts = of_ranks == nullptr ? sums : of_ranks;
     double sum = 0;
-    for (int n = 0; n < N; ++n) sum += sums[n * 3 * K + j];
+    for (int n = 0; n < (of_ranks == nullptr ? N : ranks); ++n) sum += parts[n * 3 * K + j];
     sums[N * 3 * K + j] = sum;
   }
   sync_block();
@@ -271,10 +274,11 @@ __global__ void __launch_bounds__(kThreads)
   *loss = all;
 }
 
-// loss[n] (+)= factor * what the terms give for the image. Grid: N. sums: of the Dice terms, (N + 1, 3, K); null: none
+// loss[n] (+)= factor * what the terms give for the image, of a batch of that many. Grid: N. sums: of the Dice terms,
+// (N + 1, 3, K); null: none
 __global__ void __launch_bounds__(kThreads)
-    finish_images(const double* partial, int blocks, LossTerms terms, int K, const double* sums, const double* lovasz,
-                  double factor, double* loss, bool accumulate) {
+    finish_images(const double* partial, int blocks, LossTerms terms, int K, int batch, const double* sums,
+                  const double* lovasz, double factor, double* loss, bool accumulate) {
   Shared shared;
   double* scratch = shared.take<double>(kReduceScratch);
   const int n = static_cast<int>(blockIdx.x), N = static_cast<int>(gridDim.x);
@@ -284,7 +288,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < terms.dice_terms; ++j) {
       const LossTerms::Dice& term = terms.dice[j];
       const double* of = sums + static_cast<int64_t>(term.per_image ? n : N) * 3 * K + c;
-      const double w = term.class_weight[c] / (term.per_image ? 1. : N);
+      const double w = term.class_weight[c] / (term.per_image ? 1. : batch);
       const double bottom = of[K] + of[2 * K] + term.smooth;
       if (term.tversky)
         sum += tversky(term, of[0], of[K], of[2 * K], w).loss;
@@ -294,7 +298,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   sum = block_sum(sum, scratch);
   if (threadIdx.x != 0) return;
-  if (lovasz != nullptr) sum += terms.lovasz.per_image ? lovasz[n] : lovasz[0] / N;
+  if (lovasz != nullptr) sum += terms.lovasz.per_image ? lovasz[n] : lovasz[0] / batch;
   loss[n] = (accumulate ? loss[n] : 0) + factor * sum;
 }
 
@@ -307,6 +311,8 @@ void check(const SoftmaxLoss& a) {
   with_float_type(x.dtype, "softmax_loss", [](auto) {});
   if (a.workspace == nullptr) fail("needs a workspace");
   const LossTerms& t = a.terms;
+  if (a.ranks != nullptr && (a.ranks->size() > BatchRanks::kMost || (t.has_lovasz && !t.lovasz.per_image)))
+    fail("takes at most " + std::to_string(BatchRanks::kMost) + " ranks, and these without Lovasz over the batch");
   if (t.pixel_terms < 0 || t.pixel_terms > kMaxLossTerms || t.dice_terms < 0 || t.dice_terms > kMaxLossTerms)
     fail("takes at most 4 pixel terms and 4 Dice terms");
 }
@@ -362,20 +368,28 @@ void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
   const int64_t partials = static_cast<int64_t>(blocks) * x.N;
   const bool learns = a.dlogits || a.loss != nullptr || a.image_loss != nullptr;
   const bool dice = a.terms.dice_terms > 0 && learns;
-  // workspace: the Dice loss, partial (N, blocks), sums (N + 1, 3, K), partial sums (N, blocks, 3, K), coefficients,
-  // the maps
+  // workspace: the Dice loss, partial (N, blocks), sums (N + 1, 3, K), the ranks' (kMost, 3, K), partial sums
+  // (N, blocks, 3, K), coefficients, the maps
   double* const dice_loss = static_cast<double*>(a.workspace);
   double* const partial = dice_loss + 1;
   double* const sums = partial + partials;
-  float* const partial_sums = reinterpret_cast<float*>(sums + static_cast<int64_t>(x.N + 1) * 3 * s.K);
+  double* const of_ranks = sums + static_cast<int64_t>(x.N + 1) * 3 * s.K;
+  float* const partial_sums = reinterpret_cast<float*>(of_ranks + BatchRanks::kMost * 3 * s.K);
   float* const coefficients = partial_sums + partials * 3 * s.K;
   const size_t reduce = shared_bytes<double>(kReduceScratch);
   const Pixels logits(x), dlogits(a.dlogits);
   if (dice) {
     launch(stream, "dice_sums", grid, {kThreads}, shared_bytes_of<DiceShared>(s.K), dice_sums, logits, a.mask,
            a.terms.ignore, s, partial_sums);
-    launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
-           s.K, a.terms, sums, coefficients, dice_loss);
+    const auto finish = [&](const double* each, int ranks) {
+      launch(stream, "dice_finish", {1}, {kThreads}, reduce, dice_finish, partial_sums, x.N, static_cast<int>(blocks),
+             s.K, a.terms, each, ranks, sums, coefficients, dice_loss);
+    };
+    finish(nullptr, 0);
+    if (a.ranks != nullptr) {
+      a.ranks->gather(stream, sums + static_cast<int64_t>(x.N) * 3 * s.K, 3 * s.K * sizeof(double), of_ranks);
+      finish(of_ranks, a.ranks->size());
+    }
   }
   const Extras extras = a.mask != nullptr && learns ? make_maps(stream, a) : Extras{};
   const auto pixels = [&](auto maps) {
@@ -389,8 +403,8 @@ void softmax_loss(Stream& stream, const SoftmaxLoss& a) {
            extras.lovasz, a.terms.lovasz.per_image ? x.N : 1, a.loss, a.accumulate_loss);
   if (a.image_loss != nullptr)
     launch(stream, "image_loss", {static_cast<unsigned>(x.N)}, {kThreads}, reduce, finish_images, partial,
-           static_cast<int>(blocks), a.terms, s.K, dice ? sums : nullptr, extras.lovasz, a.image_factor, a.image_loss,
-           a.accumulate_image_loss);
+           static_cast<int>(blocks), a.terms, s.K, a.ranks == nullptr ? x.N : a.ranks->images(), dice ? sums : nullptr,
+           extras.lovasz, a.image_factor, a.image_loss, a.accumulate_image_loss);
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

@@ -18,6 +18,7 @@
 // Occupancy of pixel_loss: at least 50% (256 threads, 6656 bytes of shared memory).
 #pragma once
 
+#include "kernels/core/batch_ranks.h"
 #include "kernels/core/kernel.h"
 #include "kernels/loss_terms.h"
 #include "kernels/lovasz.h"
@@ -40,6 +41,9 @@ struct SoftmaxLoss {
   int64_t* confusion = nullptr;   // (K, K) pixels by truth (row) and argmax (column), added to; null: not wanted
   uint8_t* prediction = nullptr;  // (N, H, W) argmax, the lower class on a tie; null: not wanted
   void* workspace = nullptr;      // softmax_loss_workspace bytes, 256-byte aligned
+  // The images are a part of a batch, over which Dice terms sum that are not per image; null: they are all. A Lovasz
+  // term over the batch is refused then.
+  BatchRanks* ranks = nullptr;
 };
 REGOLITH_KERNEL(softmax_loss, SoftmaxLoss);
 
@@ -69,7 +73,8 @@ inline size_t softmax_loss_workspace(int N, int H, int W, int K, const LossTerms
   const size_t blocks =
       static_cast<size_t>(N) * ((static_cast<size_t>(H) * W + kLossBlockPixels - 1) / kLossBlockPixels);
   const size_t dice = blocks * 3 * K * sizeof(float) + static_cast<size_t>(N + 1) * 3 * K * sizeof(double) +
-                      static_cast<size_t>(N) * 2 * K * sizeof(float);
+                      static_cast<size_t>(N) * 2 * K * sizeof(float) +
+                      BatchRanks::kMost * 3 * K * sizeof(double);
   return sizeof(double) * (1 + blocks) + (terms.dice_terms > 0 ? dice : 0) + loss_maps_workspace(N, H, W, K, terms);
 }
 

@@ -110,6 +110,12 @@ bool any_loss(const LossSpec& spec, Is is) {
 bool LossSpec::needs_frequencies() const {
   return any_loss(*this, [](const auto& loss) { return loss.needs_frequencies(); });
 }
+bool LossSpec::sorts_batch() const {
+  return any_loss(*this, [](const auto& loss) {
+    return std::is_same_v<std::decay_t<decltype(loss)>, LovaszSoftmax> && loss.couples_images();
+  });
+}
+
 bool LossSpec::couples_images() const {
   return any_loss(*this, [](const auto& loss) { return loss.couples_images(); });
 }
@@ -233,7 +239,8 @@ void Loss::forward_backward(Stream& stream, kernels::SoftmaxLoss call, int64_t i
            static_cast<double>(images) * pixels *
                (scales_[i].reduction == Reduction::mean_elements ? scales_[i].kept : 1));
   }
-  const double of_image = static_cast<double>(images), of_batch = of_image / x.N;
+  const double of_image = static_cast<double>(images);
+  const double of_batch = of_image / (call.ranks == nullptr ? x.N : call.ranks->images());
   for (int i = 0; i < terms_.dice_terms; ++i) {
     auto& dice = call.terms.dice[i];
     divide(dice.class_weight, dice.per_image ? of_image : of_batch);

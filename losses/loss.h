@@ -246,6 +246,7 @@ struct LossSpec {
   std::vector<LossTerm> terms() const { return terms_of(kind); }
   bool needs_frequencies() const;  // a term weighs by inverse frequency
   bool couples_images() const;     // a term is of the batch as a whole
+  bool sorts_batch() const;        // that is Lovasz's: its parts cannot be added up
   // Classes that no term counts: nothing tells a network when they are right, so that it must not predict them.
   std::vector<int> unlearnt(int classes) const;
 };

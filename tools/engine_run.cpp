@@ -37,17 +37,20 @@ int main(int argc, char** argv) {
       throw UsageError("name a configuration, for example configs/quickstart.yaml");
     if (explain_only) {
       Experiment experiment(p.load_config(ConfigUse::network), nullptr, true);
-      const int moments = experiment.config.optimizer.moments();
-      std::fputs(explain(experiment.network(), experiment.config.train.batch, moments).c_str(), stdout);
+      const RunConfig& c = experiment.config;
+      std::fputs(explain(experiment.network(), c.train.batch, c.optimizer.moments()).c_str(), stdout);
+      const ExchangeOptions exchange{c.run.devices, c.train.accumulate, c.run.reduce, c.train.sync_batch_norm};
+      std::fputs(explain_exchange(experiment.network(), c.train.batch, exchange).c_str(), stdout);
       return 0;
     }
     return as_ranks([&](Ranks& ranks) {
       if (!resume.empty()) check_run_folder(resume);
       const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
       Interrupts& interrupts = catch_interrupts();
-      Experiment experiment(p.load_config(ConfigUse::training, {}, own));
-      if (ranks.communicator() == nullptr && experiment.config.run.devices > 1)
-        ranks.start(experiment.config.run.devices, argv);
+      RunConfig config = p.load_config(ConfigUse::training, {}, own);
+      if (ranks.communicator() == nullptr && config.run.devices > 1) ranks.start(config.run.devices, argv);
+      config.settle_batch(ranks.communicator() == nullptr ? 1 : ranks.communicator()->size());
+      Experiment experiment(std::move(config));
       if (ranks.communicator() != nullptr) experiment.share_with(*ranks.communicator(), ranks.local_rank());
       pseudo_labeller = label_by_runs;
 #ifdef REGOLITH_TENSORBOARD

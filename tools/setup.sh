@@ -42,6 +42,21 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "${wheels[*]}" ]; then
   echo "${wheels[*]}" > "$stamp"
 fi
 
+# Beside a CUDA toolkit: NCCL, by which ranks exchange between GPUs.
+nccl=nvidia-nccl-cu13==2.32.3 stamp=.deps/nccl/installed
+if { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null && [ "$(cat "$stamp" 2>/dev/null)" != "$nccl" ]; then
+  echo "setup: fetching $nccl"
+  rm -rf .deps/nccl && mkdir -p .deps/nccl .deps/lib
+  wheel=$(mktemp -d)
+  trap 'rm -rf "${work:-}" "$wheel"' EXIT
+  python3 -m pip download -q --no-deps --disable-pip-version-check --only-binary=:all: --platform manylinux_2_27_x86_64 \
+    -d "$wheel" "$nccl"
+  python3 -m zipfile -e "$wheel"/*.whl "$wheel/unpacked"
+  cp "$wheel"/unpacked/nvidia/nccl/include/nccl.h .deps/nccl/
+  mv "$wheel"/unpacked/nvidia/nccl/lib/libnccl.so.2 .deps/lib/
+  echo "$nccl" > "$stamp"
+fi
+
 # What an exported network is tested by, ONNX Runtime and ONNX's checker; and event files, TensorBoard's reader.
 python_packages=(numpy==2.4.6 onnxruntime==1.32.0 onnx==1.23.2 protobuf==7.36.2 ml_dtypes==0.6.0 typing_extensions==4.16.0
   tensorboard==2.21.0 absl-py==2.5.1)

@@ -2,11 +2,13 @@
 // and exchange their gradients in between.
 //
 // All ranks make the same calls in the same order. A call returns when it has what it needs of the others. One that
-// waits for a rank that has failed, died or gone silent throws CommError within kSilence.
+// waits for a rank that has failed, died or gone silent throws CommError within kSilence. Where a process computes for
+// longer than kGrace after that, and calls nothing, it is ended with the message.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +19,7 @@ class Communicator {
  public:
   // After which a rank that shows no sign of life is taken for lost. Signs do not depend on what a rank computes.
   static constexpr std::chrono::seconds kSilence{10};
+  static constexpr std::chrono::seconds kGrace{5};
 
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
@@ -32,6 +35,10 @@ class Communicator {
 
   // Tells the others that this rank ends with an error, so that their calls throw it. They say whose it is.
   virtual void fail(const std::string& message) noexcept = 0;
+  // Throws CommError once another has failed. For waits that are none of this class.
+  virtual void check() {}
+  // Called once by another thread when one has failed, to end such a wait; {}: no more.
+  virtual void on_failure(std::function<void()>) {}
 
   // By gather(), in the order of the ranks.
   std::vector<double> gather(double value);

@@ -76,18 +76,24 @@ class Mpi : public Communicator {
   void fail(const std::string& message) noexcept override {
     if (watch_ != nullptr) watch_->fail(message);
   }
+  void check() override {
+    if (watch_ != nullptr) watch_->check();
+  }
+  void on_failure(std::function<void()> call) override {
+    if (watch_ != nullptr) watch_->on_failure(std::move(call));
+  }
 
  private:
   template <class F>
   void finish(F&& begin) {
-    if (watch_ != nullptr) watch_->check();
+    check();
     MPI_Request request = MPI_REQUEST_NULL;
     int done = 0, result = begin(request);
     for (int tries = 0; result == MPI_SUCCESS; ++tries) {
       result = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
       if (done != 0) break;
       if (tries < 200) continue;
-      if (watch_ != nullptr) watch_->check();
+      check();
       std::this_thread::sleep_for(std::chrono::microseconds(tries < 2000 ? 5 : 50));
     }
     if (result == MPI_SUCCESS) return;

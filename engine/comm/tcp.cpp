@@ -85,6 +85,8 @@ class Tcp : public Communicator {
   }
 
   void fail(const std::string& message) noexcept override { watch_->fail(message); }
+  void check() override { watch_->check(); }
+  void on_failure(std::function<void()> call) override { watch_->on_failure(std::move(call)); }
 
  private:
   size_t at(int rank) const { return static_cast<size_t>((rank % size_ + size_) % size_); }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 
 #include "engine/base/error.h"
 #include "engine/comm/communicator.h"
@@ -51,6 +53,7 @@ Watch::~Watch() {
 }
 
 void Watch::fail(const std::string& message) noexcept {
+  told_ = true;
   try {
     set_failure(names_[rank_] + ": " + message);
   } catch (const std::exception&) {  // no memory for the text: the others hear that the connection ends
@@ -63,10 +66,18 @@ void Watch::set_failure(const std::string& text) {
   failure_ = text;
   failed_ = true;
   for (const Peer& peer : peers_) say_failure(peer.socket, text);
+  if (on_failure_) on_failure_();
+}
+
+void Watch::on_failure(std::function<void()> call) {
+  const std::lock_guard lock(mutex_);
+  on_failure_ = std::move(call);
+  if (failed_ && on_failure_) on_failure_();
 }
 
 void Watch::check() {
   if (!failed_) return;
+  told_ = true;
   const std::lock_guard lock(mutex_);
   throw CommError(failure_);
 }
@@ -101,7 +112,7 @@ void Watch::hear(Peer& peer) {
 }
 
 void Watch::run() {
-  auto beat = Socket::Clock::now();
+  auto beat = Socket::Clock::now(), well = beat;
   while (!ending_) {
     std::vector<pollfd> waits;
     std::vector<Peer*> waited;
@@ -121,7 +132,18 @@ void Watch::run() {
       if (!peer.left && now - peer.heard > Communicator::kSilence)
         set_failure(names_[peer.rank] + " has given no sign of life for " +
                     std::to_string(Communicator::kSilence.count()) + " s");
+    if (!failed_ || told_)
+      well = now;
+    else if (now - well > Communicator::kGrace)
+      leave();
   }
+}
+
+// What it computes meanwhile serves nobody.
+void Watch::leave() {
+  const std::lock_guard lock(mutex_);
+  if (rank_ == 0) std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, failure_.c_str());
+  std::_Exit(1);
 }
 
 }  // namespace regolith

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -24,6 +25,7 @@ class Watch {
   void fail(const std::string& message) noexcept;
   // Throws CommError once a rank has failed, or is gone.
   void check();
+  void on_failure(std::function<void()> call);  // by the watch's thread, once
   bool failed() const { return failed_; }
 
  private:
@@ -36,13 +38,16 @@ class Watch {
   void run();
   void hear(Peer& peer);
   void set_failure(const std::string& text);
+  [[noreturn]] void leave();
 
   int rank_;
   std::vector<std::string> names_;
   std::vector<Peer> peers_;
   std::atomic<bool> failed_ = false, ending_ = false;
-  std::mutex mutex_;  // of what follows
+  std::atomic<bool> told_ = false;  // the process knows of the failure
+  std::mutex mutex_;                // of what follows
   std::string failure_;
+  std::function<void()> on_failure_;
   std::thread thread_;
 };
 

@@ -11,6 +11,7 @@
 #include "engine/config/compute_options.h"
 #include "engine/tensor/device.h"
 #include "engine/tensor/shape.h"
+#include "kernels/core/batch_ranks.h"
 #include "kernels/core/tensor_view.h"
 
 namespace regolith {
@@ -73,12 +74,13 @@ struct OpRun {
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
   std::vector<ParamView> params;
-  bool trains = true;             // false: the parameters' gradients are not wanted, and may be left out
-  bool accumulate_grads = false;  // the slices of a batch after its first add to the parameters' gradients
-  bool dropout = true;            // off: dropout is the identity
-  uint64_t seed = 0;              // of the run and the node that random_name() names
-  const int64_t* step = nullptr;  // in device memory
-  int first_sample = 0;           // of the slice, within the batch: random numbers are keyed by sample
+  bool trains = true;                    // false: the parameters' gradients are not wanted, and may be left out
+  bool accumulate_grads = false;         // the slices of a batch after its first add to the parameters' gradients
+  bool dropout = true;                   // off: dropout is the identity
+  uint64_t seed = 0;                     // of the run and the node that random_name() names
+  const int64_t* step = nullptr;         // in device memory
+  int first_sample = 0;                  // of the slice, within the batch: random numbers are keyed by sample
+  kernels::BatchRanks* ranks = nullptr;  // that have the rest of the batch, for statistics over all of it; or null
 };
 
 // What a direction of an op costs a GPU, for report/traffic.h: the kernels that it launches, and how often these read

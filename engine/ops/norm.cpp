@@ -52,7 +52,8 @@ kernels::Norm NormOp::arguments(const OpRun& run) const {
           .relu = epilogue.relu,
           .dropout = dropout_draws(run, epilogue.dropout.rate, epilogue.dropout.spatial),
           .training = training_,
-          .workspace = run.workspace};
+          .workspace = run.workspace,
+          .ranks = groups_ == 0 && training_ ? run.ranks : nullptr};
 }
 
 void NormOp::forward(const OpRun& run) {

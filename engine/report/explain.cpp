@@ -77,4 +77,32 @@ std::string explain(Network& network, int batch, int moments) {
   return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }
 
+std::string explain_exchange(Network& network, int batch, const ExchangeOptions& options) {
+  if (options.ranks < 2) return "";
+  const int slice = network.micro_batch_size(batch);
+  const int parts = std::max((batch + slice - 1) / slice, std::min(batch, options.ranks));
+  Owners owners;
+  for (int b = 0; b < options.accumulate; ++b)
+    for (int r = 0; r < options.ranks; ++r) owners.insert(owners.end(), share_of(parts, r, options.ranks).count, r);
+  const int64_t weights = network.parameters().trained_size();
+  const Exchange::Bytes bytes = Exchange::bytes_of(weights, owners, options.reduce);
+  const auto kib = [](double b) { return format("%.1f KiB", b / 1024); };
+  std::string text = "exchange     " + std::to_string(options.ranks) + " ranks; each gives " +
+                     kib(static_cast<double>(bytes.gradients)) + " of gradients in a step (" +
+                     names_of(bytes.reduce)[static_cast<int>(bytes.reduce)] + "; the weights are " +
+                     kib(static_cast<double>(weights) * sizeof(float)) + ")";
+  if (options.sync_batch_norm) {
+    int64_t norms = 0, floats = 0;
+    const Graph& graph = network.graph();
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      if (!graph.nodes[i].op->couples_batch() || graph.is_frozen(static_cast<int>(i))) continue;
+      ++norms;
+      floats += 4 * graph.nodes[i].shape().C + 1;  // moments and pixels; two sums in backward
+    }
+    text += " and " + kib(static_cast<double>(floats) * sizeof(float) * options.accumulate) + " of statistics of " +
+            std::to_string(norms) + " batch norms";
+  }
+  return text + "\n";
+}
+
 }  // namespace regolith

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/run/network.h"
+#include "engine/train/exchange.h"
 
 namespace regolith {
 
@@ -11,5 +12,13 @@ namespace regolith {
 // evaluation of batches of that size take, and what a training step launches and moves (report/traffic.h). `moments`:
 // fp32 numbers of the optimizer for each weight.
 std::string explain(Network& network, int batch, int moments = 2);
+
+// What ranks give each other in a step of `accumulate` batches. Empty: there is one.
+struct ExchangeOptions {
+  int ranks = 1, accumulate = 1;
+  Reduce reduce = Reduce::automatic;
+  bool sync_batch_norm = false;
+};
+std::string explain_exchange(Network& network, int batch, const ExchangeOptions& options);
 
 }  // namespace regolith

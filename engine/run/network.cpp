@@ -56,11 +56,13 @@ Network::Network(Graph graph, Device& device, const NetworkOptions& options)
     throw DeviceError("run.precision fp16 needs CUDA; " + device.name() + " takes fp32 or bf16");
 }
 
-bool Network::couples_images() const {
-  bool couples = options_.couples_images;
+bool Network::couples_images() const { return options_.couples_images || has_batch_norm(); }
+
+bool Network::has_batch_norm() const {
+  bool any = false;
   for (size_t i = 0; i < graph_.nodes.size(); ++i)
-    couples |= graph_.nodes[i].op->couples_batch() && !graph_.is_frozen(static_cast<int>(i));
-  return couples;
+    any |= graph_.nodes[i].op->couples_batch() && !graph_.is_frozen(static_cast<int>(i));
+  return any;
 }
 
 int Network::micro_batch_size(int N) const {

@@ -53,6 +53,7 @@ class Network {
 
   // Whether the result of an image depends on the others of its batch, by the loss or by a node: then it is run whole.
   bool couples_images() const;
+  bool has_batch_norm() const;  // that takes the statistics of its batch
   // Images of one micro-batch of a training batch of N.
   int micro_batch_size(int N) const;
   // Images of one slice of a batch of N in Mode::eval.

@@ -173,6 +173,7 @@ void Program::forward(DeviceStream& stream, int first_sample) {
     OpRun& run = runs_[i];
     run.stream = &stream;
     run.first_sample = first_sample;
+    run.ranks = ranks_;
     run.workspace = buffer(plan_.nodes[i].forward_workspace, arena_);
     if (observer_ != nullptr) observer_->begin(node, false);
     node.op->forward(run);

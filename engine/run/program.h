@@ -56,6 +56,9 @@ class Program {
   void backward(DeviceStream& stream, bool accumulate);
 
   void observe(RunObserver* observer) { observer_ = observer; }
+  // With those that compute the rest of the batch, whose statistics batch norm then takes; null: there are none. They
+  // must outlive the runs to come.
+  void share_batch(kernels::BatchRanks* ranks) { ranks_ = ranks; }
 
  private:
   void leave_norms_to_readers();
@@ -84,6 +87,7 @@ class Program {
   Parameters* parameters_ = nullptr;
   int64_t packed_generation_ = 0;  // of the weights that forward would read
   RunObserver* observer_ = nullptr;
+  kernels::BatchRanks* ranks_ = nullptr;
 };
 
 }  // namespace regolith

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/train/exchange.h"
 #include "kernels/cast.h"
 
 namespace regolith {
@@ -29,9 +30,10 @@ Evaluator::Evaluator(Network& network, DeviceStream& stream, const LossFunction&
   }
 }
 
-std::vector<Evaluator::MicroBatch> Evaluator::divide(int N, Mode mode, int least) {
+std::vector<Evaluator::MicroBatch> Evaluator::divide(int N, Mode mode, int ranks) {
   int each = mode == Mode::eval || loss_.couples_images() ? N : network_.micro_batch_size(N);
-  each = std::min(each, (N + least - 1) / least);
+  const bool evenly = each >= N && N >= ranks;  // a batch that would not be divided otherwise: by the ranks alone
+  each = std::min(each, (N + ranks - 1) / ranks);
   const Shape& image = network_.graph().nodes[network_.graph().input].shape();
   const auto reserve = [&](DeviceBuffer& buffer, size_t bytes) {
     if (bytes <= buffer.bytes()) return;
@@ -41,8 +43,11 @@ std::vector<Evaluator::MicroBatch> Evaluator::divide(int N, Mode mode, int least
   reserve(labels_, static_cast<size_t>(each) * image.H * image.W);
   reserve(workspace_, loss_.workspace_bytes(each, image.H, image.W));
   std::vector<MicroBatch> parts;
-  for (int first = 0; first < N; first += each)
-    parts.push_back({nullptr, first, std::min(each, N - first), static_cast<int>(parts.size())});
+  const int count = evenly ? ranks : (N + each - 1) / each;
+  for (int i = 0; i < count; ++i) {
+    const Share share = evenly ? share_of(N, i, count) : Share{i * each, std::min(each, N - i * each)};
+    parts.push_back({nullptr, share.first, share.count, i});
+  }
   return parts;
 }
 
@@ -79,6 +84,7 @@ void Evaluator::enqueue_losses(const MicroBatch& part, int64_t images, const Los
       call.prediction = outputs.prediction;
     }
     call.workspace = workspace_.as();
+    if (loss_.couples_images()) call.ranks = outputs.ranks;
     loss_.of_head(graph.heads[h].name).forward_backward(stream_, std::move(call), images, graph.heads[h].weight);
   }
 }

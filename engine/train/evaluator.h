@@ -55,8 +55,9 @@ class Evaluator {
   };
   // Compiles the programs of a batch of N, and makes room for its labels and losses.
   std::vector<MicroBatch> micro_batches(int N, Mode mode);
-  // The same without programs, and at least so many parts, if there are as many images.
-  std::vector<MicroBatch> divide(int N, Mode mode, int least = 1);
+  // The same without programs, and at least so many parts, if there are as many images: if fewer would do, these many
+  // of nearly one size.
+  std::vector<MicroBatch> divide(int N, Mode mode, int ranks = 1);
   // Rises when labels or losses move in memory: captured steps are then stale.
   int moves() const { return moves_; }
 
@@ -68,11 +69,15 @@ class Evaluator {
     int64_t* confusion = nullptr;   // (K, K) device memory, added to
     uint8_t* prediction = nullptr;  // (N, H, W) device memory
     double* image_loss = nullptr;   // (images of the batch) device memory: the sum of its heads' losses for each
+    // That have the other images of the batch, where the loss sums over it; null: there are none.
+    kernels::BatchRanks* ranks = nullptr;
   };
   void enqueue_losses(const MicroBatch& part, int64_t images, const LossOutputs& outputs);
   const double* loss() const {
     return loss_value_.as<double>();
   }  // device memory: the sum over a batch's parts and heads
+
+  bool loss_couples_images() const { return loss_.couples_images(); }
 
   size_t bytes() const { return labels_.bytes() + workspace_.bytes(); }
 

@@ -2,101 +2,93 @@
 
 #include <algorithm>
 
-namespace regolith {
+#include "kernels/cast.h"
+#include "kernels/sum_rows.h"
 
-Share share_of(int parts, int rank, int ranks) {
-  const auto begin = [&](int r) { return static_cast<int>(int64_t{parts} * r / ranks); };
+namespace regolith {
+namespace {
+
+int most_of_a_rank(const Owners& owners) {
+  int most = 0;
+  for (const int r : owners) most = std::max(most, static_cast<int>(std::count(owners.begin(), owners.end(), r)));
+  return most;
+}
+
+}  // namespace
+
+Share share_of(int count, int rank, int ranks) {
+  const auto begin = [&](int r) { return static_cast<int>(int64_t{count} * r / ranks); };
   return {begin(rank), begin(rank + 1) - begin(rank)};
 }
 
-Exchange::Exchange(Communicator& ranks, Parameters& parameters, Device& device, int parts, Reduce reduce)
-    : ranks_(ranks), parameters_(parameters), device_(device), reduce_(reduce), count_(parameters.trained_size()) {
+Exchange::Bytes Exchange::bytes_of(int64_t weights, const Owners& owners, Reduce reduce) {
+  const int64_t each = weights * static_cast<int64_t>(sizeof(float));
   if (reduce == Reduce::automatic)
-    reduce_ = parts * count_ * static_cast<int64_t>(sizeof(float)) <= kExactBytes ? Reduce::exact : Reduce::ring;
-  for (int r = 0; r < ranks.size(); ++r) most_ = std::max(most_, share_of(parts, r, ranks.size()).count);
-  if (reduce_ == Reduce::exact) {
-    mine_.resize(most_ * count_);
-    all_.resize(mine_.size() * ranks.size());
-  } else if (reduce_ == Reduce::bf16) {
-    low_.resize(count_);
-    all_low_.resize(low_.size() * ranks.size());
-    mine_.resize(count_);
-  } else if (device.kind() != DeviceKind::cpu) {
-    mine_.resize(count_);
-  }
+    reduce = static_cast<int64_t>(owners.size()) * each <= kExactBytes ? Reduce::exact : Reduce::ring;
+  return {reduce, reduce == Reduce::exact  ? most_of_a_rank(owners) * each
+                  : reduce == Reduce::bf16 ? weights * static_cast<int64_t>(sizeof(bf16))
+                                           : each};
 }
 
-int64_t Exchange::bytes() const {
-  return count_ * static_cast<int64_t>(reduce_ == Reduce::exact  ? most_ * sizeof(float)
-                                       : reduce_ == Reduce::bf16 ? sizeof(bf16)
-                                                                 : sizeof(float));
+Exchange::Exchange(DeviceRanks& ranks, Parameters& parameters, Device& device, const Owners& owners, Reduce reduce)
+    : ranks_(ranks),
+      parameters_(parameters),
+      device_(device),
+      count_(parameters.trained_size()),
+      bytes_(bytes_of(count_, owners, reduce)),
+      most_(most_of_a_rank(owners)),
+      statistics_(device, parameters.statistics_size() * ranks.size() * sizeof(float)) {
+  if (bytes_.reduce == Reduce::ring) return;
+  mine_ = DeviceBuffer(device, bytes_.gradients);
+  all_ = DeviceBuffer(device, bytes_.gradients * ranks.size());
 }
 
 void Exchange::keep(DeviceStream& stream, int part) {
-  device_.download(mine_.data() + part * count_, parameters_.grad(), count_ * sizeof(float), stream);
+  device_.copy(mine_.as<float>() + part * count_, parameters_.grad(), count_ * sizeof(float), stream);
 }
 
-void Exchange::sum(DeviceStream& stream, int parts) {
-  const int ranks = ranks_.size();
-  const size_t bytes = count_ * sizeof(float);
+const int32_t* Exchange::order_of(const Owners& owners, DeviceStream& stream) {
+  DeviceBuffer& order = orders_[owners];
+  if (order.bytes() > 0) return order.as<int32_t>();
+  std::vector<int32_t> rows;
+  std::vector<int> done(ranks_.size());
+  for (const int r : owners) rows.push_back(r * most_ + done[r]++);
+  order = DeviceBuffer(device_, rows.size() * sizeof(int32_t));
+  device_.upload(order.as(), rows.data(), order.bytes(), stream);
+  stream.synchronize();
+  return order.as<int32_t>();
+}
+
+void Exchange::sum(DeviceStream& stream, const Owners& owners) {
   float* const grad = parameters_.grad();
-  if (reduce_ == Reduce::exact) {
-    stream.synchronize();
-    ranks_.gather(mine_.data(), mine_.size() * sizeof(float), all_.data());
-    bool first = true;
-    for (int r = 0; r < ranks; ++r)
-      for (int i = 0; i < share_of(parts, r, ranks).count; ++i) {
-        const float* const from = all_.data() + (int64_t{r} * most_ + i) * count_;
-        if (first)
-          std::copy_n(from, count_, mine_.data());
-        else
-          for (int64_t k = 0; k < count_; ++k) mine_[k] += from[k];
-        first = false;
-      }
-    device_.upload(grad, mine_.data(), bytes, stream);
-  } else if (reduce_ == Reduce::bf16) {
-    device_.download(mine_.data(), grad, bytes, stream);
-    stream.synchronize();
-    for (int64_t k = 0; k < count_; ++k) low_[k] = bf16(mine_[k]);
-    ranks_.gather(low_.data(), count_ * sizeof(bf16), all_low_.data());
-    for (int64_t k = 0; k < count_; ++k) {
-      mine_[k] = static_cast<float>(all_low_[k]);
-      for (int r = 1; r < ranks; ++r) mine_[k] += static_cast<float>(all_low_[r * count_ + k]);
-    }
-    device_.upload(grad, mine_.data(), bytes, stream);
-  } else if (device_.kind() == DeviceKind::cpu) {
-    ranks_.sum(grad, count_);
-  } else {
-    device_.download(mine_.data(), grad, bytes, stream);
-    stream.synchronize();
-    ranks_.sum(mine_.data(), count_);
-    device_.upload(grad, mine_.data(), bytes, stream);
+  kernels::SumRows sum{.rows = all_.as(), .count = count_, .out = grad};
+  switch (bytes_.reduce) {
+    case Reduce::exact:
+      sum.order = order_of(owners, stream);
+      sum.terms = static_cast<int>(owners.size());
+      break;
+    case Reduce::bf16:
+      kernels::cast(stream,
+                    {.from = grad, .from_type = DType::f32, .to = mine_.as(), .to_type = DType::bf16, .n = count_});
+      sum.type = DType::bf16;
+      sum.terms = ranks_.size();
+      break;
+    default:
+      return ranks_.sum(stream, grad, count_);
   }
-  stream.synchronize();  // the host's memory is free again
+  ranks_.gather(stream, mine_.as(), mine_.bytes(), all_.as());
+  kernels::sum_rows(stream, sum);
 }
 
-void Exchange::average(DeviceStream& stream, float* values, int64_t count) {
+void Exchange::average_statistics(DeviceStream& stream) {
+  const int64_t count = parameters_.statistics_size();
   if (count == 0) return;
-  std::vector<float> own(count), all(count * ranks_.size());
-  device_.download(own.data(), values, count * sizeof(float), stream);
-  stream.synchronize();
-  ranks_.gather(own.data(), count * sizeof(float), all.data());
-  for (int64_t k = 0; k < count; ++k) {
-    double sum = 0;
-    for (int r = 0; r < ranks_.size(); ++r) sum += all[r * count + k];
-    own[k] = static_cast<float>(sum / ranks_.size());
-  }
-  device_.upload(values, own.data(), count * sizeof(float), stream);
-  stream.synchronize();
-}
-
-void Exchange::broadcast(DeviceStream& stream, float* values, int64_t count) {
-  std::vector<float> host(count);
-  if (ranks_.is_root()) device_.download(host.data(), values, count * sizeof(float), stream);
-  stream.synchronize();
-  ranks_.broadcast(host.data(), count * sizeof(float), 0);
-  if (!ranks_.is_root()) device_.upload(values, host.data(), count * sizeof(float), stream);
-  stream.synchronize();
+  ranks_.gather(stream, parameters_.statistics(), count * sizeof(float), statistics_.as());
+  kernels::sum_rows(stream, {.rows = statistics_.as(),
+                             .terms = ranks_.size(),
+                             .count = count,
+                             .mean = true,
+                             .out = parameters_.statistics()});
 }
 
 }  // namespace regolith

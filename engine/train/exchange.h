@@ -1,12 +1,13 @@
 // The seam between the ranks of a run: the gradient of a step is the sum over all of its micro-batches, wherever each
-// was computed.
+// was computed. All that happens here is enqueued, in stream order.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <vector>
 
-#include "engine/comm/communicator.h"
+#include "engine/comm/device_ranks.h"
 #include "engine/run/parameters.h"
 #include "kernels/core/dtype.h"
 
@@ -18,40 +19,51 @@ namespace regolith {
 enum class Reduce { automatic, exact, ring, bf16 };
 constexpr std::array<const char*, 4> names_of(Reduce) { return {"auto", "exact", "ring", "bf16"}; }
 
-// The micro-batches of a rank: a contiguous part of those of a step.
+// Of `count` things in order, those of a rank: a contiguous part.
 struct Share {
   int first = 0, count = 0;
 };
-Share share_of(int parts, int rank, int ranks);
+Share share_of(int count, int rank, int ranks);
+
+// The rank of each micro-batch of a step, in their order.
+using Owners = std::vector<int>;
 
 class Exchange {
  public:
   static constexpr int64_t kExactBytes = 32 << 20;  // of the gradients of all micro-batches
 
-  // parts: the most micro-batches of a step. All objects must outlive this one.
-  Exchange(Communicator& ranks, Parameters& parameters, Device& device, int parts, Reduce reduce);
+  // owners: of the largest step. All objects must outlive this one.
+  Exchange(DeviceRanks& ranks, Parameters& parameters, Device& device, const Owners& owners, Reduce reduce);
 
-  bool exact() const { return reduce_ == Reduce::exact; }
-  // Bytes that a rank gives to the others in a step.
-  int64_t bytes() const;
+  bool exact() const { return bytes_.reduce == Reduce::exact; }
+  size_t memory() const { return mine_.bytes() + all_.bytes() + statistics_.bytes(); }
 
   // exact() alone: after the backward pass of the part-th of this rank's micro-batches.
   void keep(DeviceStream& stream, int part);
-  // Of a step of that many micro-batches: the gradient's sum in place of the rank's own. Waits for the stream.
-  void sum(DeviceStream& stream, int parts);
-  // Of values in device memory, which each rank has others of: the mean of all ranks', and those of rank 0.
-  void average(DeviceStream& stream, float* values, int64_t count);
-  void broadcast(DeviceStream& stream, float* values, int64_t count);
+  // The gradient's sum in place of the rank's own.
+  void sum(DeviceStream& stream, const Owners& owners);
+  // The running statistics: the mean of all ranks'.
+  void average_statistics(DeviceStream& stream);
+
+  // What a rank gives to each of the others in a step.
+  struct Bytes {
+    Reduce reduce = Reduce::ring;  // not automatic
+    int64_t gradients = 0;
+  };
+  static Bytes bytes_of(int64_t weights, const Owners& owners, Reduce reduce);
 
  private:
-  Communicator& ranks_;
+  const int32_t* order_of(const Owners& owners, DeviceStream& stream);
+
+  DeviceRanks& ranks_;
   Parameters& parameters_;
   Device& device_;
-  Reduce reduce_;
-  int64_t count_;                    // weights that are trained
-  int most_ = 0;                     // micro-batches of a rank
-  std::vector<float> mine_, all_;    // exact: (most, count) and (ranks, most, count); else (count), where it is needed
-  std::vector<bf16> low_, all_low_;  // (count), (ranks, count)
+  const int64_t count_;  // weights that are trained
+  const Bytes bytes_;
+  int most_ = 0;             // micro-batches of a rank
+  DeviceBuffer mine_, all_;  // exact: (most, count) and (ranks, most, count); bf16: (count) and (ranks, count)
+  DeviceBuffer statistics_;  // (ranks, statistics)
+  std::map<Owners, DeviceBuffer> orders_;  // rows of all_, in the order of the micro-batches
 };
 
 }  // namespace regolith

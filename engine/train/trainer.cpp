@@ -15,6 +15,13 @@ namespace {
 // is below one.
 constexpr int64_t kMostSkipped = 20;
 
+template <class Parts>
+Owners owners_of(const Parts& parts) {
+  Owners owners;
+  for (const auto& part : parts) owners.push_back(part.rank);
+  return owners;
+}
+
 // Adds the time of `work` to `seconds`.
 template <class F>
 void timed(double& seconds, F&& work) {
@@ -27,20 +34,22 @@ void timed(double& seconds, F&& work) {
 
 // What the host reads of two steps, in memory that asynchronous copies may write.
 struct Trainer::Pinned {
-  // image_losses: of a step; 0: none are read. reported: reports have them.
-  Pinned(Device& d, int image_losses, bool reported)
-      : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))) {
+  // image_losses: of a step; 0: none are read. reported: reports have them. ranks: that the losses come from.
+  Pinned(Device& d, int image_losses, bool reported, int ranks)
+      : device(d), slots(static_cast<StepReport*>(d.allocate_host(2 * sizeof(StepReport)))), images(image_losses) {
     for (auto& e : events) e = d.make_event();
-    if (image_losses > 0) losses = static_cast<double*>(d.allocate_host(2 * image_losses * sizeof(double)));
-    for (int slot = 0; slot < 2; ++slot) slots[slot].image_loss = reported ? losses + slot * image_losses : nullptr;
+    if (images > 0) losses = static_cast<double*>(d.allocate_host(2 * images * sizeof(double)));
+    if (ranks > 1) of_ranks = static_cast<double*>(d.allocate_host(2 * images * ranks * sizeof(double)));
+    for (int slot = 0; slot < 2; ++slot) slots[slot].image_loss = reported ? losses + slot * images : nullptr;
   }
   ~Pinned() {
-    device.release_host(slots);
-    if (losses != nullptr) device.release_host(losses);
+    for (void* const memory : {static_cast<void*>(slots), static_cast<void*>(losses), static_cast<void*>(of_ranks)})
+      if (memory != nullptr) device.release_host(memory);
   }
   Device& device;
   StepReport* slots;
-  double* losses = nullptr;
+  int images;
+  double *losses = nullptr, *of_ranks = nullptr;  // (2, images), (2, ranks, images)
   std::array<std::unique_ptr<Event>, 2> events;
 };
 
@@ -54,9 +63,10 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
       optimizer_(device_, *stream_, options.optimizer, network.parameters().trained_size(),
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
-      entries_(entries_per_epoch),
-      pinned_(std::make_unique<Pinned>(device_, options.image_losses || options.ranks ? step_images() : 0,
-                                       options.image_losses)) {
+      entries_(entries_per_epoch) {
+  if (options.ranks != nullptr && options.ranks->size() > 1) ranks_ = make_device_ranks(*options.ranks, device_);
+  pinned_ = std::make_unique<Pinned>(device_, options.image_losses || ranks_ ? step_images() : 0, options.image_losses,
+                                     ranks_ ? ranks_->size() : 1);
   const int64_t whole = entries_ / step_images(), rest = entries_ % step_images();
   if (options_.steps_per_epoch == 0 && (whole == 0 || !options_.drop_last)) rest_ = static_cast<int>(rest);
   steps_per_epoch_ = options_.steps_per_epoch > 0 ? options_.steps_per_epoch
@@ -67,9 +77,10 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
   if (pinned_->losses != nullptr) image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double));
   if (!options_.paste_rows.empty()) data_.set(paste_, options_.paste_rows, *stream_);
   if (options.ema) ema_.emplace(network, *stream_, *options.ema);
-  if (options.ranks != nullptr && options.ranks->size() > 1)
-    exchange_.emplace(*options.ranks, network.parameters(), device_, static_cast<int>(divide(step_images()).size()),
-                      options.reduce);
+  if (ranks_) {
+    all_image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double) * ranks_->size());
+    exchange_.emplace(*ranks_, network.parameters(), device_, owners_of(divide(step_images())), options.reduce);
+  }
   compile_steps();
 }
 
@@ -83,33 +94,47 @@ Trainer::Averaged::~Averaged() {
   }
 }
 
-std::pair<Trainer::MicroBatches, Trainer::MicroBatches> Trainer::compile_steps() {
-  MicroBatches full, tail;  // a program's growth may move the arena: all are made before any step is captured
+std::pair<Trainer::StepParts, Trainer::StepParts> Trainer::compile_steps() {
+  StepParts full, tail;  // a program's growth may move the arena: all are made before any step is captured
   if (steps_per_epoch_ > 1 || rest_ == 0) full = parts_of(step_images());
   if (rest_ > 0) tail = parts_of(rest_);
   return {full, tail};
 }
 
+// What a rank computes depends on the images of the others.
+bool Trainer::couples_ranks() const { return ranks_ && (options_.sync_batch_norm || evaluator_.loss_couples_images()); }
+
 Trainer::MicroBatches Trainer::divide(int images) {
   MicroBatches parts;
+  const int ranks = ranks_ ? ranks_->size() : 1;
   for (int first = 0; first < images; first += options_.batch) {
-    const int ranks = options_.ranks == nullptr ? 1 : options_.ranks->size();
-    for (Evaluator::MicroBatch part : evaluator_.divide(std::min(options_.batch, images - first), Mode::train, ranks)) {
-      part.first += first;
-      part.index = static_cast<int>(parts.size());
-      parts.push_back(part);
+    const int batch = std::min(options_.batch, images - first);
+    const auto of_batch = evaluator_.divide(batch, Mode::train, ranks);
+    if (couples_ranks() && static_cast<int>(of_batch.size()) != ranks)
+      throw TrainError("a batch of " + std::to_string(batch) + (batch == 1 ? " image" : " images") + " for " +
+                       std::to_string(ranks) + " ranks, of which each needs one: " +
+                       (options_.sync_batch_norm ? "train.sync_batch_norm" : "the loss") +
+                       " goes over the batch; set train.drop_last, or a larger train.batch");
+    for (int r = 0; r < ranks; ++r) {
+      const Share share = share_of(static_cast<int>(of_batch.size()), r, ranks);
+      for (int i = share.first; i < share.first + share.count; ++i) {
+        MicroBatch part{of_batch[i], r, batch};
+        part.first += first;
+        part.index = static_cast<int>(parts.size());
+        parts.push_back(part);
+      }
     }
   }
   return parts;
 }
 
-Trainer::MicroBatches Trainer::parts_of(int images) {
-  MicroBatches parts = divide(images);
-  if (options_.ranks != nullptr) {
-    const Share own = share_of(static_cast<int>(parts.size()), options_.ranks->rank(), options_.ranks->size());
-    parts = {parts.begin() + own.first, parts.begin() + own.first + own.count};
+Trainer::StepParts Trainer::parts_of(int images) {
+  StepParts parts{.own = {}, .all = divide(images), .images = images};
+  for (MicroBatch part : parts.all) {
+    if (ranks_ && part.rank != options_.ranks->rank()) continue;
+    part.program = &network_.program(part.count, Mode::train);
+    parts.own.push_back(part);
   }
-  for (Evaluator::MicroBatch& part : parts) part.program = &network_.program(part.count, Mode::train);
   return parts;
 }
 
@@ -149,57 +174,54 @@ void Trainer::enqueue_gradients(const MicroBatches& parts, int64_t images) {
   sample.augment = options_.augment;
   sample.paste_rows = paste_.entries.as<int32_t>();
   sample.paste_count = static_cast<int>(paste_.count);
-  for (const Evaluator::MicroBatch& part : parts) {
+  for (const MicroBatch& part : parts) {
+    if (ranks_) ranks_->begin_batch(part.batch_images);
+    part.program->share_batch(options_.sync_batch_norm ? ranks_.get() : nullptr);
     timed(seconds_.augment, [&] { evaluator_.enqueue_sample(sample, part); });
     part.program->forward(*stream_, part.first);
     evaluator_.enqueue_losses(part, images,
                               {.gradients = true,
                                .accumulate = &part != parts.data(),
                                .confusion = confusion_.as<int64_t>(),
-                               .image_loss = image_loss_.as<double>()});
+                               .image_loss = image_loss_.as<double>(),
+                               .ranks = ranks_.get()});
     part.program->backward(*stream_, !exact && &part != parts.data());
     if (exact) exchange_->keep(*stream_, static_cast<int>(&part - parts.data()));
   }
 }
 
-void Trainer::enqueue_update() {
+// What the ranks owe each other, after which all of them have the same gradient, the same running statistics and the
+// losses of all images; then the update.
+void Trainer::finish_step(const MicroBatches& all) {
+  if (exchange_) {
+    exchange_->sum(*stream_, owners_of(all));
+    if (!options_.sync_batch_norm) exchange_->average_statistics(*stream_);
+    ranks_->gather(*stream_, image_loss_.as(), image_loss_.bytes(), all_image_loss_.as());
+  }
   Parameters& p = network_.parameters();
   optimizer_.update(*stream_, p.master(), p.grad(), p.compute_type() == DType::f32 ? nullptr : p.compute_copy());
   if (ema_) ema_->update(optimizer_.state());
 }
 
-// Where there are ranks, what they exchange and the update follow.
-void Trainer::enqueue_step(const MicroBatches& parts, int64_t images) {
-  enqueue_gradients(parts, images);
-  if (options_.ranks == nullptr) enqueue_update();
+void Trainer::enqueue_step(const StepParts& parts) {
+  enqueue_gradients(parts.own, parts.images);
+  if (!exchanges_on_host()) finish_step(parts.all);
 }
 
-// What the ranks owe each other between their gradients and the update. All of them then have the same gradient, the
-// same running statistics, and the losses of all images.
-void Trainer::exchange(int images, StepReport& report, double* losses) {
-  Communicator& ranks = *options_.ranks;
-  const MicroBatches all = divide(images);
-  const int count = static_cast<int>(all.size());
-  if (exchange_) {
-    exchange_->sum(*stream_, count);
-    exchange_->average(*stream_, network_.parameters().statistics(), network_.parameters().statistics_size());
-  }
-  device_.download(losses, image_loss_.as(), images * sizeof(double), *stream_);
-  stream_->synchronize();
-  for (int r = 0; r < ranks.size(); ++r) {
-    const Share share = share_of(count, r, ranks.size());
-    if (share.count == 0) continue;
-    const auto &begin = all[share.first], &last = all[share.first + share.count - 1];
-    ranks.broadcast(losses + begin.first, (last.first + last.count - begin.first) * sizeof(double), r);
-  }
-  report.loss = std::accumulate(losses, losses + images, 0.) / images;
+void Trainer::collect_losses(const MicroBatches& all, int slot) {
+  double* const losses = pinned_->losses + slot * step_images();
+  const double* const of_ranks = pinned_->of_ranks + int64_t{slot} * step_images() * ranks_->size();
+  StepReport& report = pinned_->slots[slot];
+  for (const MicroBatch& part : all)
+    std::copy_n(of_ranks + int64_t{part.rank} * step_images() + part.first, part.count, losses + part.first);
+  report.loss = std::accumulate(losses, losses + report.images, 0.) / report.images;
 }
 
 void Trainer::broadcast_weights() {
   Parameters& p = network_.parameters();
-  if (!exchange_) return;
-  exchange_->broadcast(*stream_, p.master(), p.trained_size());
-  exchange_->broadcast(*stream_, p.statistics(), p.statistics_size());
+  if (!ranks_) return;
+  ranks_->broadcast(*stream_, p.master(), p.trained_size() * sizeof(float), 0);
+  ranks_->broadcast(*stream_, p.statistics(), p.statistics_size() * sizeof(float), 0);
   p.refresh_compute_copy(*stream_);
 }
 
@@ -226,14 +248,14 @@ class CaptureWatch : public RunObserver {
 
 }  // namespace
 
-std::unique_ptr<CapturedGraph> Trainer::capture(const MicroBatches& parts, int64_t images) {
+std::unique_ptr<CapturedGraph> Trainer::capture(const StepParts& parts) {
   CaptureWatch watch(*stream_);
   const auto observe = [&](RunObserver* observer) {
-    for (const Evaluator::MicroBatch& part : parts) part.program->observe(observer);
+    for (const MicroBatch& part : parts.own) part.program->observe(observer);
   };
   observe(&watch);
   try {
-    auto graph = device_.capture(*stream_, [&] { enqueue_step(parts, images); });
+    auto graph = device_.capture(*stream_, [&] { enqueue_step(parts); });
     observe(nullptr);
     return graph;
   } catch (const DeviceError& e) {
@@ -266,24 +288,21 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   const std::pair<const void*, int> memory{network_.arena(), evaluator_.moves()};
   if (captured_memory_ != memory) full_.graph.reset(), tail_.graph.reset();
   captured_memory_ = memory;
-  const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr;
-  const auto run = [&](const MicroBatches& parts, Step& step, int slot) {
-    StepReport& done = pinned_->slots[slot];
-    for (const Evaluator::MicroBatch& part : parts) {
+  const bool capture = options_.capture && device_.kind() != DeviceKind::cpu && observer_ == nullptr &&
+                       !(exchanges_on_host() && couples_ranks());
+  const auto run = [&](const StepParts& parts, Step& step) {
+    for (const MicroBatch& part : parts.own) {
       part.program->observe(observer_);
       part.program->pack(*stream_);
     }
-    if (!capture || !step.has_run || (exchange_ && exchange_->exact())) {
-      enqueue_step(parts, done.images);
+    if (!capture || !step.has_run) {
+      enqueue_step(parts);
       step.has_run = true;
     } else {
-      if (step.graph == nullptr) step.graph = this->capture(parts, done.images);
+      if (step.graph == nullptr) step.graph = this->capture(parts);
       step.graph->replay(*stream_);
     }
-    if (options_.ranks != nullptr) {
-      exchange(done.images, done, pinned_->losses + slot * step_images());
-      enqueue_update();
-    }
+    if (exchanges_on_host()) finish_step(parts.all);
     network_.parameters().mark_dirty();
   };
 
@@ -291,6 +310,7 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
   int pending = -1;  // the slot of a step that has not been read yet
   const auto on_step = [&](int slot) {
     timed(seconds_.step, [&] { pinned_->events[slot]->synchronize(); });
+    if (exchange_) collect_losses(pinned_->slots[slot].images == step_images() ? full.all : tail.all, slot);
     const StepReport r = pinned_->slots[slot];
     if (r.state.skipped_in_a_row >= kMostSkipped) explain_divergence(std::to_string(kMostSkipped) + " steps in a row");
     return report(r);
@@ -305,11 +325,14 @@ bool Trainer::run_epoch(const std::vector<int32_t>& order, const std::function<d
     const int slot = static_cast<int>(i % 2);
     pinned_->slots[slot].first = i * step_images();
     pinned_->slots[slot].images = is_tail ? rest_ : step_images();
-    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_ : full_, slot); });
+    timed(seconds_.step, [&] { run(is_tail ? tail : full, is_tail ? tail_ : full_); });
     device_.download(&pinned_->slots[slot].state, optimizer_.state(), sizeof(StepState), *stream_);
-    if (options_.ranks == nullptr)
+    if (exchange_)
+      device_.download(pinned_->of_ranks + int64_t{slot} * step_images() * ranks_->size(), all_image_loss_.as(),
+                       all_image_loss_.bytes(), *stream_);
+    else
       device_.download(&pinned_->slots[slot].loss, evaluator_.loss(), sizeof(double), *stream_);
-    if (pinned_->losses != nullptr && options_.ranks == nullptr)
+    if (pinned_->losses != nullptr && !exchange_)
       device_.download(pinned_->losses + slot * step_images(), image_loss_.as(),
                        pinned_->slots[slot].images * sizeof(double), *stream_);
     stream_->record(*pinned_->events[slot]);
@@ -374,7 +397,7 @@ void Trainer::require_finite_epoch() {
 void Trainer::explain_divergence(const std::string& when) {
   const auto [full, tail] = compile_steps();
   std::string culprit = "the gradient of a parameter";
-  for (const Evaluator::MicroBatch& part : full.empty() ? tail : full) {
+  for (const MicroBatch& part : (full.images > 0 ? full : tail).own) {
     FiniteSearch search(device_, *stream_, *part.program);
     part.program->observe(&search);
     enqueue_gradients({part}, step_images());

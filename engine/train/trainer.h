@@ -31,6 +31,7 @@ struct TrainerOptions : BatchOptions {
   // Those that share the work; null: none. `batch` is of all of them together. Must outlive the trainer.
   Communicator* ranks = nullptr;
   Reduce reduce = Reduce::automatic;
+  bool sync_batch_norm = false;  // batch norm's statistics are those of the images of all ranks
 };
 
 // What the host knows of a finished step; state.step counts it.
@@ -79,8 +80,8 @@ class Trainer {
 
   // With ranks: weights and statistics of rank 0 to all of them.
   void broadcast_weights();
-  // Bytes of gradient that a rank gives to the others in a step; 0: it is alone.
-  int64_t exchanged_bytes() const { return exchange_ ? exchange_->bytes() : 0; }
+  // How the ranks exchange (DeviceRanks::name()); "": it is alone.
+  std::string exchanges() const { return ranks_ ? ranks_->name() : ""; }
 
   // The moving average of the weights; null: none.
   Ema* ema() { return ema_ ? &*ema_ : nullptr; }
@@ -107,23 +108,38 @@ class Trainer {
   const StepSeconds& seconds() const { return seconds_; }
 
   // Memory of the data, its order and the losses.
-  size_t data_bytes() const { return data_.bytes() + order_.entries.bytes() + evaluator_.bytes(); }
+  size_t data_bytes() const {
+    return data_.bytes() + order_.entries.bytes() + evaluator_.bytes() + (exchange_ ? exchange_->memory() : 0);
+  }
   size_t ema_bytes() const { return ema_ ? ema_->bytes() : 0; }
 
  private:
-  using MicroBatches = std::vector<Evaluator::MicroBatch>;
+  struct MicroBatch : Evaluator::MicroBatch {
+    int rank = 0;          // that computes it
+    int batch_images = 0;  // of its batch, on all ranks
+  };
+  using MicroBatches = std::vector<MicroBatch>;
+  // Of a step: what this rank computes, with programs, and what all do.
+  struct StepParts {
+    MicroBatches own, all;
+    int images = 0;
+  };
   void mark_profile(int64_t step);
   void enqueue_gradients(const MicroBatches& parts, int64_t images);
-  void enqueue_update();
-  void enqueue_step(const MicroBatches& parts, int64_t images);
-  void exchange(int images, StepReport& report, double* losses);
+  void finish_step(const MicroBatches& all);
+  void enqueue_step(const StepParts& parts);
+  void collect_losses(const MicroBatches& all, int slot);
+  bool couples_ranks() const;
+  // Exchanges wait for the host, so that they are no part of a captured step.
+  bool exchanges_on_host() const { return exchange_ && !ranks_->capturable(); }
   int step_images() const { return options_.batch * options_.accumulate; }
   // Of a step of that many images, those of all ranks, without programs. Only the parts of a batch are slices of one:
   // each batch has norms and sums of its own.
   MicroBatches divide(int images);
-  MicroBatches parts_of(int images);  // this rank's
-  // The programs of a whole step and of the last one of an epoch, where that has fewer images; empty: not needed.
-  std::pair<MicroBatches, MicroBatches> compile_steps();
+  StepParts parts_of(int images);
+  // The programs of a whole step and of the last one of an epoch, where that has fewer images; without images: not
+  // needed.
+  std::pair<StepParts, StepParts> compile_steps();
   [[noreturn]] void explain_divergence(const std::string& when);
 
   Network& network_;
@@ -134,7 +150,9 @@ class Trainer {
   Optimizer optimizer_;
   Evaluator evaluator_;
   std::optional<Ema> ema_;
-  std::optional<Exchange> exchange_;  // with more ranks than one
+  std::unique_ptr<DeviceRanks> ranks_;  // with more ranks than one, as the next two
+  std::optional<Exchange> exchange_;
+  DeviceBuffer all_image_loss_;  // (ranks, images of a step)
   int64_t entries_, steps_per_epoch_;
   int rest_ = 0;  // images of the last step of an epoch; 0: as many as of the others
   Order order_, paste_;
@@ -145,7 +163,7 @@ class Trainer {
     std::unique_ptr<CapturedGraph> graph;
     bool has_run = false;  // as it is enqueued, before it is captured
   };
-  std::unique_ptr<CapturedGraph> capture(const MicroBatches& parts, int64_t images);
+  std::unique_ptr<CapturedGraph> capture(const StepParts& parts);
   Step full_, tail_;
   std::pair<const void*, int>
       captured_memory_;  // the arena and evaluator_.moves() that the captured steps were made for

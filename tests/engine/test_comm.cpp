@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <numeric>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "engine/comm/communicator.h"
 #include "engine/comm/launch.h"
 #include "engine/comm/socket.h"
+#include "engine/comm/watch.h"
 #include "engine/train/exchange.h"
 #include "engine/train/trainer.h"
 #include "kernels/core/random.h"
@@ -111,6 +113,44 @@ TEST_P(Ranks, HearOfAFailure) {
   });
 }
 
+// A rank that computes for long, and calls nothing.
+TEST(WatchDeathTest, EndsAProcessThatDoesNotCome) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto compute = [] {
+    const Socket door = Socket::listen(0, 1);
+    const auto until = Socket::Clock::now() + std::chrono::seconds(20);
+    std::vector<Socket> far, near;
+    far.push_back(Socket::connect("127.0.0.1", door.port(), until));
+    near.push_back(door.accept(until));
+    std::optional<Watch> other(std::in_place, 1, std::vector<std::string>{"rank 0", "rank 1"}, std::move(far));
+    const Watch root(0, {"rank 0", "rank 1"}, std::move(near));
+    other->fail("the disk is full");
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+  };
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EXIT(compute(), ::testing::ExitedWithCode(1), "^test_engine[^\n]*: rank 1: the disk is full\n$");
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
+}
+
+TEST(Watch, CallsOnceWhenARankFails) {
+  const Socket door = Socket::listen(0, 1);
+  const auto until = Socket::Clock::now() + std::chrono::seconds(20);
+  std::vector<Socket> far, near;
+  far.push_back(Socket::connect("127.0.0.1", door.port(), until));
+  near.push_back(door.accept(until));
+  Watch other(1, {"rank 0", "rank 1"}, std::move(far)), root(0, {"rank 0", "rank 1"}, std::move(near));
+  std::atomic<int> calls = 0;
+  root.on_failure([&] { ++calls; });
+  other.fail("the disk is full");
+  while (!root.failed() && Socket::Clock::now() < until) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(message<CommError>([&] { root.check(); }), "rank 1: the disk is full");
+  other.fail("and the other one");
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(calls, 1);
+  root.on_failure([&] { ++calls; });  // who comes later hears of it at once
+  EXPECT_EQ(calls, 2);
+}
+
 TEST(Launched, ReadsWhatLaunchersSet) {
   EXPECT_EQ(first_node("node[03-07,9],other"), "node03");
   EXPECT_EQ(first_node("node[3,5]"), "node3");
@@ -147,6 +187,9 @@ struct Plan {
   std::string norm = "group";
   Reduce reduce = Reduce::exact;
   int slices = 4, batch = 8;  // 22 samples: two whole batches and a rest of six
+  int accumulate = 1;
+  bool sync_batch_norm = false;
+  LossKind loss = Focal{2, {.25}, {0}, Reduction::mean_elements};
 };
 
 Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& plan) {
@@ -160,6 +203,7 @@ Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& pla
   options.conv.provider = "reference";
   options.seed = 3;
   options.micro_batches = plan.slices;
+  options.couples_images = LossSpec{plan.loss}.couples_images();
   Network network(read_model(Yaml::load_string("input: {height: 8, width: 16}\n"
                                                "defaults: {kernel: 3, groups: 4, norm: " +
                                                    plan.norm +
@@ -174,15 +218,18 @@ Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& pla
                                                    "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n",
                                                "small.yaml")),
                   device, options);
-  const Loss loss({Focal{2, {.25}, {0}, Reduction::mean_elements}}, 5);
+  const LossSpec spec{plan.loss};
+  const Loss loss(spec, 5);
   TrainerOptions trainer_options;
   trainer_options.batch = plan.batch;
+  trainer_options.accumulate = plan.accumulate;
+  trainer_options.sync_batch_norm = plan.sync_batch_norm && ranks != nullptr;
   trainer_options.seed = 11;
   trainer_options.augment.flip = kernels::Flip::horizontal;
   trainer_options.image_losses = true;
   trainer_options.ranks = ranks;
   trainer_options.reduce = plan.reduce;
-  DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, plan.batch);
+  DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, plan.batch * plan.accumulate);
   Trainer trainer(network, loss, data, kCount, trainer_options);
   network.parameters().initialise(5, trainer.stream());
   Trained t;
@@ -266,6 +313,67 @@ TEST(RanksTrain, WithStatisticsOfTheirOwn) {
   const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
   EXPECT_NE(all[0].weights, alone.weights);
   EXPECT_NEAR(all[0].evaluation, alone.evaluation, .3 * alone.evaluation);
+}
+
+// As with one device, within the rounding of sums in another order.
+void expect_near(const Trained& a, const Trained& b, double most) {
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (size_t i = 0; i < a.losses.size(); ++i) ASSERT_NEAR(a.losses[i], b.losses[i], most * b.losses[i]) << i;
+  EXPECT_NEAR(a.evaluation, b.evaluation, most * b.evaluation);
+  for (size_t p = 0; p < a.weights.size(); ++p)
+    for (size_t i = 0; i < a.weights[p].size(); ++i)
+      ASSERT_NEAR(a.weights[p][i], b.weights[p][i], 10 * most) << p << ", " << i;
+}
+
+TEST(RanksTrain, WithTheStatisticsOfAll) {
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  for (const int accumulate : {1, 2}) {
+    Plan plan;
+    plan.norm = "batch", plan.slices = 0, plan.sync_batch_norm = true, plan.accumulate = accumulate;
+    const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+    for (const int ranks : {2, 3}) {
+      const std::vector<Trained> all = train_with(ranks, plan);
+      for (const Trained& one : all) expect_same(one, all[0], "the ranks");
+      expect_near(all[0], alone, 2e-5);
+    }
+    const std::vector<Trained> simulated = train_with(2, plan, true);
+    expect_same(simulated[1], simulated[0], "the simulated ranks");
+    expect_near(simulated[0], alone, 2e-5);
+  }
+}
+
+TEST(RanksTrain, OnALossOverTheBatch) {
+  const std::unique_ptr<Device> cpu = make_cpu_device(1);
+  for (const LossKind& loss : {LossKind(Dice{.sums = Dice::Sums::batch}),
+                               LossKind(Tversky{.gamma = 4. / 3, .sums = Tversky::Sums::batch, .exclude = {0}})}) {
+    Plan plan;
+    plan.slices = 0, plan.loss = loss, plan.accumulate = 2;
+    const Trained alone = train_alone_or_with(nullptr, *cpu, plan);
+    const std::vector<Trained> all = train_with(3, plan);
+    for (const Trained& one : all) expect_same(one, all[0], "the ranks");
+    expect_near(all[0], alone, 2e-5);
+  }
+}
+
+TEST(RanksTrain, OnlyWhereEachHasAnImageOfABatchThatGoesOverAll) {
+  Plan plan;
+  plan.norm = "batch", plan.slices = 0, plan.sync_batch_norm = true, plan.batch = 7;  // the rest is one image
+  as_ranks_of(Kind::local, 2, [&](Communicator& c) {
+    const std::unique_ptr<Device> device = make_cpu_device(1);
+    EXPECT_THAT(message<TrainError>([&] { train_alone_or_with(&c, *device, plan); }),
+                ::testing::AllOf(HasSubstr("a batch of 1 image for 2 ranks"), HasSubstr("train.sync_batch_norm"),
+                                 HasSubstr("train.drop_last")));
+  });
+}
+
+// What --explain says that ranks exchange.
+TEST(Exchange, CountsItsBytes) {
+  const Owners owners{0, 0, 0, 1, 1};
+  EXPECT_EQ(Exchange::bytes_of(1000, owners, Reduce::exact).gradients, 3 * 4000);
+  EXPECT_EQ(Exchange::bytes_of(1000, owners, Reduce::ring).gradients, 4000);
+  EXPECT_EQ(Exchange::bytes_of(1000, owners, Reduce::bf16).gradients, 2000);
+  EXPECT_EQ(Exchange::bytes_of(1000, owners, Reduce::automatic).reduce, Reduce::exact);
+  EXPECT_EQ(Exchange::bytes_of(Exchange::kExactBytes / 20 + 1, owners, Reduce::automatic).reduce, Reduce::ring);
 }
 
 }  // namespace

@@ -91,6 +91,10 @@ class Run:
         # Keras's patience 6 is torch's 5: torch waits one epoch longer (it reduces when the count exceeds it).
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=.5, patience=5, min_lr=1e-5,
                                                                   threshold=1e-4, threshold_mode="abs")
+        # (step) of batch norm's running statistics: as the engine has it, an average over few steps keeps little of the
+        # initial values. With Keras's constant 0.99 the statistics of 400 steps would still be those of none.
+        self.norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        self.kept, self.steps = [1 - m.momentum for m in self.norms], 0
         self.batch, self.bf16 = args.batch, args.precision == "bf16"
 
         def loss(images, masks):
@@ -108,6 +112,9 @@ class Run:
             images, masks = self.images[row], self.masks[row]
             if repeated.any():
                 images[repeated], masks[repeated] = augment(images[repeated], masks[repeated], self.generator)
+            for norm, kept in zip(self.norms, self.kept):
+                norm.momentum = 1 - min(kept, (1 + self.steps) / (10 + self.steps))
+            self.steps += 1
             self.optimizer.zero_grad(set_to_none=True)
             self.loss(images.to(memory_format=torch.channels_last), masks)[0].backward()
             self.optimizer.step()
