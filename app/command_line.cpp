@@ -118,12 +118,14 @@ std::string shell_word(const std::string& word) {
   return text + "'";
 }
 
-Interrupts& catch_interrupts() {
+Interrupts& catch_interrupts(bool speaks) {
   static Interrupts interrupts;
+  interrupts.silent = !speaks;
   static const bool terminal = ::isatty(2);
   const auto handler = [](int number) {
     const int error = errno;
     const auto say = [](const char* line) {  // on a terminal below the line that is being drawn
+      if (interrupts.silent) return true;
       if (terminal) --line;
       return ::write(2, line, std::strlen(line)) >= 0;
     };

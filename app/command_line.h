@@ -70,7 +70,9 @@ std::string shell_word(const std::string& word);
 struct Interrupts {
   std::atomic<int> signal{0};      // the first that came
   std::atomic<bool> begun{false};  // set by the run once there is something to finish
+  std::atomic<bool> silent{false};
 };
-Interrupts& catch_interrupts();
+// speaks: says on a signal what will happen, which of several ranks one does.
+Interrupts& catch_interrupts(bool speaks = true);
 
 }  // namespace regolith

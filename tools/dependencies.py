@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [  # from the ground up
     ["kernels"],
     ["engine/base"],
-    ["engine/io", "engine/config", "engine/tensor", "engine/comm"],
-    ["engine/conv"],
+    ["engine/io", "engine/config", "engine/tensor"],
+    ["engine/conv", "engine/comm"],
     ["engine/graph"],
     ["engine/ops"],
     ["engine/run"],

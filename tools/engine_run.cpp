@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
     return as_ranks([&](Ranks& ranks) {
       if (!resume.empty()) check_run_folder(resume);
       const std::string own = resume.empty() ? "" : (std::filesystem::path(resume) / "config.yaml").string();
-      Interrupts& interrupts = catch_interrupts();
+      Interrupts& interrupts = catch_interrupts(ranks.communicator() == nullptr || ranks.communicator()->is_root());
       RunConfig config = p.load_config(ConfigUse::training, {}, own);
       if (ranks.communicator() == nullptr && config.run.devices > 1) ranks.start(config.run.devices, argv);
       config.settle_batch(ranks.communicator() == nullptr ? 1 : ranks.communicator()->size());

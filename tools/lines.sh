@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  11900
-engine   15890
+kernels  12080
+engine   16320
 models    565
-losses     545
+losses     550
 data      3035
-app       3270
+app       3295
 deploy    3210
 study     1290
 tools     1320"

@@ -15,8 +15,8 @@ class DeviceRanks : public kernels::BatchRanks {
   // In place. Each value is added in an order of the library's, the same on all ranks.
   virtual void sum(DeviceStream& stream, float* values, int64_t count) = 0;
   virtual void broadcast(DeviceStream& stream, void* data, size_t bytes, int from) = 0;
-  // Whether a step that holds exchanges can be captured: none waits for the host.
-  virtual bool capturable() const { return false; }
+  // Whether no exchange waits for the host: a step that holds some can be captured, and they run beside other streams.
+  virtual bool asynchronous() const { return false; }
   virtual std::string name() const = 0;  // "through the host", "NCCL 2.29.2"
 };
 

@@ -77,7 +77,7 @@ class NcclRanks : public DeviceRanks {
   }
 
   int size() const override { return ranks_.size(); }
-  bool capturable() const override { return true; }
+  bool asynchronous() const override { return true; }
   std::string name() const override { return "NCCL " + nccl().version; }
 
   void gather(Stream& stream, const void* mine, size_t bytes, void* all) override {

@@ -89,7 +89,7 @@ std::string explain_exchange(Network& network, int batch, const ExchangeOptions&
   const auto kib = [](double b) { return format("%.1f KiB", b / 1024); };
   std::string text = "exchange     " + std::to_string(options.ranks) + " ranks; each gives " +
                      kib(static_cast<double>(bytes.gradients)) + " of gradients in a step (" +
-                     names_of(bytes.reduce)[static_cast<int>(bytes.reduce)] + "; the weights are " +
+                     names_of(bytes.reduce)[static_cast<int>(bytes.reduce)] + "; the weights, padded, are " +
                      kib(static_cast<double>(weights) * sizeof(float)) + ")";
   if (options.sync_batch_norm) {
     int64_t norms = 0, floats = 0;

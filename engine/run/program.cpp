@@ -181,7 +181,7 @@ void Program::forward(DeviceStream& stream, int first_sample) {
   }
 }
 
-void Program::backward(DeviceStream& stream, bool accumulate) {
+void Program::backward(DeviceStream& stream, bool accumulate, const std::function<void(int node)>& done) {
   for (int i = static_cast<int>(runs_.size()) - 1; i >= 0; --i) {
     const NodePlan& p = plan_.nodes[i];
     if (!p.backward) continue;
@@ -197,6 +197,7 @@ void Program::backward(DeviceStream& stream, bool accumulate) {
         kernels::add_forward(stream, {.a = run.dx[k], .b = {}, .y = gradients_[i][k], .accumulate = p.accumulate[k]});
     }
     if (observer_ != nullptr) observer_->end(node, true);
+    if (done) done(i);
   }
 }
 

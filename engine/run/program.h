@@ -52,8 +52,9 @@ class Program {
   void pack(DeviceStream& stream);
   // first_sample: of this micro-batch within the batch.
   void forward(DeviceStream& stream, int first_sample = 0);
-  // After the gradients of the loss heads have been written. accumulate: add to the parameters' gradients.
-  void backward(DeviceStream& stream, bool accumulate);
+  // After the gradients of the loss heads have been written. accumulate: add to the parameters' gradients. done: called
+  // with each node, the last first, once what it has to do is enqueued.
+  void backward(DeviceStream& stream, bool accumulate, const std::function<void(int node)>& done = {});
 
   void observe(RunObserver* observer) { observer_ = observer; }
   // With those that compute the rest of the batch, whose statistics batch norm then takes; null: there are none. They

@@ -30,7 +30,31 @@ Exchange::Bytes Exchange::bytes_of(int64_t weights, const Owners& owners, Reduce
                                            : each};
 }
 
-Exchange::Exchange(DeviceRanks& ranks, Parameters& parameters, Device& device, const Owners& owners, Reduce reduce)
+// A bucket is whole when the first node of the graph that uses one of its parameters has been passed: backward goes
+// from the last to the first.
+std::vector<Exchange::Bucket> Exchange::buckets_of(const Graph& graph, const Parameters& parameters) {
+  const auto& entries = parameters.entries();
+  std::vector<int> first(entries.size(), static_cast<int>(graph.nodes.size()));
+  for (int n = static_cast<int>(graph.nodes.size()) - 1; n >= 0; --n)
+    for (const int p : graph.nodes[n].params) first[p] = n;
+  std::map<int64_t, int> nodes;  // by where the gradient begins
+  for (size_t p = 0; p < entries.size(); ++p)
+    if (entries[p].trained()) nodes[entries[p].offset] = first[p];
+  std::vector<Bucket> buckets;
+  int64_t end = parameters.trained_size();
+  const int64_t least = std::max(kBucketBytes / static_cast<int64_t>(sizeof(float)), end / kBuckets);
+  int node = static_cast<int>(graph.nodes.size());
+  for (auto at = nodes.rbegin(); at != nodes.rend(); ++at) {
+    node = std::min(node, at->second);
+    if (end - at->first < least && at->first > 0) continue;
+    buckets.push_back({at->first, end - at->first, node});
+    end = at->first;
+  }
+  return buckets;
+}
+
+Exchange::Exchange(DeviceRanks& ranks, const Graph& graph, Parameters& parameters, Device& device, const Owners& owners,
+                   Reduce reduce)
     : ranks_(ranks),
       parameters_(parameters),
       device_(device),
@@ -38,6 +62,12 @@ Exchange::Exchange(DeviceRanks& ranks, Parameters& parameters, Device& device, c
       bytes_(bytes_of(count_, owners, reduce)),
       most_(most_of_a_rank(owners)),
       statistics_(device, parameters.statistics_size() * ranks.size() * sizeof(float)) {
+  if (!exact() && ranks.asynchronous()) {
+    buckets_ = buckets_of(graph, parameters);
+    own_stream_ = device.make_stream();
+    whole_ = device.make_event();
+    summed_ = device.make_event();
+  }
   if (bytes_.reduce == Reduce::ring) return;
   mine_ = DeviceBuffer(device, bytes_.gradients);
   all_ = DeviceBuffer(device, bytes_.gradients * ranks.size());
@@ -59,25 +89,39 @@ const int32_t* Exchange::order_of(const Owners& owners, DeviceStream& stream) {
   return order.as<int32_t>();
 }
 
-void Exchange::sum(DeviceStream& stream, const Owners& owners) {
-  float* const grad = parameters_.grad();
-  kernels::SumRows sum{.rows = all_.as(), .count = count_, .out = grad};
-  switch (bytes_.reduce) {
-    case Reduce::exact:
-      sum.order = order_of(owners, stream);
-      sum.terms = static_cast<int>(owners.size());
-      break;
-    case Reduce::bf16:
-      kernels::cast(stream,
-                    {.from = grad, .from_type = DType::f32, .to = mine_.as(), .to_type = DType::bf16, .n = count_});
-      sum.type = DType::bf16;
-      sum.terms = ranks_.size();
-      break;
-    default:
-      return ranks_.sum(stream, grad, count_);
+void Exchange::send(DeviceStream& stream, int node) {
+  for (; sent_ < buckets_.size() && buckets_[sent_].node >= node; ++sent_) {
+    stream.record(*whole_);
+    own_stream_->wait(*whole_);
+    sum_of(*own_stream_, buckets_[sent_]);
   }
-  ranks_.gather(stream, mine_.as(), mine_.bytes(), all_.as());
-  kernels::sum_rows(stream, sum);
+}
+
+void Exchange::sum(DeviceStream& stream, const Owners& owners) {
+  if (exact()) {
+    ranks_.gather(stream, mine_.as(), mine_.bytes(), all_.as());
+    return kernels::sum_rows(stream, {.rows = all_.as(),
+                                      .order = order_of(owners, stream),
+                                      .terms = static_cast<int>(owners.size()),
+                                      .count = count_,
+                                      .out = parameters_.grad()});
+  }
+  if (buckets_.empty()) return sum_of(stream, {0, count_, 0});
+  send(stream, 0);
+  sent_ = 0;
+  own_stream_->record(*summed_);
+  stream.wait(*summed_);
+}
+
+void Exchange::sum_of(DeviceStream& stream, const Bucket& bucket) {
+  float* const grad = parameters_.grad() + bucket.begin;
+  if (bytes_.reduce == Reduce::ring) return ranks_.sum(stream, grad, bucket.count);
+  bf16* const mine = mine_.as<bf16>() + bucket.begin;
+  bf16* const all = all_.as<bf16>() + bucket.begin * ranks_.size();
+  kernels::cast(stream, {.from = grad, .from_type = DType::f32, .to = mine, .to_type = DType::bf16, .n = bucket.count});
+  ranks_.gather(stream, mine, bucket.count * sizeof(bf16), all);
+  kernels::sum_rows(stream,
+                    {.rows = all, .type = DType::bf16, .terms = ranks_.size(), .count = bucket.count, .out = grad});
 }
 
 void Exchange::average_statistics(DeviceStream& stream) {

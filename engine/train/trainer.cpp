@@ -64,7 +64,7 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
                  storage_type(network.options().precision)),
       evaluator_(network, *stream_, loss, options, optimizer_.state()),
       entries_(entries_per_epoch) {
-  if (options.ranks != nullptr && options.ranks->size() > 1) ranks_ = make_device_ranks(*options.ranks, device_);
+  if (options.ranks != nullptr && options.ranks->size() > 1) ranks_ = options.exchange_by(*options.ranks, device_);
   pinned_ = std::make_unique<Pinned>(device_, options.image_losses || ranks_ ? step_images() : 0, options.image_losses,
                                      ranks_ ? ranks_->size() : 1);
   const int64_t whole = entries_ / step_images(), rest = entries_ % step_images();
@@ -79,7 +79,8 @@ Trainer::Trainer(Network& network, const LossFunction& loss, DeviceData& data, i
   if (options.ema) ema_.emplace(network, *stream_, *options.ema);
   if (ranks_) {
     all_image_loss_ = DeviceBuffer(device_, step_images() * sizeof(double) * ranks_->size());
-    exchange_.emplace(*ranks_, network.parameters(), device_, owners_of(divide(step_images())), options.reduce);
+    exchange_.emplace(*ranks_, network.graph(), network.parameters(), device_, owners_of(divide(step_images())),
+                      options.reduce);
   }
   compile_steps();
 }
@@ -185,7 +186,9 @@ void Trainer::enqueue_gradients(const MicroBatches& parts, int64_t images) {
                                .confusion = confusion_.as<int64_t>(),
                                .image_loss = image_loss_.as<double>(),
                                .ranks = ranks_.get()});
-    part.program->backward(*stream_, !exact && &part != parts.data());
+    std::function<void(int)> done;
+    if (exchange_ && &part == &parts.back()) done = [&](int node) { exchange_->send(*stream_, node); };
+    part.program->backward(*stream_, !exact && &part != parts.data(), done);
     if (exact) exchange_->keep(*stream_, static_cast<int>(&part - parts.data()));
   }
 }

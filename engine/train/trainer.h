@@ -32,6 +32,7 @@ struct TrainerOptions : BatchOptions {
   Communicator* ranks = nullptr;
   Reduce reduce = Reduce::automatic;
   bool sync_batch_norm = false;  // batch norm's statistics are those of the images of all ranks
+  std::function<std::unique_ptr<DeviceRanks>(Communicator&, Device&)> exchange_by = make_device_ranks;
 };
 
 // What the host knows of a finished step; state.step counts it.
@@ -131,7 +132,7 @@ class Trainer {
   void collect_losses(const MicroBatches& all, int slot);
   bool couples_ranks() const;
   // Exchanges wait for the host, so that they are no part of a captured step.
-  bool exchanges_on_host() const { return exchange_ && !ranks_->capturable(); }
+  bool exchanges_on_host() const { return exchange_ && !ranks_->asynchronous(); }
   int step_images() const { return options_.batch * options_.accumulate; }
   // Of a step of that many images, those of all ranks, without programs. Only the parts of a batch are slices of one:
   // each batch has norms and sums of its own.

@@ -190,6 +190,8 @@ struct Plan {
   int accumulate = 1;
   bool sync_batch_norm = false;
   LossKind loss = Focal{2, {.25}, {0}, Reduction::mean_elements};
+  std::string filters = "8";
+  std::function<std::unique_ptr<DeviceRanks>(Communicator&, Device&)> exchange_by = make_device_ranks;
 };
 
 Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& plan) {
@@ -212,7 +214,10 @@ Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& pla
                                                    "  e: {block: conv_norm, in: input, filters: 8}\n"
                                                    "  p: {op: max_pool, in: e}\n"
                                                    "  b: {block: conv_norm, in: p, filters: 16}\n"
-                                                   "  r: {op: dropout, in: b, rate: 0.3}\n"
+                                                   "  c: {block: conv_norm, in: b, filters: " +
+                                                   plan.filters +
+                                                   "}\n"
+                                                   "  r: {op: dropout, in: c, rate: 0.3}\n"
                                                    "  u: {op: conv_transpose, in: r, filters: 8, stride: 2}\n"
                                                    "  s: {op: add, in: [u, e]}\n"
                                                    "  logits: {op: conv, in: s, filters: 5, kernel: 1}\n",
@@ -229,6 +234,7 @@ Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& pla
   trainer_options.image_losses = true;
   trainer_options.ranks = ranks;
   trainer_options.reduce = plan.reduce;
+  trainer_options.exchange_by = plan.exchange_by;
   DeviceData data(device, {images.data(), masks.data(), kCount, kH, kW, 1}, plan.batch * plan.accumulate);
   Trainer trainer(network, loss, data, kCount, trainer_options);
   network.parameters().initialise(5, trainer.stream());
@@ -364,6 +370,46 @@ TEST(RanksTrain, OnlyWhereEachHasAnImageOfABatchThatGoesOverAll) {
                 ::testing::AllOf(HasSubstr("a batch of 1 image for 2 ranks"), HasSubstr("train.sync_batch_norm"),
                                  HasSubstr("train.drop_last")));
   });
+}
+
+// As NCCL's, on a simulated device: exchanges are work of the stream, which runs when it may.
+class QueuedRanks : public DeviceRanks {
+ public:
+  explicit QueuedRanks(Communicator& ranks) : ranks_(ranks) {}
+  int size() const override { return ranks_.size(); }
+  bool asynchronous() const override { return true; }
+  std::string name() const override { return "queued"; }
+  void gather(Stream& stream, const void* mine, size_t bytes, void* all) override {
+    stream.enqueue("gather", [=, this] { ranks_.gather(mine, bytes, all); });
+  }
+  void sum(DeviceStream& stream, float* values, int64_t count) override {
+    ++sums;
+    stream.enqueue("sum", [=, this] { ranks_.sum(values, count); });
+  }
+  void broadcast(DeviceStream& stream, void* data, size_t bytes, int from) override {
+    stream.enqueue("broadcast", [=, this] { ranks_.broadcast(data, bytes, from); });
+  }
+  static std::atomic<int> sums;
+
+ private:
+  Communicator& ranks_;
+};
+std::atomic<int> QueuedRanks::sums = 0;
+
+TEST(RanksTrain, SendingGradientsBesideTheBackwardPass) {
+  for (const Reduce reduce : {Reduce::ring, Reduce::bf16}) {
+    Plan plan;
+    plan.reduce = reduce, plan.filters = "128";
+    const std::vector<Trained> host = train_with(2, plan, true);
+    plan.exchange_by = [](Communicator& c, Device&) { return std::make_unique<QueuedRanks>(c); };
+    QueuedRanks::sums = 0;
+    const std::vector<Trained> queued = train_with(2, plan, true);
+    expect_same(queued[0], host[0], "ring or bf16");
+    expect_same(queued[1], host[1], "ring or bf16");
+    if (reduce == Reduce::ring) {
+      EXPECT_GT(QueuedRanks::sums, 2 * 4) << "one bucket a step";
+    }
+  }
 }
 
 // What --explain says that ranks exchange.

@@ -7,6 +7,7 @@ mpirun is used where it is installed, else its cases are skipped, and said so. t
 without it the variables that it sets are set here.
 """
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -85,6 +86,41 @@ class Tests:
             assert code == 0, err
             assert f"rank {n - 1} of {n} on " in out and f"which {n} ranks share" in out, out
             self.same(f"devices{n}")
+
+    def a_batch_of_each_device(self):
+        code, out, err = self.run(self.words("each", "run.devices=2", "train.per_device_batch=4", "train.batch=99"))
+        assert code == 0, err
+        self.same("each")
+        code, _, err = self.run(self.words("toomany", "run.devices=2", "train.per_device_batch=40000"))
+        assert code == 1 and "train.per_device_batch: " in err and "65536" in err, err
+
+    def what_is_exchanged_is_said(self):
+        weights = "(%s; the weights, padded, are 1.8 KiB)"
+        for words, said in ((["run.reduce=ring"], "2 ranks; each gives 1.8 KiB of gradients in a step " + weights % "ring"),
+                            (["run.reduce=bf16"], "each gives 0.9 KiB of gradients in a step " + weights % "bf16"),
+                            ([], "each gives 3.5 KiB of gradients in a step " + weights % "exact")):
+            code, out, err = self.run([self.engine, "c.yaml", "run.devices=2", "--explain", *words])
+            assert code == 0 and said in out, (said, out, err)
+        code, out, _ = self.run(self.words("said", "run.devices=2"))
+        assert code == 0 and said in out and "through the host" in out, out
+
+    # The loss of the tenth step, with batch norm over the images of both ranks.
+    def batch_norm_over_all_ranks(self):
+        losses = {}
+        for n in (1, 2):
+            code, _, err = self.run(self.words(f"sync{n}", f"run.devices={n}", "model.nodes.e.norm=batch",
+                                               "train.slices=auto", "train.sync_batch_norm=true",
+                                               "optimizer={sgd: {lr: 0.001, momentum: 0.9}}",
+                                               "train.steps_per_epoch=1", "train.epochs=10"))
+            assert code == 0, err
+            with open(self.folder / "runs" / f"sync{n}" / "history.jsonl") as f:
+                losses[n] = [json.loads(line)["loss"] for line in f]
+        assert len(losses[1]) == 10
+        assert max(abs(a - b) / a for a, b in zip(losses[1], losses[2])) < 1e-6, losses
+        for words, part in ((["train.sync_batch_norm=true"], "train.sync_batch_norm: the network has no batch norm"),
+                            (["loss={lovasz: {}}", "train.slices=auto"], "loss: sorts the pixels of the batch")):
+            code, _, err = self.run(self.words("refused", "run.devices=2", *words))
+            assert code == 1 and part in err and err.count("\n") == 1, err
 
     def as_torchrun_says(self):
         for n in (2, 4):
@@ -203,7 +239,8 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tests = Tests(args, pathlib.Path(folder))
-        for name in ("alone", "devices", "as_torchrun_says", "by_torchrun", "as_slurm_says", "by_mpirun",
+        for name in ("alone", "devices", "a_batch_of_each_device", "what_is_exchanged_is_said",
+                     "batch_norm_over_all_ranks", "as_torchrun_says", "by_torchrun", "as_slurm_says", "by_mpirun",
                      "what_differs_is_named", "a_rank_that_fails_ends_all", "environments_that_contradict_themselves",
                      "a_signal_writes_one_checkpoint", "killed_ranks_end_all_and_the_run_goes_on"):
             began = time.monotonic()
