@@ -354,5 +354,25 @@ TEST_F(Cli, OverridesReplaceKeys) {
   EXPECT_FALSE(folder_.has("elsewhere/tiny/panels.png"));
 }
 
+// libgomp says here what it has read.
+TEST_F(Cli, ThreadsWaitBrieflyUnlessToldOtherwise) {
+  const TemporaryFolder folder;
+  const auto said = [&](const char* variable, const char* value) {
+    if (variable != nullptr) ::setenv(variable, value, 1);
+    ::setenv("OMP_DISPLAY_ENV", "verbose", 1);
+    const Outcome outcome = Child(folder.path(), {"engine_run", "--help"}).wait();
+    if (variable != nullptr) ::unsetenv(variable);
+    ::unsetenv("OMP_DISPLAY_ENV");
+    return outcome.err;
+  };
+  const char* const policy = ::getenv("OMP_WAIT_POLICY");  // of this test's own
+  const std::string own = policy == nullptr ? "" : policy;
+  ::unsetenv("OMP_WAIT_POLICY");
+  EXPECT_THAT(said(nullptr, nullptr), HasSubstr("GOMP_SPINCOUNT = '1000'"));
+  EXPECT_THAT(said("GOMP_SPINCOUNT", "77"), HasSubstr("GOMP_SPINCOUNT = '77'"));
+  EXPECT_THAT(said("OMP_WAIT_POLICY", "active"), Not(HasSubstr("GOMP_SPINCOUNT = '1000'")));
+  if (policy != nullptr) ::setenv("OMP_WAIT_POLICY", own.c_str(), 1);
+}
+
 }  // namespace
 }  // namespace regolith::testing
