@@ -374,5 +374,25 @@ TEST_F(Cli, ThreadsWaitBrieflyUnlessToldOtherwise) {
   if (policy != nullptr) ::setenv("OMP_WAIT_POLICY", own.c_str(), 1);
 }
 
+// The study's loss experiments and ours: two steps on made up images.
+TEST_F(Cli, EveryLossExperimentTrains) {
+  const TemporaryFolder folder;
+  std::map<double, std::string> losses;
+  for (const auto& file : std::filesystem::directory_iterator(REGOLITH_SOURCE_DIR "/configs/losses")) {
+    const std::string name = file.path().stem().string();
+    const Outcome outcome =
+        Child(folder.path(), {"engine_run", file.path().string(), "data.synthetic={count: 20, height: 64, width: 128}",
+                              "train.batch=2", "train.epochs=1", "train.steps_per_epoch=2", "train.panels=0",
+                              "run.device=cpu", "run.threads=1", "run.name=" + name})
+            .wait();
+    ASSERT_EQ(outcome.code, 0) << name << ": " << outcome.err;
+    const json record = history(folder, "runs/" + name).at(0);
+    EXPECT_TRUE(record["loss"].is_number() && record["val_loss"].is_number()) << name << ": " << record;
+    const auto [other, is_new] = losses.emplace(record["loss"].get<double>(), name);
+    EXPECT_TRUE(is_new) << name << " is trained on the same loss as " << other->second;
+  }
+  EXPECT_GE(losses.size(), 9U);
+}
+
 }  // namespace
 }  // namespace regolith::testing
