@@ -24,7 +24,8 @@ std::string where_it_lives(const Plan& plan, const Placement& p, const Shape& s)
 std::string explain(Network& network, int batch, int moments) {
   const int slice = network.micro_batch_size(batch);
   Program& program = network.program(slice, Mode::train);
-  const Program& evaluation = network.program(batch, Mode::eval);
+  const bool whole = network.options().couples_images;  // as Evaluator::evaluate() has it
+  const Program& evaluation = network.program(whole ? batch : network.prediction_slice(batch), Mode::eval);
   const Graph& g = program.graph();
   const Plan& plan = program.plan();
 

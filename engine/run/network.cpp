@@ -16,9 +16,12 @@ NetworkOptions resolved(NetworkOptions options, const Device& device) {
   return options;
 }
 
-// Limit of the largest tensor of a micro-batch on a CPU. Larger micro-batches read the prepacked weights less often,
-// smaller ones keep their tensors in the cache; measured with a cache of 32 MiB.
-constexpr size_t kMicroBatchBytes = 13 << 20;
+// Limits of the largest tensor of a micro-batch on a CPU, measured with a cache of 32 MiB. Smaller micro-batches keep
+// their tensors in it and take less memory. Larger ones start their kernels less often, until a forward pass has some
+// multiply-adds to do, and read the weights less often, which pays where these are more than a share of its tensors.
+constexpr size_t kMicroBatchBytes = 7 << 20, kLargeMicroBatchBytes = 13 << 20;
+constexpr int64_t kMicroBatchMacs = 10'000'000'000;
+constexpr double kWeightShare = .1;
 // The same where nothing is kept for backward. More images than that only take memory: four are enough tiles for the
 // convolutions of the smallest maps.
 constexpr size_t kPredictionBytes = 14 << 20, kPredictionImages = 4;
@@ -68,8 +71,18 @@ bool Network::has_batch_norm() const {
 int Network::micro_batch_size(int N) const {
   if (options_.micro_batches > 0) return (N + options_.micro_batches - 1) / options_.micro_batches;
   if (device_.kind() != DeviceKind::cpu || couples_images()) return N;
-  // Two at least: the weights are read for each slice.
-  return equal_slices(N, static_cast<int>(std::clamp<size_t>(kMicroBatchBytes / widest_map(), std::min(N, 2), N)));
+  double maps = 0;
+  int64_t macs = 1;
+  for (const Node& n : graph_.nodes) {
+    maps += static_cast<double>(n.shape().elements());
+    macs += n.inferred.macs;
+  }
+  const size_t wanted =
+      std::max(static_cast<size_t>(kMicroBatchMacs / macs),
+               static_cast<size_t>(static_cast<double>(graph_.parameter_count()) / (kWeightShare * maps))) +
+      1;
+  const size_t images = std::clamp(wanted, kMicroBatchBytes / widest_map(), kLargeMicroBatchBytes / widest_map());
+  return equal_slices(N, static_cast<int>(std::clamp<size_t>(images, std::min(N, 2), N)));
 }
 
 size_t Network::widest_map() const {

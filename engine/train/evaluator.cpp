@@ -94,7 +94,8 @@ Evaluation Evaluator::evaluate(DeviceData& data, const std::vector<int64_t>& row
   const auto samples = static_cast<int64_t>(rows.size());
   const auto [begin, end] =
       ranks == nullptr ? std::pair<int64_t, int64_t>{0, samples} : part_of(samples, ranks->rank(), ranks->size());
-  const int batch = static_cast<int>(std::min<int64_t>(options_.batch, end - begin));
+  const int most = static_cast<int>(std::min<int64_t>(options_.batch, end - begin));
+  const int batch = loss_.couples_images() || most == 0 ? most : network_.prediction_slice(most);
   const int64_t pixels = static_cast<int64_t>(data.host().H) * data.host().W;
   Evaluation e;
   DeviceBuffer prediction, image_loss(device_, std::max(batch, 1) * sizeof(double));
