@@ -42,9 +42,11 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "${wheels[*]}" ]; then
   echo "${wheels[*]}" > "$stamp"
 fi
 
-# Beside a CUDA toolkit: NCCL, by which ranks exchange between GPUs.
+# Beside a CUDA toolkit that has none: NCCL, by which ranks exchange between GPUs.
 nccl=nvidia-nccl-cu13==2.32.3 stamp=.deps/nccl/installed
-if { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null && [ "$(cat "$stamp" 2>/dev/null)" != "$nccl" ]; then
+nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+if [ -x "$nvcc" ] && [ ! -e "$(dirname "$nvcc")/../include/nccl.h" ] && [ ! -e /usr/include/nccl.h ] &&
+  [ "$(cat "$stamp" 2>/dev/null)" != "$nccl" ]; then
   echo "setup: fetching $nccl"
   rm -rf .deps/nccl && mkdir -p .deps/nccl .deps/lib
   wheel=$(mktemp -d)
