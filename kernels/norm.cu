@@ -35,30 +35,6 @@ struct Part {
   }
 };
 
-// Mean and sum of squared deviations of `count` values a channel (Chan, Golub, LeVeque 1979).
-template <class P>
-struct Moments {
-  static constexpr int floats = 2 * P::size + (P::size % 4 == 0 ? 4 : 1);
-  P mean = P(0), m2 = P(0);
-  float count = 0;
-  __device__ __forceinline__ void merge(const P& other_mean, const P& other_m2, float other_count) {
-    if (other_count == 0) return;
-    const float all = count + other_count, weight = other_count / all;
-    const P d = other_mean - mean;
-    mean = fma(d, P(weight), mean);
-    m2 = fma(d * d, P(count * weight), m2 + other_m2);
-    count = all;
-  }
-  __device__ __forceinline__ void save(float* at) const {
-    store_pack(at, mean);
-    store_pack(at + P::size, m2);
-    at[2 * P::size] = count;
-  }
-  __device__ __forceinline__ void merge(const float* at) {
-    merge(load_pack<P>(at), load_pack<P>(at + P::size), at[2 * P::size]);
-  }
-};
-
 // Mean and squared deviations of the pixels of `range`, a channel each, to mean[C] and m2[C]. Every thread shifts by
 // its first pixel, so that cancellation loses at most the number of pixels of a thread. `tile`: null, or keeps what was
 // read, densely; the thread that wrote an element there may read it again without a barrier.
@@ -604,21 +580,6 @@ void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
                    .dx_sums = k.dx_sums,
                    .dresidual_sums = k.dresidual_sums,
                    .accumulate = k.accumulate_parameters});
-}
-
-// Bytes of shared memory that a block may have.
-size_t shared_limit([[maybe_unused]] const Stream& stream) {
-#if defined(__CUDACC__)
-  stream.native();  // selects its device
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
-    return 48 * 1024;
-  }
-  return static_cast<size_t>(bytes);
-#else
-  return 48 * 1024;
-#endif
 }
 
 // Channels of a block's bundle: whole groups and whole packs, of a sector of memory or more where that leaves blocks
