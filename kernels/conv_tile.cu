@@ -481,7 +481,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? 2 
   const Tiles tiles(x);
   T* const stage = s.stage + warp_rank() * kPart * kStagePitch;
   WeightSums<T, kTaps, kK, kC> dw;
-  copy_weights(k.w, K, s.row, s.weights, s.weights_pitch);
+  if (k.dx) copy_weights(k.w, K, s.row, s.weights, s.weights_pitch);
   for (Tile t(static_cast<int>(blockIdx.x)); t.unit < tiles.units; t.advance(tiles)) {
     const int n = t.n(tiles), h0 = t.h(tiles), w0 = t.w(tiles);
     const Window in{n, h0, w0, kRows, kColumns};
@@ -593,8 +593,9 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? 2 
         }
       }
     }
-    dw.add(s.dy, s.dy_pitch, columns, s.x, s.x_pitch, K, C);
+    if (k.dw != nullptr) dw.add(s.dy, s.dy_pitch, columns, s.x, s.x_pitch, K, C);
   }
+  if (k.dw == nullptr) return;
   partial += static_cast<int64_t>(blockIdx.x) * K * kTaps * C;
   dw.each(K, C, [&](int out, int tap, int in, float sum) {
     if (out < K && in < C) partial[(out * kTaps + tap) * C + in] = sum;
@@ -638,7 +639,7 @@ void launch_backward(Stream& stream, const TileBackward& k) {
          drops ? conv_tile_gradient<T, kTaps, kK, kC, true> : conv_tile_gradient<T, kTaps, kK, kC, !kTwice>, k,
          dropout_numbers(k.norm.dropout), dropout_numbers(k.gradient.dropout), partial);
   const int64_t n = static_cast<int64_t>(K) * kTaps * C;
-  sum_partials(stream, {partial, blocks, n, n}, k.dw, k.accumulate_dw);
+  if (k.dw != nullptr) sum_partials(stream, {partial, blocks, n, n}, k.dw, k.accumulate_dw);
 }
 
 }  // namespace

@@ -77,9 +77,9 @@ struct GradientOnLoad {
 };
 
 struct TileBackward {
-  TensorView x;     // as forward read it
-  NormOnLoad norm;  // likewise
-  const void* w = nullptr;
+  TensorView x;             // as forward read it
+  NormOnLoad norm;          // likewise
+  const void* w = nullptr;  // for dx
   TensorView dy;
   GradientOnLoad gradient;
   TileWindow window;
@@ -88,9 +88,9 @@ struct TileBackward {
   // (N, tile_strips(H), 2, C): of each strip the sums of g and of g * (x - mean), g being dx times the slope of act and
   // the factors of dropout; dx is g then. Needs norm.coefficients. Or null.
   float* sums = nullptr;
-  float* dw = nullptr;  // (K, R, S, C)
+  float* dw = nullptr;  // (K, R, S, C); null: not wanted
   bool accumulate_dw = false;
-  void* workspace = nullptr;  // tile_workspace() bytes
+  void* workspace = nullptr;  // tile_workspace() bytes, for dw
 };
 REGOLITH_KERNEL(tile_backward, TileBackward);
 

@@ -97,6 +97,7 @@ Program& Network::program(int N, Mode mode) {
   o.dropout = mode == Mode::train;
   o.seed = options_.seed;
   o.bias_sums = options_.fuse.has("bias sums");
+  o.norms_in_convolutions = options_.fuse.has("norms in convolutions");
   o.plan = {o.training, options_.views, options_.reuse};
   auto p = std::make_unique<Program>(graph_, device_, o);
   const size_t bytes = p->plan().bytes;

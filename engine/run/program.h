@@ -17,7 +17,8 @@ struct ProgramOptions : ComputeOptions {
   bool batch_statistics = true;
   bool dropout = true;
   uint64_t seed = 0;
-  bool bias_sums = true;  // gradients of biases by the op that has them, as bias_sums() finds them
+  bool norms_in_convolutions = true;  // in training, where convolutions take norms
+  bool bias_sums = true;              // gradients of biases by the op that has them, as bias_sums() finds them
   PlanOptions plan;
 };
 
@@ -59,6 +60,8 @@ class Program {
 
  private:
   void leave_norms_to_readers();
+  bool may_leave_to_readers(int node, const std::vector<int>& readers) const;
+  void put_norms_into_convolutions();
   void share_bias_sums();
   void leave_biases_to_sums();
   void view_parameters(size_t node);
