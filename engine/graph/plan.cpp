@@ -5,7 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "engine/base/error.h"
 #include "engine/base/text.h"
 
 namespace regolith {
@@ -221,10 +220,8 @@ class Planner {
     const Node& consumer = node(c);
     const bool joins = consumer.op->joins_channels(), kept = joins || consumer.op->is_sum();
     Placement p = plan_.nodes[c].grad;
-    if (consumer.op->leaves_gradient() && k == 0) {  // v's op reads it there
-      if (may_take(v, c, p, true)) return p;
-      throw GraphError("node " + node(v).name + ": the gradient that " + consumer.name +
-                       " leaves to it is overwritten before it is read");
+    if (consumer.op->leaves_gradient() && k == 0) {  // v's op reads it there, later
+      return may_take(v, c, p, true) ? p : Placement{};
     } else if (joins) {
       if (!options_.views) return {};
       for (int j = 0; j < k; ++j) p.channel += node(consumer.inputs[j]).shape().C;

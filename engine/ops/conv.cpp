@@ -189,8 +189,12 @@ void ConvOp::backward_with_norms(const OpRun& run) {
   if (takes_gradient_) {
     const OpRun& norm = *run.behind;
     const NormReading& n = norm_behind_;
-    k.gradient = {run.y, norm.dx_aux, n.per_image, n.relu, draws_of(n, run, norm)};
-    if (n.residual && n.relu) k.gradient.y = norm.y;
+    k.gradient = {.x = run.y,
+                  .coefficients = norm.dx_aux,
+                  .per_image = n.per_image,
+                  .relu = n.relu,
+                  .dropout = draws_of(n, run, norm),
+                  .y = n.residual && n.relu ? norm.y : TensorView{}};
   }
   conv_->backward(*run.stream, k, run.params[0].compute, run.workspace);
 }

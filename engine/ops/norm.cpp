@@ -89,6 +89,8 @@ void NormOp::forward(const OpRun& run) {
 
 void NormOp::backward(const OpRun& run) {
   const bool residual = epilogue.residual && run.dx[1];
+  if (leaves_gradient_ && run.dx[0].data != run.dy.data)  // there it would have been overwritten
+    kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0]});
   kernels::norm_backward(*run.stream, {.norm = arguments(run),
                                        .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
                                        .dy = run.dy,

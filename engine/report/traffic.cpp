@@ -1,5 +1,7 @@
 #include "engine/report/traffic.h"
 
+#include "engine/tensor/planned_device.h"
+
 namespace regolith {
 namespace {
 
@@ -86,6 +88,13 @@ class Model {
 };
 
 }  // namespace
+
+Traffic traffic_on_gpu(const Network& network, int batch, int moments) {
+  const auto device = make_planned_device();
+  ProgramOptions options = network.program_options(batch, Mode::train);
+  options.conv.provider = "auto";
+  return traffic_of_step(Program(network.graph(), *device, options), 1, moments);
+}
 
 Traffic traffic_of_step(const Program& program, int slices, int moments) {
   Model model(program);

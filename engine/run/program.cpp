@@ -36,7 +36,7 @@ bool Program::may_leave_to_readers(int node, const std::vector<int>& readers) co
     return reader.op->applies_norm() && reader.inputs[0] == node &&
            std::count(reader.inputs.begin(), reader.inputs.end(), node) == 1;
   };
-  return graph_.nodes[node].op->may_leave_to_readers() && !graph_.is_head(node) &&
+  return graph_.nodes[node].op->may_leave_to_readers() && !graph_.is_head(node) && !readers.empty() &&
          std::all_of(readers.begin(), readers.end(), applies);
 }
 
