@@ -97,7 +97,8 @@ struct Passes {
 struct NormReading {
   bool per_image = false;  // its statistics are those of each image
   bool relu = false, residual = false;
-  float rate = 0;  // of dropout
+  bool masked = false;  // its dresidual is the masked dy, as long as it is read
+  float rate = 0;       // of dropout
   bool spatial = false;
 };
 

@@ -189,12 +189,15 @@ void ConvOp::backward_with_norms(const OpRun& run) {
   if (takes_gradient_) {
     const OpRun& norm = *run.behind;
     const NormReading& n = norm_behind_;
-    k.gradient = {.x = run.y,
-                  .coefficients = norm.dx_aux,
-                  .per_image = n.per_image,
-                  .relu = n.relu,
-                  .dropout = draws_of(n, run, norm),
-                  .y = n.residual && n.relu ? norm.y : TensorView{}};
+    k.gradient = {
+        .x = run.y, .coefficients = norm.dx_aux, .per_image = n.per_image, .relu = {}, .dropout = {}, .y = {}};
+    if (n.masked) {
+      k.dy = norm.dx[1];
+    } else {
+      k.gradient.relu = n.relu;
+      k.gradient.dropout = draws_of(n, run, norm);
+      if (n.residual && n.relu) k.gradient.y = norm.y;
+    }
   }
   conv_->backward(*run.stream, k, run.params[0].compute, run.workspace);
 }
@@ -222,7 +225,11 @@ Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
   const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
   if (takes_norms()) {
     const size_t partial = kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S);
-    return {.launches = 2 + 2 * db + a_.relu, .dy = 1 + db + 2 * a_.relu, .bytes = 2.0 * static_cast<double>(partial)};
+    const int mask = takes_gradient_ && norm_behind_.residual && norm_behind_.relu && !norm_behind_.masked;
+    return {.launches = 2 + 2 * db + a_.relu,
+            .y = 1 + mask,
+            .dy = 1 + db + 2 * a_.relu,
+            .bytes = 2.0 * static_cast<double>(partial)};
   }
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};

@@ -50,6 +50,19 @@ void Program::leave_norms_to_readers() {
   }
 }
 
+// Whether the norm is the first to give its residual a gradient, which and both the next to do so and the
+// residual itself run after `reader`.
+bool Program::keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const {
+  const int residual = graph_.nodes[norm].inputs[1];
+  if (residual > reader || !gradients[norm][1] || graph_.is_head(residual)) return false;
+  for (int c = static_cast<int>(graph_.nodes.size()) - 1; c > reader; --c) {
+    const std::vector<int>& inputs = graph_.nodes[c].inputs;
+    for (size_t k = 0; k < gradients[c].size(); ++k)
+      if (inputs[k] == residual && gradients[c][k] && (c != norm || k != 1)) return false;
+  }
+  return true;
+}
+
 void Program::put_norms_into_convolutions() {
   const auto consumers = graph_.consumers();
   const auto gradients = wanted_gradients(graph_);
@@ -75,6 +88,7 @@ void Program::put_norms_into_convolutions() {
       reading.relu = false, reading.rate = 0;  // the reader has masked its dx
     }
     if (!gradients[i].empty() && gradients[i][0] && graph_.sole_reader(input) == i && before.takes_gradient()) {
+      if (reading.residual) reading.masked = keeps_residual_gradient(i, input, gradients);
       norm.leave_gradient();
       before.take_gradient(reading);
       graph_.nodes[input].inferred.saves_output = true;

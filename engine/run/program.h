@@ -62,6 +62,7 @@ class Program {
   void leave_norms_to_readers();
   bool may_leave_to_readers(int node, const std::vector<int>& readers) const;
   void put_norms_into_convolutions();
+  bool keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const;
   void share_bias_sums();
   void leave_biases_to_sums();
   void view_parameters(size_t node);
