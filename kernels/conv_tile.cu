@@ -16,6 +16,13 @@ namespace {
 #define TILE_ONE_BY_ONE
 #endif
 
+// Blocks of the gradient that a multiprocessor takes at most, by their shared memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kGradientBlocks = 1;
+#else
+constexpr int kGradientBlocks = 2;
+#endif
+
 constexpr bool kHost = kWarp == 1;
 constexpr int kThreads = 256, kWarps = kHost ? 1 : kThreads / kWarp;
 constexpr int kRows = kHost ? 1 : kTileStrip, kColumns = 32;  // of a tile
@@ -470,7 +477,7 @@ struct BackwardShared {
 
 // partial: (blocks, K, taps, C).
 template <class T, int kTaps, int kK, int kC, bool kDrops>
-__global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kGradientBlocks : 1)
     conv_tile_gradient(TileBackward k, DropoutNumbers numbers, DropoutNumbers gradient_numbers, float* partial) {
   constexpr int kSide = kSideOf<kTaps>, columns = kColumns + kSide - 1;
   constexpr int kPart = kHost ? 32 : 16;  // pixels of a warp at once
@@ -503,20 +510,22 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? 2 
     if (reads_y) {
       const Affine affine(s.gradient, K);
       const float *slope = s.gradient + 3 * K, *offset = slope + K;
-      const bool saved = static_cast<bool>(k.gradient.y);
-      const Image<const T> y(saved ? k.gradient.y : dy, n);
+      const bool saved = static_cast<bool>(k.gradient.y), masks = k.gradient.relu && !saved;
+      if (saved) {  // first, for all at once takes too many registers
+        const Image<const T> y(k.gradient.y, n);
+        out.each(dy.H, dy.W, K, [&](int place, int pixel, int c) {
+          T* const p = s.dy + place * s.dy_pitch + c;
+          if (pixel >= 0) store(p, where_positive(y.read(pixel, c), load<V>(p) * V(gradient_numbers.scale)));
+        });
+      }
       Drop<kDrops> drop(gradient_numbers, n, K);
       out.each(dy.H, dy.W, K, [&](int place, int pixel, int c) {
         if (pixel < 0) return;
         T* const p = s.dy + place * s.dy_pitch + c;
         const V d = affine.centred(load<V>(s.y + place * s.dy_pitch + c), c);
         V g = load<V>(p);
-        if (saved) {
-          g = where_positive(y.read(pixel, c), g * V(gradient_numbers.scale));
-        } else {
-          if (k.gradient.relu) g = where_positive(affine.of_centred(d, c), g);
-          g = drop(g, pixel, c);
-        }
+        if (masks) g = where_positive(affine.of_centred(d, c), g);
+        if (!saved) g = drop(g, pixel, c);
         store(p, fma(load<V>(affine.scale + c), g, fma(load<V>(slope + c), d, load<V>(offset + c))));
       });
     }

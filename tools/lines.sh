@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  11900
-engine   15890
+kernels  12840
+engine   16290
 models    565
 losses     545
 data      3035

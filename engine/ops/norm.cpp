@@ -14,7 +14,11 @@ std::string NormOp::describe() const {
 }
 
 NormReading NormOp::reading() const {
-  return {groups_ > 0, epilogue.relu, epilogue.residual, epilogue.dropout.rate, epilogue.dropout.spatial};
+  return {.per_image = groups_ > 0,
+          .relu = epilogue.relu,
+          .residual = epilogue.residual,
+          .rate = epilogue.dropout.rate,
+          .spatial = epilogue.dropout.spatial};
 }
 
 size_t NormOp::aux_bytes() const {
