@@ -89,11 +89,12 @@ class Model {
 
 }  // namespace
 
-Traffic traffic_on_gpu(const Network& network, int batch, int moments) {
+GpuStep step_on_gpu(const Network& network, int batch, int moments) {
   const auto device = make_planned_device();
   ProgramOptions options = network.program_options(batch, Mode::train);
   options.conv.provider = "auto";
-  return traffic_of_step(Program(network.graph(), *device, options), 1, moments);
+  const Program program(network.graph(), *device, options);
+  return {traffic_of_step(program, 1, moments), program.plan().bytes};
 }
 
 Traffic traffic_of_step(const Program& program, int slices, int moments) {

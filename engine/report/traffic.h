@@ -15,6 +15,10 @@ struct Traffic {
 Traffic traffic_of_step(const Program& program, int slices, int moments);
 
 // The same of a batch on a GPU that need not be there.
-Traffic traffic_on_gpu(const Network& network, int batch, int moments);
+struct GpuStep {
+  Traffic traffic;
+  size_t arena_bytes = 0;
+};
+GpuStep step_on_gpu(const Network& network, int batch, int moments);
 
 }  // namespace regolith

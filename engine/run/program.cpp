@@ -50,12 +50,12 @@ void Program::leave_norms_to_readers() {
   }
 }
 
-// Whether the norm is the first to give its residual a gradient, which and both the next to do so and the
-// residual itself run after `reader`.
+// Whether the norm is the first to give its residual a gradient, and the next to do so and the residual's own backward
+// come later than that of `reader`.
 bool Program::keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const {
   const int residual = graph_.nodes[norm].inputs[1];
   if (residual > reader || !gradients[norm][1] || graph_.is_head(residual)) return false;
-  for (int c = static_cast<int>(graph_.nodes.size()) - 1; c > reader; --c) {
+  for (int c = static_cast<int>(graph_.nodes.size()) - 1; c >= reader; --c) {
     const std::vector<int>& inputs = graph_.nodes[c].inputs;
     for (size_t k = 0; k < gradients[c].size(); ++k)
       if (inputs[k] == residual && gradients[c][k] && (c != norm || k != 1)) return false;

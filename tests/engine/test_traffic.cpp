@@ -131,5 +131,25 @@ TEST(Traffic, BytesAreThoseOfTheMapsAndWeights) {
               ::testing::HasSubstr("\ntraining step: " + std::to_string(t.launches) + " launches, 0.00 GB\n"));
 }
 
+// Planned for a GPU, in 16 bits, convolutions take the norms; in fp32 they do not, as on a CPU.
+TEST(Traffic, OnAGpuThatNeedNotBeThere) {
+  const std::string nodes =
+      "  c1: {op: conv, in: input, filters: 32}\n  n1: {op: batch_norm, in: c1}\n  r1: {op: relu, in: n1}\n"
+      "  c2: {op: conv, in: r1, filters: 32}\n  n2: {op: batch_norm, in: c2}\n  r2: {op: relu, in: n2}\n"
+      "  l: {op: conv, in: r2, filters: 5, kernel: 1}\n";
+  auto cpu = make_cpu_device(1);
+  NetworkOptions full = options(), half = options();
+  half.precision = Precision::bf16;
+  Network in_fp32(model(nodes), *cpu, full), in_bf16(model(nodes), *cpu, half);
+  const Traffic own = traffic_of_step(in_fp32.program(4, Mode::train), 1, 2);
+  EXPECT_EQ(step_on_gpu(in_fp32, 4, 2).traffic.bytes, own.bytes);
+  EXPECT_EQ(step_on_gpu(in_fp32, 4, 2).traffic.launches, own.launches);
+  const GpuStep on_gpu = step_on_gpu(in_bf16, 512, 2);
+  const Program& on_cpu = in_bf16.program(512, Mode::train);
+  EXPECT_LT(on_gpu.traffic.bytes, 0.75 * traffic_of_step(on_cpu, 1, 2).bytes);
+  EXPECT_LT(on_gpu.arena_bytes, on_cpu.plan().bytes);
+  EXPECT_THAT(explain(in_bf16, 512), ::testing::HasSubstr("\non a GPU     "));
+}
+
 }  // namespace
 }  // namespace regolith

@@ -61,7 +61,9 @@ class CheckedCase : public KernelCase {};
 TEST_P(CheckedCase, Runs) {
   const int64_t before = host::bank_conflicts();
   verify_on(*make_cpu_device(1, Execution::checked));
-  if (GetParam().name.starts_with("tile_")) EXPECT_EQ(host::bank_conflicts() - before, 0);
+  if (GetParam().name.starts_with("tile_")) {
+    EXPECT_EQ(host::bank_conflicts() - before, 0);
+  }
 }
 INSTANTIATE_TEST_SUITE_P(Kernels, CheckedCase, ::testing::ValuesIn(chosen(is_small)), name_of_case);
 
