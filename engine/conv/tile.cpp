@@ -7,14 +7,19 @@ namespace {
 
 class TileConvolution : public Convolution {
  public:
-  explicit TileConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {
+  TileConvolution(const ConvRequest& request, Execution execution) : shape_(request.shape), relu_(request.relu) {
     window_ = {shape_.R, shape_.S, {shape_.pad_before[0], shape_.pad_before[1]}};
+    const size_t partial = kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S);
+    const TensorView x{nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, request.type};
     const TensorView dy{nullptr, shape_.N, shape_.P(), shape_.Q(), shape_.K, shape_.K, request.type};
-    workspace_ = std::max(kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S),
-                          kernels::channel_sum_workspace(dy));
+    workspace_ = std::max(partial, kernels::channel_sum_workspace(dy));
+    const size_t maps = static_cast<size_t>(x.elements() + dy.elements()) * size_of(request.type);
+    is_profitable_ = execution != Execution::gpu || !request.needs_wgrad || 2 * partial <= maps;
   }
   std::string_view provider() const override { return "tile"; }
   std::string implementation() const override { return "with norms"; }
+  // Where what the blocks leave of dw is less than the maps that need not be read once more. Only a GPU minds.
+  bool is_profitable() const override { return is_profitable_; }
   size_t wgrad_workspace() const override { return workspace_; }
   bool takes_norms() const override { return true; }
 
@@ -59,6 +64,7 @@ class TileConvolution : public Convolution {
   kernels::TileWindow window_;
   bool relu_;
   size_t workspace_ = 0;
+  bool is_profitable_ = true;
 };
 
 class TileProvider : public ConvProvider {
@@ -75,7 +81,7 @@ class TileProvider : public ConvProvider {
     if (o.stride != std::array{1, 1} || o.dilation != std::array{1, 1}) return UnsupportedReason{"strided or dilated"};
     std::string reason = kernels::tile_refusal(o.C, o.K, o.R, o.S, device.shared_memory());
     if (!reason.empty()) return UnsupportedReason{reason};
-    return std::make_unique<TileConvolution>(request);
+    return std::make_unique<TileConvolution>(request, device.execution());
   }
 };
 
