@@ -37,6 +37,8 @@ NetworkOptions Experiment::network_options() const {
   o.couples_images = config.loss.couples_images();
   o.reserve = !plan_only_;
   if (!config.graph.fuse) o.fuse = FuseOptions::none();
+  if (config.train.sync_batch_norm)  // which a convolution has of its own images alone
+    o.fuse.without.insert("norms in convolutions");
   o.views = config.graph.views;
   o.reuse = config.graph.plan;
   o.conv = config.conv;

@@ -15,7 +15,16 @@ void Ranks::join(std::unique_ptr<Communicator> communicator, int local_rank) {
     throw IoError("/dev/null: cannot be opened");
 }
 
-void Ranks::start(int size, char** argv) { join(connect(start_ranks(size, argv)), 0); }
+void Ranks::start(int size, char** argv) {
+  const Launch launch = start_ranks(size, argv);
+  started_ = launch.children;
+  join(connect(launch), 0);
+}
+
+Ranks::~Ranks() {
+  communicator_.reset();  // says goodbye
+  end_ranks(started_);
+}
 
 int as_ranks(const std::function<int(Ranks&)>& body) {
   Ranks ranks;
@@ -23,7 +32,8 @@ int as_ranks(const std::function<int(Ranks&)>& body) {
     if (const std::optional<Launch> launch = launched()) ranks.join(connect(*launch), launch->local_rank);
     return body(ranks);
   } catch (const CommError&) {
-    if (ranks.communicator_ == nullptr || ranks.communicator_->is_root()) throw;
+    const Communicator* const c = ranks.communicator_.get();
+    if (c == nullptr || c->is_root() || (c->rank() == 1 && c->lost_root())) throw;
     return 1;
   } catch (const std::exception& e) {
     if (ranks.communicator_ == nullptr || ranks.communicator_->size() == 1) throw;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "engine/comm/communicator.h"
 
@@ -10,6 +11,7 @@ namespace regolith {
 
 class Ranks {
  public:
+  ~Ranks();
   Communicator* communicator() const { return communicator_.get(); }  // null: this process is alone
   int local_rank() const { return local_rank_; }                      // among those of this machine
   // Where no launcher has: starts this program again for the ranks 1 to size - 1, and is rank 0 of them.
@@ -20,6 +22,7 @@ class Ranks {
   void join(std::unique_ptr<Communicator> communicator, int local_rank);
 
   std::unique_ptr<Communicator> communicator_;
+  std::vector<pid_t> started_;
   int local_rank_ = 0;
 };
 

@@ -28,7 +28,9 @@ void fields(V& v, RunOptions& s) {
      .min = 1,
      .max = 1024});
   v("reduce", s.reduce,
-    {.doc = "how ranks add their gradients. exact: by micro-batch, in one order: the same bits on any number of ranks. "
+    {.doc = "how ranks add their gradients. exact: by micro-batch, in one order: the same bits on any number of ranks "
+            "for the "
+            "same micro-batches (train.slices). "
             "ring: as the library does it. bf16: rounded to bf16 on the way. auto: exact up to 32 MiB, else ring"});
   v("tensorboard", s.tensorboard,
     {.doc = "events for TensorBoard in the run's folder: scalars by epoch, and pictures"});
@@ -232,9 +234,20 @@ void check_data(const DataOptions& data, const Yaml& yaml) {
                                 "is overlap, or needs data.folder (an expression for names) or data.npz (an array)");
 }
 
+void check_step(const RunConfig& c) {
+  const Yaml train = c.yaml.find("train");
+  const int64_t step = int64_t{c.train.batch} * c.train.accumulate;
+  if (step > std::numeric_limits<int>::max())
+    train.fail_key("accumulate", "times train.batch is more than 2147483647 images");
+  if (c.train.steps_per_epoch > std::numeric_limits<int>::max() / step)
+    train.fail_key("steps_per_epoch", std::string("times train.batch ") +
+                                          (c.train.accumulate > 1 ? "and train.accumulate " : "") +
+                                          "is more than 2147483647 images");
+}
+
 // What no single key can tell.
 void check(const RunConfig& c, ConfigUse use) {
-  const Yaml data = c.yaml.find("data"), train = c.yaml.find("train");
+  const Yaml data = c.yaml.find("data");
   if (use == ConfigUse::training) check_source(c.data, data);
   if (c.run.name.find('/') != std::string::npos || c.run.name == "." || c.run.name == "..")
     c.yaml.at("run").at("name").fail("expected a name that can be a folder's, without '/'");
@@ -245,6 +258,7 @@ void check(const RunConfig& c, ConfigUse use) {
                             "; expected 1");
   if (split.train == 0) data.find("split").fail_key("train", "no images are left to train on");
   check_data(c.data, data);
+  check_step(c);
   if (!c.may_validate())
     c.refuse_without_validation(c.has_given_parts() ? "none are given" : "data.split.validation is 0");
   const size_t classes = c.data.classes.names.size();
@@ -270,25 +284,16 @@ RunConfig read_run_config(const Yaml& yaml, ConfigUse use) {
   if (use == ConfigUse::training && config.sweep)
     yaml.fail_key("sweep", "is for engine_table, which makes a run of each of its rows; sweep=off leaves it out");
   check(config, use);
-  config.settle_batch(config.run.devices);
   return config;
 }
 
 void RunConfig::settle_batch(int ranks) {
-  const Yaml keys = yaml.find("train");
-  if (train.per_device_batch > 0) {
-    const int64_t batch = int64_t{train.per_device_batch} * ranks;
-    if (batch > 65536)
-      keys.fail_key("per_device_batch", "times " + std::to_string(ranks) + " ranks is more than 65536");
-    train.batch = static_cast<int>(batch);
-  }
-  const int64_t step = int64_t{train.batch} * train.accumulate;
-  if (step > std::numeric_limits<int>::max())
-    keys.fail_key("accumulate", "times train.batch is more than 2147483647 images");
-  if (train.steps_per_epoch > std::numeric_limits<int>::max() / step)
-    keys.fail_key("steps_per_epoch", std::string("times train.batch ") +
-                                         (train.accumulate > 1 ? "and train.accumulate " : "") +
-                                         "is more than 2147483647 images");
+  if (train.per_device_batch == 0) return;
+  const int64_t batch = int64_t{train.per_device_batch} * ranks;
+  if (batch > 65536)
+    yaml.find("train").fail_key("per_device_batch", "times " + std::to_string(ranks) + " ranks is more than 65536");
+  train.batch = static_cast<int>(batch);
+  check_step(*this);
 }
 
 std::optional<SweepSpec> read_sweep(const Yaml& yaml) {
@@ -303,7 +308,9 @@ std::optional<SweepSpec> read_sweep(const Yaml& yaml) {
 }
 
 RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides, ConfigUse use) {
-  return read_run_config(Yaml::load(file).with_overrides(overrides), use);
+  RunConfig config = read_run_config(Yaml::load(file).with_overrides(overrides), use);
+  config.settle_batch(config.run.devices);
+  return config;
 }
 
 bool RunConfig::has_given_parts() const {

@@ -99,7 +99,8 @@ struct RunConfig {
   Yaml model;                      // read by models/
   Yaml yaml;                       // the whole, for errors that are found later
 
-  // As many ranks as there turn out to be. Throws ConfigError for more images than a step can have.
+  // For as many ranks as there turn out to be; a run's config.yaml holds the batch that it had. Throws ConfigError for
+  // more images than a step can have.
   void settle_batch(int ranks);
   bool has_given_parts() const;  // by the source, or by data.split.files
   bool may_validate() const;     // there can be validation images

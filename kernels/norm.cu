@@ -3,6 +3,7 @@
 #include <numeric>
 #include <utility>
 
+#include "kernels/conv_tile.h"
 #include "kernels/core/dropout.h"
 #include "kernels/core/reduce.h"
 
@@ -33,30 +34,6 @@ struct Part {
   template <class T>
   __device__ __forceinline__ Plane<T> of(const TensorView& m) const {
     return Plane<T>(m, pixels * sample, c0);
-  }
-};
-
-// Mean and sum of squared deviations of `count` values a channel (Chan, Golub, LeVeque 1979).
-template <class P>
-struct Moments {
-  static constexpr int floats = 2 * P::size + (P::size % 4 == 0 ? 4 : 1);
-  P mean = P(0), m2 = P(0);
-  float count = 0;
-  __device__ __forceinline__ void merge(const P& other_mean, const P& other_m2, float other_count) {
-    if (other_count == 0) return;
-    const float all = count + other_count, weight = other_count / all;
-    const P d = other_mean - mean;
-    mean = fma(d, P(weight), mean);
-    m2 = fma(d * d, P(count * weight), m2 + other_m2);
-    count = all;
-  }
-  __device__ __forceinline__ void save(float* at) const {
-    store_pack(at, mean);
-    store_pack(at + P::size, m2);
-    at[2 * P::size] = count;
-  }
-  __device__ __forceinline__ void merge(const float* at) {
-    merge(load_pack<P>(at), load_pack<P>(at + P::size), at[2 * P::size]);
   }
 };
 
@@ -234,8 +211,9 @@ struct GradientPlanes {
   }
 };
 
-// Per channel over the pixels of `range`: sum[C] of the gradient g, and moment[C] of g * (x - mean).
-template <class T, class P, class D>
+// Per channel over the pixels of `range`: sum[C] of the gradient g, and moment[C] of g * (x - mean). kWrites: and
+// dresidual = g.
+template <class T, class P, bool kWrites, class D>
 REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C, Channels channels, D& drop, float* sum,
                                         float* moment, float* scratch) {
   block_reduce<P, Sums<P, 2>>(
@@ -245,6 +223,7 @@ REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C,
         for (int64_t p = first; p < last; p += step) {
           a.dy.ahead(p + kAhead, c);
           const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c, drop);
+          if constexpr (kWrites) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);
           s[0] += g;
           s[1] = fma(g, value - affine.mean, s[1]);
         }
@@ -396,7 +375,7 @@ __global__ void __launch_bounds__(kBundleThreads, 1)
   Drop<kDrops> drop(k.norm, part, numbers);
   const Range all{0, part.pixels};
   s.channels.fill(k.norm, part);
-  gradient_sums<T, P>(planes, all, channels, s.channels, drop, s.sum, s.moment, s.scratch);
+  gradient_sums<T, P, false>(planes, all, channels, s.channels, drop, s.sum, s.moment, s.scratch);
   sync_block();
   for (int c = static_cast<int>(threadIdx.x); c < channels; c += static_cast<int>(blockDim.x)) {
     float* total = totals + part.sample * total_rows(k) * k.norm.x.C + part.c0 + c;
@@ -440,6 +419,18 @@ struct CombineShared {
   }
 };
 
+// The rows of NormForward::on_load of group g of the part, whose statistics are known.
+__device__ __forceinline__ void leave_on_load(const NormForward& k, const Part& part, int g) {
+  if (k.on_load == nullptr) return;
+  const int C = k.norm.x.C;
+  for (int c = part.c0 + g * part.D; c < part.c0 + (g + 1) * part.D; ++c) {
+    float* const to = k.on_load + part.sample * 3 * C + c;
+    to[0] = k.norm.mean[part.first + g];
+    to[C] = k.norm.rstd[part.first + g] * k.norm.gamma[c];
+    to[2 * C] = k.norm.beta[c];
+  }
+}
+
 // The part's statistics, the running ones too, from its channels' moments.
 __device__ __forceinline__ void finish_statistics(const NormForward& k, const Part& part, const float* means,
                                                   const float* m2s) {
@@ -456,25 +447,32 @@ __device__ __forceinline__ void finish_statistics(const NormForward& k, const Pa
       k.running_mean[c] = keep * k.running_mean[c] + (1 - keep) * (k.norm.mean[part.first + g] + bias);
       k.running_variance[c] = keep * k.running_variance[c] + (1 - keep) * variance;
     }
+    leave_on_load(k, part, g);
   }
 }
 
-// Merges the moments of a sample's blocks, then of a group's channels. Block x has `width` channels of sample y.
-// moments: of batch norm, (2, C) and the number of pixels, which ranks merge; null: the statistics follow from these.
+// Merges the moments of a sample's blocks, or strips, then of a group's channels. Block x has `width` channels of
+// sample y. moments: of batch norm, (2, C) and the number of pixels, which ranks merge; null: the statistics follow
+// from these.
 __global__ void __launch_bounds__(kThreads) norm_combine(NormForward k, int blocks, int width, float* moments) {
   const int all = k.norm.x.C, from = static_cast<int>(blockIdx.x) * width;
   const Part part(k.norm, blockIdx.y, from, all - from < width ? all - from : width);
   const CombineShared s = take_shared<CombineShared>(width);
   const int64_t each = (part.pixels + blocks - 1) / blocks;
-  const float* partial = static_cast<const float*>(k.norm.workspace) + part.sample * blocks * 2 * all + part.c0;
+  const bool strips = k.x_moments != nullptr;
+  const float* partial =
+      (strips ? k.x_moments : static_cast<const float*>(k.norm.workspace)) + part.sample * blocks * 2 * all + part.c0;
+  const int H = k.norm.x.H, W = k.norm.x.W, per_image = tile_strips(H);
   block_reduce<One, Moments<One>>(
       {0, blocks}, blocks, part.C, s.scratch,
       [&](Moments<One>& m, int c, int64_t first, int64_t last, int step) {
         for (int64_t b = first; b < last; b += step) {
           const float* of_block = partial + b * 2 * all + c;
-          const int64_t rest = part.pixels - b * each;
+          int64_t count = part.pixels - b * each;
+          if (strips) count = (H - static_cast<int>(b % per_image) * kTileStrip) * W;
+          const int64_t most = strips ? kTileStrip * W : each;
           m.merge(load_pack<One>(of_block), load_pack<One>(of_block + all),
-                  static_cast<float>(rest < each ? rest : each));
+                  static_cast<float>(count < most ? count : most));
         }
       },
       [&](Moments<One>& m, int c, int64_t) {
@@ -516,6 +514,7 @@ __global__ void __launch_bounds__(kThreads) norm_given(NormForward k) {
   for (int64_t c = r.begin + threadIdx.x; c < r.end; c += blockDim.x) {
     k.norm.mean[c] = k.running_mean[c];
     k.norm.rstd[c] = 1 / sqrtf(k.running_variance[c] + k.epsilon);
+    leave_on_load(k, Part(k.norm, 0, 0, k.norm.x.C), static_cast<int>(c));
   }
 }
 
@@ -557,16 +556,17 @@ __global__ void __launch_bounds__(kThreads, 3)
 }
 
 // Leaves the sums of g and of g * (x - mean) in the workspace: (S, B, 2, C).
-template <class T, class P, bool kDrops>
-__global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3) norm_gradient_sums(NormBackward k, DropoutNumbers numbers) {
+template <class T, class P, bool kDrops, bool kWrites>
+__global__ void __launch_bounds__(kThreads, kDrops || kWrites ? 2 : 3)
+    norm_gradient_sums(NormBackward k, DropoutNumbers numbers) {
   const Part part = whole_part(k.norm);
   const PassShared s =
       take_shared<PassShared>(part.C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, part.C / P::size));
   s.channels.fill(k.norm, part);
   float* mine = partials_of_block(static_cast<float*>(k.norm.workspace), 2 * part.C);
   Drop<kDrops> drop(k.norm, part, numbers);
-  gradient_sums<T, P>(GradientPlanes<T>(k, part, numbers), block_range(part.pixels), part.C, s.channels, drop, mine,
-                      mine + part.C, s.scratch);
+  gradient_sums<T, P, kWrites>(GradientPlanes<T>(k, part, numbers), block_range(part.pixels), part.C, s.channels, drop,
+                               mine, mine + part.C, s.scratch);
 }
 
 // sums: (S, total_rows(), C), of so many pixels a sample; the last row is written here, by the first block of a sample.
@@ -627,6 +627,48 @@ void reduce_channels(Stream& stream, int samples, const float* partial, int bloc
                      finish);
 }
 
+// Folds the partial sums (S, blocks, 2, C), gives them to `finish`, and leaves the coefficients of `k.on_load`. Block x
+// has `width` channels of sample y.
+__global__ void __launch_bounds__(kThreads)
+    norm_gradient_coefficients(NormBackward k, const float* partial, int blocks, int width, StoreChannelSums finish) {
+  const int C = k.norm.x.C, from = static_cast<int>(blockIdx.x) * width;
+  const Part part(k.norm, blockIdx.y, from, C - from < width ? C - from : width);
+  const PassShared s = take_shared<PassShared>(width, true, true, kWarp > 1 ? kThreads * Sums<One, 2>::floats : 0);
+  partial += part.sample * blocks * 2 * C + part.c0;
+  block_reduce<One, Sums<One, 2>>(
+      {0, blocks}, blocks, part.C, s.scratch,
+      [&](Sums<One, 2>& sums, int c, int64_t first, int64_t last, int step) {
+        for (int64_t b = first; b < last; b += step)
+          for (int i = 0; i < 2; ++i) sums[i] += load_pack<One>(partial + (b * 2 + i) * C + c);
+      },
+      [&](Sums<One, 2>& sums, int c, int64_t) {
+        store_pack(s.sum + c, sums[0]);
+        store_pack(s.moment + c, sums[1] * One(k.norm.rstd[part.first + c / part.D]));
+      });
+  sync_block();
+  s.channels.fill(k.norm, part);
+  if (k.norm.training) {
+    fill_gradient(k.norm, part, static_cast<float>(part.pixels), s.sum, s.moment, s.slope, s.offset);
+  } else {  // the statistics are constants
+    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
+      s.slope[c] = s.offset[c] = 0;
+    sync_block();
+  }
+  for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
+    const int sample = static_cast<int>(part.sample), at = part.c0 + c;
+    finish(sample, at, One(s.sum[c]));
+    finish(sample, C + at, One(s.moment[c]));
+    if (k.dx_sums != nullptr)
+      finish(sample, 2 * C + at, One(gradient_sum(k.norm, part, s.channels, s.sum, s.slope, s.offset, c)));
+    float* const to = k.on_load + part.sample * 5 * C + at;
+    to[0] = s.channels.mean[c];
+    to[C] = s.channels.scale[c];
+    to[2 * C] = s.channels.beta[c];
+    to[3 * C] = s.slope[c];
+    to[4 * C] = s.offset[c];
+  }
+}
+
 // Sums over the samples of (samples, total_rows(), C) sums into the gradients of beta and gamma, and of biases.
 void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
   const int C = k.norm.x.C;
@@ -638,21 +680,6 @@ void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
                    .dx_sums = k.dx_sums,
                    .dresidual_sums = k.dresidual_sums,
                    .accumulate = k.accumulate_parameters});
-}
-
-// Bytes of shared memory that a block may have.
-size_t shared_limit([[maybe_unused]] const Stream& stream) {
-#if defined(__CUDACC__)
-  stream.native();  // selects its device
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
-    return 48 * 1024;
-  }
-  return static_cast<size_t>(bytes);
-#else
-  return 48 * 1024;
-#endif
 }
 
 // Channels of a block's bundle: whole groups and whole packs, of a sector of memory or more where that leaves blocks
@@ -707,6 +734,15 @@ void forward_bundles(Stream& stream, const NormForward& k, int channels) {
          dropout_numbers(k.norm.dropout), channels);
 }
 
+unsigned strips_of_sample(const Norm& n) {
+  return static_cast<unsigned>((n.groups > 0 ? 1 : n.x.N) * tile_strips(n.x.H));
+}
+// Channels whose partial results a block merges, whole groups. Strips are many: fewer channels, more threads for each.
+int combined_channels(const Norm& n, bool strips) {
+  const int most = strips ? 8 : 32, D = n.group_channels();
+  return std::min(n.x.C, D >= most ? D : most / D * D);
+}
+
 template <class T, class P, bool kDrops>
 void forward_passes(Stream& stream, NormForward k) {
   const Norm& n = k.norm;
@@ -718,13 +754,15 @@ void forward_passes(Stream& stream, NormForward k) {
   if (k.x_sums != nullptr) {
     launch(stream, "norm_from_sums", {samples}, {kThreads}, 0, norm_from_sums, k);
   } else if (n.training) {
-    launch(stream, "norm_statistics", {summing, samples}, {kThreads},
-           shared_bytes<float>(reduce_scratch<Moments<P>>(kThreads, C / P::size)), norm_statistics<T, P>, n);
-    const int width = std::min(C, D >= 32 ? D : 32 / D * D);
+    if (k.x_moments == nullptr)
+      launch(stream, "norm_statistics", {summing, samples}, {kThreads},
+             shared_bytes<float>(reduce_scratch<Moments<P>>(kThreads, C / P::size)), norm_statistics<T, P>, n);
+    const unsigned parts = k.x_moments == nullptr ? summing : strips_of_sample(n);
+    const int width = combined_channels(n, k.x_moments != nullptr);
     const unsigned blocks = static_cast<unsigned>((C + width - 1) / width);
     float* const moments = ranks == nullptr ? nullptr : workspace + static_cast<int64_t>(most_partials(1)) * 2 * C;
     launch(stream, "norm_combine", {blocks, samples}, {kThreads}, shared_bytes_of<CombineShared>(width), norm_combine,
-           k, static_cast<int>(summing), width, moments);
+           k, static_cast<int>(parts), width, moments);
     if (ranks != nullptr) {  // in place of the blocks' moments
       ranks->gather(stream, moments, (2 * C + 1) * sizeof(float), workspace);
       launch(stream, "norm_combine_ranks", {blocks}, {kThreads}, shared_bytes_of<CombineShared>(width),
@@ -733,6 +771,7 @@ void forward_passes(Stream& stream, NormForward k) {
   } else {
     launch(stream, "norm_given", {1}, {kThreads}, 0, norm_given, k);
   }
+  if (k.on_load != nullptr) return;
   if (k.affine != nullptr) {
     launch(stream, "norm_affine", {samples}, {kThreads}, 0, norm_affine, k);
     return;
@@ -751,33 +790,48 @@ template <class T, class P, bool kDrops>
 void backward_passes(Stream& stream, NormBackward k) {
   const Norm& n = k.norm;
   BatchRanks* const ranks = std::exchange(k.norm.ranks, nullptr);  // it is the host's
-  const int C = n.x.C, S = n.samples();
+  const int C = n.x.C, S = n.samples(), D = n.group_channels();
   const unsigned samples = static_cast<unsigned>(S), summing = summing_blocks(stream, S, n.pixels());
   float* workspace = static_cast<float*>(n.workspace);
   float* sums = workspace + static_cast<int64_t>(most_partials(S)) * S * 2 * C;  // (S, total_rows(), C)
-  launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
-         norm_gradient_sums<T, P, kDrops>, k, dropout_numbers(n.dropout));
-  const bool last = S == 1;  // then these sums are the parameters' gradients
-  float batch_pixels = static_cast<float>(n.pixels());
-  reduce_channels(stream, S, workspace, static_cast<int>(summing), 2 * C,
-                  {.C = C,
-                   .D = n.group_channels(),
-                   .rstd = n.rstd,
-                   .out = sums,
-                   .rows = total_rows(k),
-                   .dbeta = last ? k.dbeta : nullptr,
-                   .dgamma = last ? k.dgamma : nullptr,
-                   .dresidual_sums = last ? k.dresidual_sums : nullptr,
-                   .accumulate = k.accumulate_parameters});
-  if (ranks != nullptr) {  // in place of the blocks' sums
-    ranks->gather(stream, sums, 2 * C * sizeof(float), workspace);
-    reduce_channels(stream, 1, workspace, ranks->size(), 2 * C, {.C = C, .D = 1, .out = sums});
-    batch_pixels = static_cast<float>(n.pixels() / n.x.N * ranks->images());
+  const bool strips = k.sums != nullptr, writes = k.on_load != nullptr && k.dresidual;
+  if (!strips) {
+    launch(stream, "norm_gradient_sums", {summing, samples}, {kThreads},
+           shared_bytes_of<PassShared>(C, false, false, reduce_scratch<Sums<P, 2>>(kThreads, C / P::size)),
+           writes ? norm_gradient_sums<T, P, kDrops, true> : norm_gradient_sums<T, P, kDrops, false>, k,
+           dropout_numbers(n.dropout));
   }
-  launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
-         shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P, kDrops>, k,
-         dropout_numbers(n.dropout), sums, batch_pixels);
+  const float* const partial = strips ? k.sums : workspace;
+  const int parts = static_cast<int>(strips ? strips_of_sample(n) : summing);
+  const bool last = S == 1;  // then these sums are the parameters' gradients
+  StoreChannelSums finish{.C = C,
+                          .D = D,
+                          .out = sums,
+                          .rows = total_rows(k),
+                          .dbeta = last ? k.dbeta : nullptr,
+                          .dgamma = last ? k.dgamma : nullptr,
+                          .dresidual_sums = last ? k.dresidual_sums : nullptr,
+                          .accumulate = k.accumulate_parameters};
+  if (k.on_load != nullptr) {
+    finish.dx_sums = last ? k.dx_sums : nullptr;
+    const int width = combined_channels(n, strips);
+    launch(stream, "norm_gradient_coefficients", {static_cast<unsigned>((C + width - 1) / width), samples}, {kThreads},
+           shared_bytes_of<PassShared>(width, true, true,
+                                       static_cast<size_t>(kWarp > 1 ? kThreads * Sums<One, 2>::floats : 0)),
+           norm_gradient_coefficients, k, partial, parts, width, finish);
+  } else {
+    finish.rstd = n.rstd;
+    reduce_channels(stream, S, partial, parts, 2 * C, finish);
+    float batch_pixels = static_cast<float>(n.pixels());
+    if (ranks != nullptr) {  // in place of the blocks' sums
+      ranks->gather(stream, sums, 2 * C * sizeof(float), workspace);
+      reduce_channels(stream, 1, workspace, ranks->size(), 2 * C, {.C = C, .D = 1, .out = sums});
+      batch_pixels = static_cast<float>(n.pixels() / n.x.N * ranks->images());
+    }
+    launch(stream, "norm_apply_gradient", {writing_blocks(stream, S, n.pixels()), samples}, {kThreads},
+           shared_bytes_of<PassShared>(C, false, true, size_t{0}), norm_apply_gradient<T, P, kDrops>, k,
+           dropout_numbers(n.dropout), sums, batch_pixels);
+  }
   if (!last) reduce_samples(stream, k, sums);
 }
 
@@ -792,13 +846,16 @@ void with_drops(bool drops, F&& f) {
 
 void norm_forward(Stream& stream, const NormForward& k) {
   check("norm_forward", k.norm, {k.residual, k.y});
+  if ((k.on_load != nullptr || k.x_moments != nullptr) && k.norm.ranks != nullptr)
+    throw KernelError("norm_forward: statistics of all ranks are those of a norm that writes y");
+  if (k.on_load != nullptr && k.residual) throw KernelError("norm_forward: readers of x have no residual to add");
   if (k.affine != nullptr && k.norm.dropout) throw KernelError("norm_forward: coefficients know no dropout");
   if ((k.x_sums != nullptr || k.affine != nullptr) && k.norm.groups == 0)
     throw KernelError("norm_forward: sums of x and coefficients are those of group norm");
   with_packs("norm_forward", {k.norm.x, k.residual, k.y}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    const bool whole = k.x_sums == nullptr && k.affine == nullptr;
+    const bool whole = k.x_sums == nullptr && k.affine == nullptr && k.x_moments == nullptr && k.on_load == nullptr;
     with_drops(static_cast<bool>(k.norm.dropout), [&](auto drops) {
       if (const int channels = whole ? bundle_channels(stream, k.norm, P::size) : 0) {
         forward_bundles<T, P, drops>(stream, k, channels);
@@ -809,15 +866,20 @@ void norm_forward(Stream& stream, const NormForward& k) {
   });
 }
 
-void norm_backward(Stream& stream, const NormBackward& k) {
+void norm_backward(Stream& stream, const NormBackward& given) {
+  NormBackward k = given;
+  if (k.sums != nullptr) k.norm.relu = false, k.norm.dropout = {};  // dy is masked already
   check("norm_backward", k.norm, {k.y, k.dy, k.dx, k.dresidual});
   if (k.dx_sums != nullptr && k.norm.group_channels() > 1 && k.norm.deviation == nullptr)
     throw KernelError("norm_backward: sums of dx need the deviations of groups of several channels");
+  if ((k.on_load != nullptr || k.sums != nullptr) && k.norm.ranks != nullptr)
+    throw KernelError("norm_backward: sums of all ranks are those of a norm that writes dx");
+  if (k.on_load != nullptr && k.dx) throw KernelError("norm_backward: dx is left to the reader of dy");
   with_packs("norm_backward", {k.norm.x, k.y, k.dy, k.dx, k.dresidual}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
     with_drops(k.norm.dropout && !k.y, [&](auto drops) {
-      const int channels = bundle_channels(stream, k.norm, P::size);
+      const int channels = k.sums == nullptr && k.on_load == nullptr ? bundle_channels(stream, k.norm, P::size) : 0;
       if (channels == 0) return backward_passes<T, P, drops>(stream, k);
       const size_t folds = reduce_scratch<Sums<P, 2>>(kBundleThreads, channels / P::size);
       float* totals = static_cast<float*>(k.norm.workspace);

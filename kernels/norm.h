@@ -67,6 +67,11 @@ struct NormForward {
   // Of group norm without a residual: (N, 2, C), each channel's scale and shift: y would be act(x * scale + shift), and
   // is not written. Or null.
   float* affine = nullptr;
+  // Moments of the strips of x, as tile_forward leaves them (conv_tile.h), which spare a pass over x; or null.
+  const float* x_moments = nullptr;
+  // (samples, 3, C), for readers that normalise x themselves (NormOnLoad of conv_tile.h): y is not written then. Or
+  // null.
+  float* on_load = nullptr;
   // Of batch norm: (C), a bias that x lacks, and that the running mean has; or null.
   const float* x_bias = nullptr;
   float *running_mean = nullptr, *running_variance = nullptr;  // of batch norm: (C), updated in training, else read
@@ -90,6 +95,11 @@ struct NormBackward {
   // where it is more. Null: not wanted.
   float *dx_sums = nullptr, *dresidual_sums = nullptr;
   bool accumulate_dx = false, accumulate_dresidual = false, accumulate_parameters = false;
+  // Sums of the strips of dy, as tile_backward leaves them: dy is g. Or null.
+  const float* sums = nullptr;
+  // (samples, 5, C), for a reader of dy that takes the gradient of x from it (GradientOnLoad of conv_tile.h): dx is
+  // null then, and dy is not to be the memory of dresidual. Or null.
+  float* on_load = nullptr;
 };
 REGOLITH_KERNEL(norm_backward, NormBackward);
 

@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  12080
-engine   16320
+kernels  13020
+engine   16810
 models    565
 losses     550
 data      3035
-app       3295
+app       3330
 deploy    3210
 study     1290
 tools     1320"

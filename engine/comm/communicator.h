@@ -37,6 +37,8 @@ class Communicator {
   virtual void fail(const std::string& message) noexcept = 0;
   // Throws CommError once another has failed. For waits that are none of this class.
   virtual void check() {}
+  // Rank 0, which speaks for all, is gone: rank 1 does then.
+  virtual bool lost_root() const { return false; }
   // Called once by another thread when one has failed, to end such a wait; {}: no more.
   virtual void on_failure(std::function<void()>) {}
 

@@ -2,14 +2,17 @@
 
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
@@ -42,6 +45,8 @@ Launch checked(Launch l) {
   if (l.size < 1 || l.rank >= l.size)
     throw CommError("rank " + std::to_string(l.rank) + " of " + std::to_string(l.size) +
                     ", as the launcher's variables say: ranks are numbered from 0, below their number");
+  if (l.by != Launch::By::mpi && (l.port < 1 || l.port > 65535))
+    throw CommError("MASTER_PORT=" + std::to_string(l.port) + ": expected a port, 1 to 65535");
   return l;
 }
 
@@ -108,13 +113,33 @@ Launch start_ranks(int size, char** argv) {
                                      {"MASTER_PORT", std::to_string(l.port)}, {kJobVariable, l.job}};
     const pid_t pid = ::fork();
     if (pid < 0) throw CommError("cannot start rank " + std::to_string(rank) + ": " + std::strerror(errno));
-    if (pid > 0) continue;
+    if (pid > 0) {
+      l.children.push_back(pid);
+      continue;
+    }
     for (const auto& [name, value] : values) ::setenv(name.c_str(), value.c_str(), 1);
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (::getppid() == parent) ::execv("/proc/self/exe", argv);
     ::_exit(127);
   }
+  l.while_meeting = [size, children = l.children] {
+    for (size_t i = 0; i < children.size(); ++i)
+      if (::waitpid(children[i], nullptr, WNOHANG) == children[i])
+        throw CommError("rank " + std::to_string(i + 1) + " of " + std::to_string(size) +
+                        ", a process that this one has started, ended before it met the others");
+  };
   return l;
+}
+
+void end_ranks(const std::vector<pid_t>& children) {
+  constexpr int kTries = 200;
+  std::vector<pid_t> left = children;
+  for (int i = 0; i <= kTries && !left.empty(); ++i) {
+    if (i == kTries)  // stopped, perhaps
+      for (const pid_t pid : left) ::kill(pid, SIGKILL);
+    std::erase_if(left, [&](pid_t pid) { return ::waitpid(pid, nullptr, i == kTries ? 0 : WNOHANG) != 0; });
+    if (!left.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 std::unique_ptr<Communicator> connect(const Launch& launch) {

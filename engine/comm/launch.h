@@ -1,6 +1,9 @@
 // How a rank learns that it is one: from the environment that launchers set.
 #pragma once
 
+#include <sys/types.h>
+
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +20,8 @@ struct Launch {
   std::string address;                     // of rank 0; not with mpi
   int port = 0, ports = 1;                 // the first of so many that rank 0 may listen at
   std::string job;                         // keeps the ranks of two jobs apart
+  std::vector<pid_t> children;             // the ranks that this process has started, in their order
+  std::function<void()> while_meeting;     // throws CommError where a rank cannot come any more; or none
 };
 
 // Nothing: this process is alone. Throws CommError for an environment that contradicts itself.
@@ -27,6 +32,8 @@ std::string first_node(const std::string& list);
 // Starts this program, with the same arguments, once for each of the ranks 1 to size - 1, and makes this process rank 0
 // of them. They end with it, and with a signal that reaches it.
 Launch start_ranks(int size, char** argv);
+// Waits for them to end, and kills those that do not.
+void end_ranks(const std::vector<pid_t>& children);
 
 // Meets the other ranks. Throws CommError, naming those that did not come.
 std::unique_ptr<Communicator> connect(const Launch& launch);

@@ -79,6 +79,7 @@ class Mpi : public Communicator {
   void check() override {
     if (watch_ != nullptr) watch_->check();
   }
+  bool lost_root() const override { return watch_ != nullptr && watch_->lost_root(); }
   void on_failure(std::function<void()> call) override {
     if (watch_ != nullptr) watch_->on_failure(std::move(call));
   }

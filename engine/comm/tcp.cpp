@@ -86,6 +86,7 @@ class Tcp : public Communicator {
 
   void fail(const std::string& message) noexcept override { watch_->fail(message); }
   void check() override { watch_->check(); }
+  bool lost_root() const override { return watch_->lost_root(); }
   void on_failure(std::function<void()> call) override { watch_->on_failure(std::move(call)); }
 
  private:
@@ -113,8 +114,10 @@ class Tcp : public Communicator {
     put(places[0].host, own.host);
     places[0].port = own.port;
     for (int missing = size_ - 1; missing > 0;) {
-      Socket s = door.accept(until);
+      Socket s = door.accept(std::min(until, Socket::Clock::now() + std::chrono::milliseconds(200)));
       if (!s.open()) {
+        if (launch.while_meeting) launch.while_meeting();
+        if (Socket::Clock::now() < until) continue;
         std::string names;
         for (int r = 1; r < size_; ++r)
           if (!ranks[r - 1].open()) names += (names.empty() ? "" : ", ") + std::to_string(r);

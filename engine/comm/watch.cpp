@@ -69,6 +69,11 @@ void Watch::set_failure(const std::string& text) {
   if (on_failure_) on_failure_();
 }
 
+void Watch::lose(const Peer& peer, const std::string& how) {
+  if (!failed_ && peer.rank == 0) lost_root_ = true;
+  set_failure(names_[peer.rank] + how);
+}
+
 void Watch::on_failure(std::function<void()> call) {
   const std::lock_guard lock(mutex_);
   on_failure_ = std::move(call);
@@ -88,8 +93,7 @@ void Watch::hear(Peer& peer) {
   if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
   if (got <= 0) {
     peer.left = true;
-    set_failure(names_[peer.rank] + " is gone: its process has ended");
-    return;
+    return lose(peer, " is gone: its process has ended");
   }
   peer.heard = Socket::Clock::now();
   if (what == kEnd) peer.left = true;
@@ -112,7 +116,7 @@ void Watch::hear(Peer& peer) {
 }
 
 void Watch::run() {
-  auto beat = Socket::Clock::now(), well = beat;
+  auto beat = Socket::Clock::now(), well = beat, turn = beat;
   while (!ending_) {
     std::vector<pollfd> waits;
     std::vector<Peer*> waited;
@@ -122,6 +126,9 @@ void Watch::run() {
     for (size_t i = 0; i < waits.size(); ++i)
       if (waits[i].revents != 0) hear(*waited[i]);
     const auto now = Socket::Clock::now();
+    if (now - turn > kBeat)  // this process was stopped: what it has not heard is nobody's silence
+      for (Peer& peer : peers_) peer.heard = now;
+    turn = now;
     if (now - beat >= kBeat) {
       beat = now;
       const std::lock_guard lock(mutex_);
@@ -130,8 +137,7 @@ void Watch::run() {
     }
     for (const Peer& peer : peers_)
       if (!peer.left && now - peer.heard > Communicator::kSilence)
-        set_failure(names_[peer.rank] + " has given no sign of life for " +
-                    std::to_string(Communicator::kSilence.count()) + " s");
+        lose(peer, " has given no sign of life for " + std::to_string(Communicator::kSilence.count()) + " s");
     if (!failed_ || told_)
       well = now;
     else if (now - well > Communicator::kGrace)
@@ -142,7 +148,8 @@ void Watch::run() {
 // What it computes meanwhile serves nobody.
 void Watch::leave() {
   const std::lock_guard lock(mutex_);
-  if (rank_ == 0) std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, failure_.c_str());
+  if (rank_ == 0 || (rank_ == 1 && lost_root_))
+    std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, failure_.c_str());
   std::_Exit(1);
 }
 

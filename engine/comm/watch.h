@@ -27,6 +27,7 @@ class Watch {
   void check();
   void on_failure(std::function<void()> call);  // by the watch's thread, once
   bool failed() const { return failed_; }
+  bool lost_root() const { return lost_root_; }  // rank 0, which speaks for all, is gone or silent
 
  private:
   struct Peer {
@@ -38,6 +39,7 @@ class Watch {
   void run();
   void hear(Peer& peer);
   void set_failure(const std::string& text);
+  void lose(const Peer& peer, const std::string& how);
   [[noreturn]] void leave();
 
   int rank_;
@@ -45,7 +47,8 @@ class Watch {
   std::vector<Peer> peers_;
   std::atomic<bool> failed_ = false, ending_ = false;
   std::atomic<bool> told_ = false;  // the process knows of the failure
-  std::mutex mutex_;                // of what follows
+  std::atomic<bool> lost_root_ = false;
+  std::mutex mutex_;  // of what follows
   std::string failure_;
   std::function<void()> on_failure_;
   std::thread thread_;

@@ -11,6 +11,7 @@
 
 #include "engine/config/compute_options.h"
 #include "engine/tensor/device.h"
+#include "kernels/conv_tile.h"
 #include "kernels/core/tensor_view.h"
 
 namespace regolith {
@@ -74,6 +75,22 @@ struct ForwardEpilogue {
   // (N,2,C), scale and shift as a norm leaves them: x is read as x * scale + shift (then ReLU); the padding stays zero.
   const float* affine = nullptr;
   bool input_relu = false;
+  // Where takes_norms(), in training: the norm that left its value to this reader, and where the moments of y go.
+  kernels::NormOnLoad norm{};
+  float* moments = nullptr;
+};
+
+// Both gradients at once, with the norms around the convolution: kernels/conv_tile.h. Null: dx or dw is not wanted.
+struct ConvBackward {
+  TensorView x{};
+  kernels::NormOnLoad norm{};
+  TensorView dy{};
+  kernels::GradientOnLoad gradient{};
+  TensorView dx{};
+  bool accumulate_dx = false;
+  float* sums = nullptr;
+  float* dw = nullptr;
+  bool accumulate_dw = false;
 };
 
 enum class WeightUse { forward, dgrad };
@@ -116,6 +133,10 @@ class Convolution {
   // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
   virtual void wgrad(DeviceStream&, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
                      void* workspace) = 0;
+  // Whether forward takes the norm of x and gives the moments of y, and backward() is there. Then all maps may be
+  // slices.
+  virtual bool takes_norms() const { return false; }
+  virtual void backward(DeviceStream&, const ConvBackward&, const void* /*w*/, void* /*workspace*/) {}
   // Kernels of wgrad, for report/traffic.h. More with db than without: dy is read once more.
   virtual int wgrad_launches(bool /*db*/) const { return 1; }
 };
@@ -128,15 +149,15 @@ struct UnsupportedReason {
 class ConvProvider {
  public:
   virtual ~ConvProvider() = default;
-  virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, upscale, thin, reference
+  virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, upscale, tile, thin, reference
   virtual std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
                                                                                const ConvRequest& request) = 0;
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is used where it
-// is named, and on the simulated device. Throws GraphError, with every provider's reason, where none supports the
-// request.
+// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or tile, cudnn (CUDA). `reference` is used
+// where it is named, and beside tile on the simulated device. Throws GraphError, with every provider's reason, where
+// none supports the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
 // The providers of this build, in the order in which "auto" asks them.

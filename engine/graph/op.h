@@ -70,6 +70,9 @@ struct OpRun {
   std::vector<float*> dx_sums;       // per input: where the sums of dx go, as give_gradient_sums() asked; else null
   float* aux = nullptr;              // aux_bytes(), written by forward; null where no op reads them
   std::vector<const float*> x_aux;   // per input: the auxiliary output of its producer, where reads_aux() asks for it
+  float* dx_aux = nullptr;           // dx_aux_bytes(), written by backward
+  // The runs of the op that wrote input 0, and of the only one that reads y; null: there is none.
+  const OpRun *before = nullptr, *behind = nullptr;
   void* saved = nullptr;
   void* workspace = nullptr;
   std::vector<void*> packed;  // the copies that prepacked() lists; null where one has no bytes
@@ -89,6 +92,16 @@ struct Passes {
   int launches = 1;
   int x = 1, others = 1;  // input 0; each further one
   int y = 1, dy = 1;
+  double bytes = 0;  // of workspaces
+};
+
+// How a norm is to be read by the ops around it: what it does beside scale and shift.
+struct NormReading {
+  bool per_image = false;  // its statistics are those of each image
+  bool relu = false, residual = false;
+  bool masked = false;  // its dresidual is the masked dy, as long as it is read
+  float rate = 0;       // of dropout
+  bool spatial = false;
 };
 
 // Whether an op has the sums over the pixels of the dx that it writes, without a pass for them.
@@ -131,13 +144,33 @@ class Op {
   // The parameter, a bias, that y lacks, and that the one op that reads y gets as OpRun::x_bias; -1: none. A batch norm
   // would take it out again, and adds it to its running mean; a sum adds it. Known after compile().
   virtual int left_out_bias() const { return -1; }
-  // A norm before a convolution need not write y in inference: it leaves its input where it is, and a scale and a shift
-  // for each channel of each image as its auxiliary output, which all its readers apply. Known after compile().
+  // A norm before a convolution need not write y: it leaves its input where it is, and coefficients for each channel as
+  // its auxiliary output, which all its readers apply. In inference, where readers have an epilogue; in training, where
+  // they are kernels that take norms. Known after compile(), as the rest.
   virtual bool may_leave_to_readers() const { return false; }
   virtual bool applies_norm() const { return false; }  // of input 0, as a reader
   virtual void leave_to_readers() {}
-  virtual void apply_norm(bool /*relu*/) {}  // tells the reader that it is to
-  virtual bool has_relu() const { return false; }
+  virtual void apply_norm(const NormReading&) {}  // tells the reader that it is to
+  virtual NormReading reading() const { return {}; }
+  // In training a convolution takes over more of the norms around it (Program::put_norms_into_convolutions()). It gives
+  // the norm that reads y the moments of y, as its auxiliary output:
+  virtual bool takes_norms() const { return false; }  // such a convolution
+  virtual bool is_norm() const { return false; }
+  virtual bool takes_moments() const { return false; }  // a norm that had to sum x
+  virtual void give_moments() {}
+  virtual void take_moments() {}
+  // It gives the norm that left its value to it alone the sums that the norm's backward wants, beside dx;
+  virtual void give_sums() {}
+  virtual void take_sums() {}
+  // and it takes its dy from that of the norm behind, with coefficients that the norm leaves beside dx.
+  virtual bool takes_gradient() const { return false; }
+  virtual void leave_gradient() {}
+  virtual void take_gradient(const NormReading&) {}
+  // Of what was settled so: y is the memory of input 0, and dx of input 0 that of dy, and neither is written.
+  virtual bool leaves_value() const { return false; }
+  virtual bool leaves_gradient() const { return false; }
+  // What backward writes beside dx of input 0, for the op that wrote the input.
+  virtual size_t dx_aux_bytes() const { return 0; }
   // The parameter whose gradient is the sums of dy over the pixels, a bias; -1: there is none. It need not be computed
   // where the op that wrote dy gives it instead (graph/plan.h). Known after compile(), as what follows.
   virtual int bias_parameter() const { return -1; }

@@ -63,12 +63,15 @@ class Planner {
     int last = i;
     if (is_head(i) || i == graph_.output) last = n_;
     for (int c : consumers_[i]) {
-      last = std::max(last, c);
+      last = std::max(last, node(c).op->leaves_value() ? last_use(c) : c);
       if (!plan_.nodes[c].backward) continue;
       for (size_t k = 0; k < node(c).inputs.size(); ++k)
         if (node(c).inputs[k] == i && node(c).inferred.saves_input[k]) last = std::max(last, backward_step(c));
     }
-    if (plan_.nodes[i].backward && node(i).inferred.saves_output) last = std::max(last, backward_step(i));
+    if (plan_.nodes[i].backward && node(i).inferred.saves_output) {
+      last = std::max(last, backward_step(i));
+      if (node(i).op->leaves_gradient()) last = std::max(last, backward_step(node(i).inputs[0]));  // who reads it there
+    }
     return last;
   }
 
@@ -84,6 +87,11 @@ class Planner {
       }
     }
     return last;
+  }
+
+  // When the op that wrote input 0 of node i runs backward.
+  int aux_reader_step(int i) const {
+    return node(i).inputs.empty() ? backward_step(i) : backward_step(node(i).inputs[0]);
   }
 
   bool may_be_strided(int i) const {
@@ -115,6 +123,7 @@ class Planner {
       }
     }
     for (int i = n_ - 1; i >= 0; --i) {  // parents come after their parts
+      if (node(i).op->leaves_value()) continue;
       Placement& p = plan_.nodes[i].value;
       if (const int heir = parent[i] < 0 ? overwriting_reader(i) : -1; heir >= 0) {
         p = plan_.nodes[heir].value;
@@ -127,6 +136,8 @@ class Planner {
         p = {new_buffer(node(i).name, map_bytes(i), i, last_use(i)), 0, node(i).shape().C};
       }
     }
+    for (int i = 0; i < n_; ++i)
+      if (node(i).op->leaves_value()) plan_.nodes[i].value = plan_.nodes[node(i).inputs[0]].value;
     for (int k = 0; k < n_; ++k) {
       if (!node(k).op->joins_channels()) continue;
       for (int i : node(k).inputs) plan_.concat_copies += parent[i] != k;
@@ -209,7 +220,9 @@ class Planner {
     const Node& consumer = node(c);
     const bool joins = consumer.op->joins_channels(), kept = joins || consumer.op->is_sum();
     Placement p = plan_.nodes[c].grad;
-    if (joins) {
+    if (consumer.op->leaves_gradient() && k == 0) {  // v's op reads it there, later
+      return may_take(v, c, p, true) ? p : Placement{};
+    } else if (joins) {
       if (!options_.views) return {};
       for (int j = 0; j < k; ++j) p.channel += node(consumer.inputs[j]).shape().C;
     } else if (!options_.reuse || !consumer.op->backward_in_place() || node(v).shape() != consumer.shape()) {
@@ -232,6 +245,7 @@ class Planner {
       p.saved = take(" saved", node(i).inferred.saved_bytes + node(i).op->saved_memory(), i,
                      p.backward ? backward_step(i) : i);
       if (const int last = last_aux_use(i); last > i) p.aux = take(" aux", node(i).op->aux_bytes(), i, last);
+      if (p.backward) p.dx_aux = take(" dx aux", node(i).op->dx_aux_bytes(), backward_step(i), aux_reader_step(i));
       p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
       if (p.backward)
         p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));

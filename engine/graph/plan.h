@@ -37,7 +37,7 @@ struct NodePlan {
   std::vector<bool> wants_dx;    // per input
   std::vector<bool> accumulate;  // per input: dx has been written before
   std::vector<int> temp;         // per input: a buffer to write dx to, added to the gradient afterwards; -1: none
-  int saved = -1, aux = -1, forward_workspace = -1, backward_workspace = -1;  // buffers
+  int saved = -1, aux = -1, dx_aux = -1, forward_workspace = -1, backward_workspace = -1;  // buffers
 };
 
 struct Plan {

@@ -4,6 +4,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/text.h"
+#include "engine/ops/dropout.h"
 #include "engine/ops/registry.h"
 #include "kernels/activation.h"
 #include "kernels/add.h"
@@ -113,6 +114,7 @@ Inference ConvOp::infer(const std::vector<Shape>& inputs) {
 }
 
 void ConvOp::compile(const CompileContext& context) {
+  trains_ = context.training;
   leaves_bias_out_ = a_.bias && a_.bias_cancels && context.batch_statistics;
   ConvRequest r = conv_request(shape_, context);
   r.bias = a_.bias && !leaves_bias_out_;
@@ -126,11 +128,35 @@ void ConvOp::compile(const CompileContext& context) {
   }
 }
 
+bool ConvOp::takes_gradient() const {
+  const bool sums_dy = a_.bias && sums_bias_ && !leaves_bias_out_;
+  return takes_norms() && !a_.relu && !sums_dy;
+}
+
+size_t ConvOp::dx_aux_bytes() const {
+  const int64_t strips = int64_t{shape_.N} * kernels::tile_strips(shape_.H);
+  return gives_sums_ ? static_cast<size_t>(strips) * 2 * shape_.C * sizeof(float) : 0;
+}
+
 size_t ConvOp::aux_bytes() const {
+  const int64_t strips = int64_t{shape_.N} * kernels::tile_strips(shape_.P());
+  if (gives_moments_) return static_cast<size_t>(strips) * 2 * shape_.K * sizeof(float);
   return a_.emits_sums && has_epilogue_ ? size_t{2} * shape_.N * shape_.K * sizeof(float) : 0;
 }
 
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
+
+// The dropout of a norm whose run is `of`.
+DropoutDraws draws_of(const NormReading& norm, const OpRun& run, const OpRun& of) {
+  DropoutDraws d = dropout_draws(run, norm.rate, norm.spatial);
+  d.key = of.seed;
+  return d;
+}
+
+kernels::NormOnLoad ConvOp::norm_on_load(const OpRun& run) const {
+  if (!applies_norm_) return {};
+  return {run.x_aux[0], norm_.per_image, norm_.relu, draws_of(norm_, run, *run.before)};
+}
 
 void ConvOp::forward(const OpRun& run) {
   const ChannelBias bias = a_.bias && !leaves_bias_out_ ? bias_of(run.params[1]) : ChannelBias();
@@ -139,13 +165,41 @@ void ConvOp::forward(const OpRun& run) {
     if (a_.residual) epilogue.residual = run.x[1];
     epilogue.sums = run.aux;
   }
-  if (applies_norm_) {
+  if (takes_norms()) {
+    epilogue.norm = norm_on_load(run);
+    epilogue.moments = gives_moments_ ? run.aux : nullptr;
+  } else if (applies_norm_) {
     epilogue.affine = run.x_aux[0];
-    epilogue.input_relu = norm_has_relu_;
+    epilogue.input_relu = norm_.relu;
   }
   conv_->forward(*run.stream, run.x[0], run.params[0].compute, run.packed[0], bias, run.y, run.workspace, epilogue);
   if (a_.residual && !has_epilogue_)
     kernels::add_forward(*run.stream, {.a = run.y, .b = run.x[1], .y = run.y, .relu = a_.relu});
+}
+
+void ConvOp::backward_with_norms(const OpRun& run) {
+  ConvBackward k{.x = run.x[0],
+                 .norm = norm_on_load(run),
+                 .dy = run.dy,
+                 .dx = run.dx[0],
+                 .accumulate_dx = run.accumulate[0],
+                 .sums = gives_sums_ ? run.dx_aux : nullptr,
+                 .dw = run.trains ? run.params[0].grad : nullptr,
+                 .accumulate_dw = run.accumulate_grads};
+  if (takes_gradient_) {
+    const OpRun& norm = *run.behind;
+    const NormReading& n = norm_behind_;
+    k.gradient = {
+        .x = run.y, .coefficients = norm.dx_aux, .per_image = n.per_image, .relu = {}, .dropout = {}, .y = {}};
+    if (n.masked) {
+      k.dy = norm.dx[1];
+    } else {
+      k.gradient.relu = n.relu;
+      k.gradient.dropout = draws_of(n, run, norm);
+      if (n.residual && n.relu) k.gradient.y = norm.y;
+    }
+  }
+  conv_->backward(*run.stream, k, run.params[0].compute, run.workspace);
 }
 
 void ConvOp::backward(const OpRun& run) {
@@ -153,6 +207,13 @@ void ConvOp::backward(const OpRun& run) {
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
   float* db = a_.bias && sums_bias_ && !leaves_bias_out_ ? run.params[1].grad : nullptr;
+  if (takes_norms()) {
+    backward_with_norms(run);
+    if (run.trains && db != nullptr)
+      kernels::channel_sum(*run.stream,
+                           {.x = run.dy, .sum = db, .accumulate = run.accumulate_grads, .workspace = run.workspace});
+    return;
+  }
   if (run.trains)
     conv_->wgrad(*run.stream, run.x[0], run.dy, run.params[0].grad, db, run.accumulate_grads, run.workspace);
   if (run.dx[0])
@@ -162,6 +223,14 @@ void ConvOp::backward(const OpRun& run) {
 
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
   const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
+  if (takes_norms()) {
+    const size_t partial = kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S);
+    const int mask = takes_gradient_ && norm_behind_.residual && norm_behind_.relu && !norm_behind_.masked;
+    return {.launches = 2 + 2 * db + a_.relu,
+            .y = 1 + mask,
+            .dy = 1 + db + 2 * a_.relu,
+            .bytes = 2.0 * static_cast<double>(partial)};
+  }
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};
 }

@@ -73,16 +73,27 @@ class ConvOp : public ConvBase {
   std::string_view kind() const override { return "conv"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<ConvOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
-  bool accumulates() const override { return conv_ != nullptr && conv_->has_dgrad_epilogue(); }
+  bool accumulates() const override {
+    return conv_ != nullptr && (conv_->has_dgrad_epilogue() || conv_->takes_norms());
+  }
   bool overwrites_dy() const override { return a_.relu; }
-  bool reads_strided() const override { return has_epilogue_; }
-  bool writes_strided() const override { return has_epilogue_; }
+  bool reads_strided() const override { return has_epilogue_ || conv_->takes_norms(); }
+  bool writes_strided() const override { return has_epilogue_ || conv_->takes_norms(); }
   size_t aux_bytes() const override;
   int left_out_bias() const override { return leaves_bias_out_ ? 1 : -1; }
   int bias_parameter() const override { return leaves_bias_out_ ? -1 : ConvBase::bias_parameter(); }
-  AuxUse reads_aux(size_t input) const override { return applies_norm_ && input == 0 ? AuxUse::forward : AuxUse::none; }
-  bool applies_norm() const override { return has_epilogue_; }
-  void apply_norm(bool relu) override { applies_norm_ = true, norm_has_relu_ = relu; }
+  AuxUse reads_aux(size_t input) const override {
+    if (!applies_norm_ || input != 0) return AuxUse::none;
+    return takes_norms() ? AuxUse::forward_and_backward : AuxUse::forward;
+  }
+  bool applies_norm() const override { return has_epilogue_ || takes_norms(); }
+  void apply_norm(const NormReading& norm) override { applies_norm_ = true, norm_ = norm; }
+  bool takes_norms() const override { return trains_ && conv_->takes_norms(); }
+  void give_moments() override { gives_moments_ = true; }
+  void give_sums() override { gives_sums_ = true; }
+  bool takes_gradient() const override;
+  void take_gradient(const NormReading& norm) override { takes_gradient_ = true, norm_behind_ = norm; }
+  size_t dx_aux_bytes() const override;
   void compile(const CompileContext& context) override;
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::forward).bytes == 0; }
   size_t forward_workspace() const override { return conv_->forward_workspace(); }
@@ -92,9 +103,13 @@ class ConvOp : public ConvBase {
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
+  kernels::NormOnLoad norm_on_load(const OpRun& run) const;
+  void backward_with_norms(const OpRun& run);
   bool leaves_bias_out_ = false;
   bool has_epilogue_ = false;  // in inference, of its provider
-  bool applies_norm_ = false, norm_has_relu_ = false;
+  bool trains_ = false;        // backward will run
+  bool applies_norm_ = false, takes_gradient_ = false, gives_moments_ = false, gives_sums_ = false;
+  NormReading norm_, norm_behind_;
 };
 
 // Transposed convolution: the exact adjoint of the "same" convolution that maps its output to its input; shape_ is that

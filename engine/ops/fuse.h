@@ -19,7 +19,8 @@ struct FuseOptions {
 // Returns a line per rewrite: "norm+relu: e1/1/norm takes e1/1/relu". Rules, in their order: "cancelled bias",
 // "norm+residual", "norm+relu", "norm+dropout", "conv+residual", "conv+relu", "padding taps" (of ASPP: not multiplied),
 // "squeeze+pool", "squeeze+dropout", "squeeze from norm", "norm from conv". `inference`: with those that have no
-// backward, "conv+residual" and "norm from conv". Programs that train have the rule "bias sums" besides (graph/plan.h).
+// backward, "conv+residual" and "norm from conv". Programs that train have the rules "bias sums" (graph/plan.h) and
+// "norms in convolutions" (Program::put_norms_into_convolutions()) besides.
 std::vector<std::string> fuse(Graph& graph, const FuseOptions& options = {}, bool inference = false);
 
 }  // namespace regolith

@@ -13,6 +13,22 @@ std::string NormOp::describe() const {
          (epilogue.relu ? " + relu" : "") + epilogue.dropout.describe();
 }
 
+NormReading NormOp::reading() const {
+  return {.per_image = groups_ > 0,
+          .relu = epilogue.relu,
+          .residual = epilogue.residual,
+          .rate = epilogue.dropout.rate,
+          .spatial = epilogue.dropout.spatial};
+}
+
+size_t NormOp::aux_bytes() const {
+  return leaves_value() ? static_cast<size_t>(samples()) * 3 * shape_.C * sizeof(float) : 0;
+}
+
+size_t NormOp::dx_aux_bytes() const {
+  return leaves_gradient_ ? static_cast<size_t>(samples()) * 5 * shape_.C * sizeof(float) : 0;
+}
+
 int64_t NormOp::statistics() const { return groups_ > 0 ? static_cast<int64_t>(shape_.N) * groups_ : shape_.C; }
 
 Inference NormOp::infer(const std::vector<Shape>& inputs) {
@@ -57,16 +73,18 @@ kernels::Norm NormOp::arguments(const OpRun& run) const {
 }
 
 void NormOp::forward(const OpRun& run) {
-  const bool batch = groups_ == 0;
-  if (left_to_readers_ && run.x[0].data != run.y.data)
+  const bool batch = groups_ == 0, left = leaves_value();
+  if (left_to_readers_ && !left && run.x[0].data != run.y.data)
     kernels::add_forward(*run.stream, {.a = run.x[0], .b = {}, .y = run.y});
   kernels::norm_forward(*run.stream, {.norm = arguments(run),
                                       .residual = epilogue.residual ? run.x[1] : TensorView{},
                                       .y = run.y,
                                       .epsilon = epsilon_,
                                       .sums = left_to_readers_ ? nullptr : run.aux,
-                                      .x_sums = run.x_aux[0],
-                                      .affine = left_to_readers_ ? run.aux : nullptr,
+                                      .x_sums = takes_moments_ ? nullptr : run.x_aux[0],
+                                      .affine = left_to_readers_ && !left ? run.aux : nullptr,
+                                      .x_moments = takes_moments_ ? run.x_aux[0] : nullptr,
+                                      .on_load = left ? run.aux : nullptr,
                                       .x_bias = run.x_bias[0],
                                       .running_mean = batch ? run.params[2].master : nullptr,
                                       .running_variance = batch ? run.params[3].master : nullptr,
@@ -76,10 +94,12 @@ void NormOp::forward(const OpRun& run) {
 
 void NormOp::backward(const OpRun& run) {
   const bool residual = epilogue.residual && run.dx[1];
+  if (leaves_gradient_ && run.dx[0].data != run.dy.data)  // there it would have been overwritten
+    kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0]});
   kernels::norm_backward(*run.stream, {.norm = arguments(run),
                                        .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
                                        .dy = run.dy,
-                                       .dx = run.dx[0],
+                                       .dx = leaves_gradient_ ? TensorView{} : run.dx[0],
                                        .dresidual = residual ? run.dx[1] : TensorView{},
                                        .dgamma = run.params[0].grad,
                                        .dbeta = run.params[1].grad,
@@ -87,18 +107,25 @@ void NormOp::backward(const OpRun& run) {
                                        .dresidual_sums = epilogue.residual ? run.dx_sums[1] : nullptr,
                                        .accumulate_dx = run.accumulate[0],
                                        .accumulate_dresidual = residual && run.accumulate[1],
-                                       .accumulate_parameters = run.accumulate_grads});
+                                       .accumulate_parameters = run.accumulate_grads,
+                                       .sums = takes_sums_ ? run.behind->dx_aux : nullptr,
+                                       .on_load = leaves_gradient_ ? run.dx_aux : nullptr});
 }
 
 // Group norm by a block for each bundle of channels, which stays in shared memory; batch norm by the three passes of
-// one sample.
+// one sample. What convolutions have summed spares the first of these, and what they read through the norm the last.
 Passes NormOp::forward_passes() const {
-  if (groups_ > 0) return {};
-  return training_ ? Passes{.launches = 3, .x = 2} : Passes{.launches = 2};
+  const int first = training_ && !takes_moments_;  // pass over x, for its moments
+  if (leaves_value()) return {.launches = 1 + first, .x = first, .others = 0, .y = 0};
+  if (groups_ > 0 && !takes_moments_) return {};
+  return {.launches = 2 + first, .x = 1 + first};
 }
 
 Passes NormOp::backward_passes(const std::vector<bool>&) const {
-  return {.launches = groups_ > 0 ? 2 : 3, .x = 2, .y = 2, .dy = 2};
+  const int samples = groups_ > 0, first = !takes_sums_;  // a launch that sums over samples; a pass for the sums
+  if (leaves_gradient_) return {.launches = 1 + first + samples, .x = first, .y = first, .dy = first};
+  if (takes_sums_) return {.launches = 2 + samples};
+  return {.launches = samples ? 2 : 3, .x = 2, .y = 2, .dy = 2};
 }
 
 Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
@@ -114,6 +141,7 @@ Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {
 }
 
 size_t GroupNormOp::aux_bytes() const {
+  if (leaves_value()) return NormOp::aux_bytes();
   if (!emits_statistics && !left_to_readers_) return 0;
   return static_cast<size_t>(shape_.N) * shape_.C * sizeof(float) * (left_to_readers_ ? 2 : 1);
 }
@@ -126,6 +154,7 @@ Inference BatchNormOp::infer(const std::vector<Shape>& inputs) {
 }
 
 void BatchNormOp::compile(const CompileContext& context) {
+  NormOp::compile(context);
   training_ = context.batch_statistics;
   if (training_ && static_cast<int64_t>(shape_.N) * shape_.H * shape_.W == 1)
     throw GraphError(

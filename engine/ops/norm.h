@@ -36,14 +36,31 @@ class NormOp : public Op {
   GradientSums gradient_sums(size_t input) const override;
   void give_gradient_sums(size_t input) override { gives_sums_ |= input == 0; }
   size_t saved_memory() const override;
+  size_t aux_bytes() const override;
+  size_t dx_aux_bytes() const override;
+  AuxUse reads_aux(size_t input) const override {
+    return takes_moments_ && input == 0 ? AuxUse::forward : AuxUse::none;
+  }
+  bool is_norm() const override { return true; }
+  bool may_leave_to_readers() const override { return trains_ && !epilogue.residual; }
+  void leave_to_readers() override { left_to_readers_ = true; }
+  NormReading reading() const override;
+  void take_moments() override { takes_moments_ = true; }
+  void take_sums() override { takes_sums_ = true; }
+  void leave_gradient() override { leaves_gradient_ = true; }
+  bool leaves_value() const override { return trains_ && left_to_readers_; }
+  bool leaves_gradient() const override { return leaves_gradient_; }
+  void compile(const CompileContext& context) override { trains_ = context.training; }
   int groups() const { return groups_; }  // 0: batch norm
   float epsilon() const { return epsilon_; }
 
  protected:
   NormOp(int groups, float epsilon) : groups_(groups), epsilon_(epsilon) {}
+  int64_t samples() const { return groups_ > 0 ? shape_.N : 1; }
   int64_t statistics() const;  // pairs of mean and rstd
   int group_channels() const { return groups_ > 0 ? shape_.C / groups_ : 1; }
-  bool left_to_readers_ = false;
+  bool trains_ = false;  // backward will run
+  bool left_to_readers_ = false, takes_moments_ = false, takes_sums_ = false, leaves_gradient_ = false;
   kernels::Norm arguments(const OpRun& run) const;
   int groups_;  // 0: batch norm
   float epsilon_, momentum_ = 0;
@@ -58,11 +75,13 @@ class GroupNormOp : public NormOp {
   GroupNormOp(int groups, float epsilon) : NormOp(groups, epsilon) {}
   bool emits_statistics = false;  // of y over H and W, (N, C), to the squeezes that read it: set by fusion
   bool takes_sums = false;        // of the convolution before it, where that has them: set by fusion
-  AuxUse reads_aux(size_t input) const override { return takes_sums && input == 0 ? AuxUse::forward : AuxUse::none; }
-  bool may_leave_to_readers() const override { return !epilogue.residual; }
-  void leave_to_readers() override { left_to_readers_ = true; }
-  bool has_relu() const override { return epilogue.relu; }
-  bool forward_in_place() const override { return left_to_readers_; }
+  AuxUse reads_aux(size_t input) const override {
+    return takes_sums && input == 0 ? AuxUse::forward : NormOp::reads_aux(input);
+  }
+  bool may_leave_to_readers() const override { return !epilogue.residual && !(trains_ && emits_statistics); }
+  // Materialised, it reads x once and keeps it: that x has been summed would only cost launches.
+  bool takes_moments() const override { return left_to_readers_; }
+  bool forward_in_place() const override { return left_to_readers_ && !trains_; }
   std::string_view kind() const override { return "group_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<GroupNormOp>(*this); }
   Inference infer(const std::vector<Shape>& inputs) override;
@@ -76,6 +95,7 @@ class BatchNormOp : public NormOp {
   std::string_view kind() const override { return "batch_norm"; }
   std::unique_ptr<Op> clone() const override { return std::make_unique<BatchNormOp>(*this); }
   bool couples_batch() const override { return true; }
+  bool takes_moments() const override { return training_; }
   Inference infer(const std::vector<Shape>& inputs) override;
   void compile(const CompileContext& context) override;  // throws GraphError for statistics of a single value
 };

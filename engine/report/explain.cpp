@@ -74,6 +74,11 @@ std::string explain(Network& network, int batch, int moments) {
   text += "largest      " + largest_buffers(plan) + "\n";
   const Traffic step = traffic_of_step(program, (batch + slice - 1) / slice, moments);
   text += format("training step: %lld launches, %.2f GB\n", static_cast<long long>(step.launches), step.bytes / 1e9);
+  if (network.device().kind() == DeviceKind::cpu) {
+    const GpuStep gpu = step_on_gpu(network, batch, moments);
+    text += format("on a GPU     %lld launches, %.2f GB; arena %s\n", static_cast<long long>(gpu.traffic.launches),
+                   gpu.traffic.bytes / 1e9, mebibytes(gpu.arena_bytes, 1).c_str());
+  }
   const std::string problem = network.shortage(program, network.arena_bytes(), prepacked);
   return problem.empty() ? text : text + "does not fit " + problem + "\n";
 }

@@ -1,5 +1,7 @@
 #include "engine/report/traffic.h"
 
+#include "engine/tensor/planned_device.h"
+
 namespace regolith {
 namespace {
 
@@ -48,7 +50,7 @@ class Model {
       return;
     }
     const Passes p = n.op->forward_passes();
-    add(p.launches, p.y * map(i) + weights(n) * static_cast<double>(element_));
+    add(p.launches, p.y * map(i) + weights(n) * static_cast<double>(element_) + p.bytes);
     for (size_t k = 0; k < n.inputs.size(); ++k) add(0, (k == 0 ? p.x : p.others) * map(n.inputs[k]));
   }
 
@@ -58,7 +60,7 @@ class Model {
     const bool hands_on = n.op->joins_channels() || n.op->is_sum();  // dx is dy or its channels: a copy at most
     if (!hands_on) {
       const Passes p = n.op->backward_passes(at.wants_dx);
-      add(p.launches, p.dy * map(i) + weights(n) * static_cast<double>(element_ + sizeof(float)));
+      add(p.launches, p.dy * map(i) + weights(n) * static_cast<double>(element_ + sizeof(float)) + p.bytes);
       if (n.inferred.saves_output) add(0, p.y * map(i));
       for (size_t k = 0; k < n.inputs.size(); ++k)
         if (n.inferred.saves_input[k]) add(0, (k == 0 ? p.x : p.others) * map(n.inputs[k]));
@@ -67,7 +69,7 @@ class Model {
     for (size_t k = 0; k < n.inputs.size(); ++k) {
       const int in = n.inputs[k], from = channel;
       if (n.op->joins_channels()) channel += graph_.nodes[in].shape().C;
-      if (!at.wants_dx[k]) continue;
+      if (!at.wants_dx[k] || (k == 0 && n.op->leaves_gradient())) continue;
       const double write = (at.accumulate[k] ? 2 : 1) * map(in);  // 2: read before
       if (hands_on) {
         if (!same(plan_.nodes[in].grad, at.grad.buffer, from)) add(1, map(in) + write);
@@ -86,6 +88,14 @@ class Model {
 };
 
 }  // namespace
+
+GpuStep step_on_gpu(const Network& network, int batch, int moments) {
+  const auto device = make_planned_device();
+  ProgramOptions options = network.program_options(batch, Mode::train);
+  options.conv.provider = "auto";
+  const Program program(network.graph(), *device, options);
+  return {traffic_of_step(program, 1, moments), program.plan().bytes};
+}
 
 Traffic traffic_of_step(const Program& program, int slices, int moments) {
   Model model(program);

@@ -102,8 +102,7 @@ void Network::step_counter(const int64_t* step) {
   for (auto& [key, p] : programs_) p->bind(arena_.as(), parameters_, step_);
 }
 
-Program& Network::program(int N, Mode mode) {
-  if (const auto it = programs_.find({N, mode}); it != programs_.end()) return *it->second;
+ProgramOptions Network::program_options(int N, Mode mode) const {
   ProgramOptions o;
   static_cast<ComputeOptions&>(o) = options_;
   o.training = mode != Mode::eval;
@@ -112,8 +111,14 @@ Program& Network::program(int N, Mode mode) {
   o.dropout = mode == Mode::train;
   o.seed = options_.seed;
   o.bias_sums = options_.fuse.has("bias sums");
+  o.norms_in_convolutions = options_.fuse.has("norms in convolutions");
   o.plan = {o.training, options_.views, options_.reuse};
-  auto p = std::make_unique<Program>(graph_, device_, o);
+  return o;
+}
+
+Program& Network::program(int N, Mode mode) {
+  if (const auto it = programs_.find({N, mode}); it != programs_.end()) return *it->second;
+  auto p = std::make_unique<Program>(graph_, device_, program_options(N, mode));
   const size_t bytes = p->plan().bytes;
   if (!options_.reserve) {
     arena_bytes_ = std::max(arena_bytes_, bytes);

@@ -51,6 +51,8 @@ class Network {
   // the arena moves the tensors of all programs; pointers that they gave out before are stale.
   Program& program(int N, Mode mode);
 
+  ProgramOptions program_options(int N, Mode mode) const;
+
   // Whether the result of an image depends on the others of its batch, by the loss or by a node: then it is run whole.
   bool couples_images() const;
   bool has_batch_norm() const;  // that takes the statistics of its batch

@@ -26,24 +26,73 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
   if (!options.training) leave_norms_to_readers();
   if (options.training && options.bias_sums) share_bias_sums();
   leave_biases_to_sums();
+  if (options.training && options.norms_in_convolutions) put_norms_into_convolutions();
   plan_ = make_plan(graph_, options.plan, options.type);
+}
+
+bool Program::may_leave_to_readers(int node, const std::vector<int>& readers) const {
+  const auto applies = [&](int c) {
+    const Node& reader = graph_.nodes[c];
+    return reader.op->applies_norm() && reader.inputs[0] == node &&
+           std::count(reader.inputs.begin(), reader.inputs.end(), node) == 1;
+  };
+  return graph_.nodes[node].op->may_leave_to_readers() && !graph_.is_head(node) && !readers.empty() &&
+         std::all_of(readers.begin(), readers.end(), applies);
 }
 
 void Program::leave_norms_to_readers() {
   const auto consumers = graph_.consumers();
-  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+  for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
     Op& norm = *graph_.nodes[i].op;
-    const int at = static_cast<int>(i);
-    const auto applies = [&](int c) {
-      const Node& reader = graph_.nodes[c];
-      return reader.op->applies_norm() && reader.inputs[0] == at &&
-             std::count(reader.inputs.begin(), reader.inputs.end(), at) == 1;
-    };
-    if (!norm.may_leave_to_readers() || graph_.is_head(at) ||
-        !std::all_of(consumers[i].begin(), consumers[i].end(), applies))
-      continue;
+    if (!may_leave_to_readers(i, consumers[i])) continue;
     norm.leave_to_readers();
-    for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(norm.has_relu());
+    for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(norm.reading());
+  }
+}
+
+// Whether the norm is the first to give its residual a gradient, and the next to do so and the residual's own backward
+// come later than that of `reader`.
+bool Program::keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const {
+  const int residual = graph_.nodes[norm].inputs[1];
+  if (residual > reader || !gradients[norm][1] || graph_.is_head(residual)) return false;
+  for (int c = static_cast<int>(graph_.nodes.size()) - 1; c >= reader; --c) {
+    const std::vector<int>& inputs = graph_.nodes[c].inputs;
+    for (size_t k = 0; k < gradients[c].size(); ++k)
+      if (inputs[k] == residual && gradients[c][k] && (c != norm || k != 1)) return false;
+  }
+  return true;
+}
+
+void Program::put_norms_into_convolutions() {
+  const auto consumers = graph_.consumers();
+  const auto gradients = wanted_gradients(graph_);
+  for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i) {
+    Op& norm = *graph_.nodes[i].op;
+    if (!norm.is_norm()) continue;
+    const int input = graph_.nodes[i].inputs[0];
+    Op& before = *graph_.nodes[input].op;
+    NormReading reading = norm.reading();
+    const bool left = may_leave_to_readers(i, consumers[i]);
+    if (left) {
+      norm.leave_to_readers();
+      for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(reading);
+    }
+    if (before.takes_norms() && norm.takes_moments()) {
+      before.give_moments();
+      norm.take_moments();
+    }
+    const int reader = graph_.sole_reader(i);
+    if (left && reader >= 0 && !gradients[reader].empty() && gradients[reader][0]) {
+      graph_.nodes[reader].op->give_sums();
+      norm.take_sums();
+      reading.relu = false, reading.rate = 0;  // the reader has masked its dx
+    }
+    if (!gradients[i].empty() && gradients[i][0] && graph_.sole_reader(input) == i && before.takes_gradient()) {
+      if (reading.residual) reading.masked = keeps_residual_gradient(i, input, gradients);
+      norm.leave_gradient();
+      before.take_gradient(reading);
+      graph_.nodes[input].inferred.saves_output = true;
+    }
   }
 }
 
@@ -120,6 +169,9 @@ void Program::bind(void* arena, Parameters& parameters, const int64_t* step) {
     run.x_bias.resize(node.inputs.size());
     run.saved = buffer(p.saved, arena);
     run.aux = static_cast<float*>(buffer(p.aux, arena));
+    run.dx_aux = static_cast<float*>(buffer(p.dx_aux, arena));
+    if (!node.inputs.empty()) run.before = &runs_[node.inputs[0]];
+    if (const int reader = graph_.sole_reader(i); reader >= 0) run.behind = &runs_[reader];
     for (const Prepacked& p : node.op->prepacked()) {
       if (p.bytes > 0) prepacked_[i].push_back(&parameters.prepacked(node.name, p));
       run.packed.push_back(p.bytes > 0 ? prepacked_[i].back()->memory.as() : nullptr);

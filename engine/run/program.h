@@ -17,7 +17,8 @@ struct ProgramOptions : ComputeOptions {
   bool batch_statistics = true;
   bool dropout = true;
   uint64_t seed = 0;
-  bool bias_sums = true;  // gradients of biases by the op that has them, as bias_sums() finds them
+  bool norms_in_convolutions = true;  // in training, where convolutions take norms
+  bool bias_sums = true;              // gradients of biases by the op that has them, as bias_sums() finds them
   PlanOptions plan;
 };
 
@@ -63,6 +64,9 @@ class Program {
 
  private:
   void leave_norms_to_readers();
+  bool may_leave_to_readers(int node, const std::vector<int>& readers) const;
+  void put_norms_into_convolutions();
+  bool keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const;
   void share_bias_sums();
   void leave_biases_to_sums();
   void view_parameters(size_t node);

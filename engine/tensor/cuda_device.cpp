@@ -112,6 +112,8 @@ class CudaDevice : public Device {
     return free;
   }
 
+  size_t shared_memory() const override { return properties_.sharedMemPerBlockOptin; }
+
   void* allocate(size_t bytes) override {
     void* p = nullptr;
     select();

@@ -47,7 +47,8 @@ class Device {
   virtual int index() const { return 0; }   // among the devices of its kind
   // JSON, by which cuDNN plans for a device that need not be there; "": it is there.
   virtual std::string description() const { return ""; }
-  virtual size_t free_bytes() const = 0;  // what could be allocated now
+  virtual size_t free_bytes() const = 0;                              // what could be allocated now
+  virtual size_t shared_memory() const { return size_t{227} << 10; }  // bytes, of a block of a kernel
 
   // What results depend on beside the program, by part: gpu, driver, cuDNN. Empty on the CPU.
   virtual std::map<std::string, std::string> versions() const { return {}; }

@@ -83,6 +83,21 @@ inline unsigned blocks_for(const Stream& stream, int64_t items, int64_t least, i
   return static_cast<unsigned>(std::clamp<int64_t>((items + least - 1) / least, 1, most));
 }
 
+// Bytes of shared memory that a block may have.
+inline size_t shared_limit([[maybe_unused]] const Stream& stream) {
+#if defined(__CUDACC__)
+  stream.native();  // selects its device
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
+    return 48 * 1024;
+  }
+  return static_cast<size_t>(bytes);
+#else
+  return 48 * 1024;
+#endif
+}
+
 // Calls f with a value of the element type (float, bf16, fp16) that `t` names. Throws KernelError for other types.
 template <class F>
 void with_stored_type(DType t, const char* kernel, F&& f) {

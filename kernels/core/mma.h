@@ -13,6 +13,7 @@
 // The fast execution has no warps and none of this (REGOLITH_MMA is 0): a kernel offers it a loop of its own.
 #pragma once
 
+#include <numeric>
 #include <string>
 #include <type_traits>
 
@@ -103,7 +104,9 @@ __device__ __forceinline__ Fragment load_fragment(const T* tile, int pitch) {
   if (reinterpret_cast<uintptr_t>(tile) % 16 != 0 || pitch % 8 != 0)
     throw KernelError("a tile of a tensor-core product must be 16-byte aligned and its pitch (" +
                       std::to_string(pitch) + ") a multiple of 8");
-  for (int i = 0; i < (kOfA ? 4 : 2); ++i) {
+  constexpr int kMatrices = kOfA ? 4 : 2;
+  if (l == 0) host::count_bank_conflicts(kMatrices * (std::gcd(pitch / 8, 8) - 1));  // rows of 16 bytes, 8 at once
+  for (int i = 0; i < kMatrices; ++i) {
     const int o = l / 4 + (kOfA ? i % 2 * 8 : 0), k = l % 4 * 2 + (kOfA ? i / 2 : i) * 8;
     const T* low = kAlong ? tile + o * pitch + k : tile + k * pitch + o;
     f.r[i] = low->bits | static_cast<uint32_t>(low[kAlong ? 1 : pitch].bits) << 16;

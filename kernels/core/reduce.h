@@ -30,6 +30,30 @@ struct Sums {
   }
 };
 
+// State of the mean and the sum of squared deviations of `count` values a channel (Chan, Golub, LeVeque 1979).
+template <class P>
+struct Moments {
+  static constexpr int floats = 2 * P::size + (P::size % 4 == 0 ? 4 : 1);
+  P mean = P(0), m2 = P(0);
+  float count = 0;
+  __device__ __forceinline__ void merge(const P& other_mean, const P& other_m2, float other_count) {
+    if (other_count == 0) return;
+    const float all = count + other_count, weight = other_count / all;
+    const P d = other_mean - mean;
+    mean = fma(d, P(weight), mean);
+    m2 = fma(d * d, P(count * weight), m2 + other_m2);
+    count = all;
+  }
+  __device__ __forceinline__ void save(float* at) const {
+    store_pack(at, mean);
+    store_pack(at + P::size, m2);
+    at[2 * P::size] = count;
+  }
+  __device__ __forceinline__ void merge(const float* at) {
+    merge(load_pack<P>(at), load_pack<P>(at + P::size), at[2 * P::size]);
+  }
+};
+
 // Reduces the states of the threads of each column, pairwise, into that of its row 0. All threads of the block call it.
 // `scratch`: reduce_scratch<State>() floats of shared memory.
 template <class State>

@@ -377,4 +377,10 @@ void warp_barrier() { executor.meet_warp(nullptr, nullptr, 0); }
 void exchange(const void* mine, void* all, size_t bytes) { executor.meet_warp(mine, all, bytes); }
 void* take_shared(size_t index, size_t bytes) { return executor.take_shared(index, bytes); }
 
+namespace {
+thread_local int64_t conflicts = 0;
+}
+int64_t bank_conflicts() { return conflicts; }
+void count_bank_conflicts(int64_t more) { conflicts += more; }
+
 }  // namespace regolith::host

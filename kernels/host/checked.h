@@ -38,6 +38,11 @@ void warp_barrier();
 inline constexpr size_t kMostExchanged = 64;
 void exchange(const void* mine, void* all, size_t bytes);
 
+// Times that the loads of tensor-core fragments (mma.h) would have had to wait for a bank of shared memory, on this
+// thread so far.
+int64_t bank_conflicts();
+void count_bank_conflicts(int64_t more);
+
 // The `index`-th piece of shared memory of this block: every thread takes the same sizes in the same order. Poisoned
 // with NaN before the first write, guarded on both ends. 16-byte aligned.
 void* take_shared(size_t index, size_t bytes);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,30 @@ struct Variant {
   }
 };
 
+// The elements of a map in its type, and back.
+inline std::vector<unsigned char> stored(DType type, const std::vector<float>& values) {
+  std::vector<unsigned char> bytes(values.size() * size_of(type));
+  const auto fill = [&](auto t) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto e = static_cast<decltype(t)>(values[i]);
+      std::memcpy(&bytes[i * sizeof e], &e, sizeof e);
+    }
+  };
+  type == DType::bf16 ? fill(bf16{}) : type == DType::f16 ? fill(fp16{}) : fill(0.f);
+  return bytes;
+}
+inline std::vector<float> loaded(DType type, const std::vector<unsigned char>& bytes) {
+  std::vector<float> values(bytes.size() / size_of(type));
+  const auto fill = [&](auto e) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      std::memcpy(&e, &bytes[i * sizeof e], sizeof e);
+      values[i] = static_cast<float>(e);
+    }
+  };
+  type == DType::bf16 ? fill(bf16{}) : type == DType::f16 ? fill(fp16{}) : fill(0.f);
+  return values;
+}
+
 // Forward and backward of `N` images, in slices, from weights, images and gradients that are always the same.
 inline Outcome run(Device& device, Graph graph, const Variant& setup) {
   Network network(std::move(graph), device, setup.network);
@@ -60,19 +85,20 @@ inline Outcome run(Device& device, Graph graph, const Variant& setup) {
   Outcome o;
   for (int first = 0; first < setup.N; first += setup.slice) {
     Program& p = network.program(setup.slice, setup.mode);
-    const std::vector<float> image = draw(p.image(), first, 0);
-    device.upload(p.image().data, image.data(), image.size() * sizeof(float), *stream);
+    const std::vector<unsigned char> image = stored(p.image().dtype, draw(p.image(), first, 0));
+    device.upload(p.image().data, image.data(), image.size(), *stream);
     p.pack(*stream);
     p.forward(*stream, first);
     const TensorView y = p.value(p.graph().output);
-    std::vector<float> logits(y.elements());
-    device.download(logits.data(), y.data, logits.size() * sizeof(float), *stream);
+    std::vector<unsigned char> bytes(y.elements() * size_of(y.dtype));
+    device.download(bytes.data(), y.data, bytes.size(), *stream);
     stream->synchronize();
+    const std::vector<float> logits = loaded(y.dtype, bytes);
     o.logits.insert(o.logits.end(), logits.begin(), logits.end());
     if (setup.mode == Mode::eval) continue;
     const TensorView dy = p.gradient(p.graph().output);
-    const std::vector<float> gradient = draw(dy, first, 1);
-    device.upload(dy.data, gradient.data(), gradient.size() * sizeof(float), *stream);
+    const std::vector<unsigned char> gradient = stored(dy.dtype, draw(dy, first, 1));
+    device.upload(dy.data, gradient.data(), gradient.size(), *stream);
     p.backward(*stream, first > 0);
     stream->synchronize();
   }

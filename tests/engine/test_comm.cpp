@@ -205,6 +205,7 @@ Trained train_alone_or_with(Communicator* ranks, Device& device, const Plan& pla
   options.conv.provider = "reference";
   options.seed = 3;
   options.micro_batches = plan.slices;
+  if (plan.sync_batch_norm) options.fuse.without.insert("norms in convolutions");
   options.couples_images = LossSpec{plan.loss}.couples_images();
   Network network(read_model(Yaml::load_string("input: {height: 8, width: 16}\n"
                                                "defaults: {kernel: 3, groups: 4, norm: " +

@@ -493,6 +493,9 @@ TEST(Picker, Chooses) {
   const auto simulated = make_simulated_device(1);
   const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3)};
   EXPECT_EQ(pick_convolution(*simulated, request, {})->provider(), "reference");
+  const ConvRequest half{.shape = request.shape, .type = DType::bf16};
+  EXPECT_EQ(pick_convolution(*simulated, half, {})->provider(), "tile");
+  EXPECT_NE(pick_convolution(*cpu, half, {})->provider(), "tile");
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "reference"})->provider(), "reference");
 #if defined(REGOLITH_ONEDNN)
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "onednn"})->provider(), "onednn");

@@ -10,11 +10,18 @@ namespace regolith {
 namespace {
 
 Graph model(const std::string& nodes) {
-  return read_model(Yaml::load_string("input: {height: 8, width: 16}\nnodes:\n" + nodes, "model.yaml"));
+  const std::string channels = nodes.find("wide") == std::string::npos ? "1" : "8";
+  return read_model(
+      Yaml::load_string("input: {height: 8, width: 16, channels: " + channels + "}\nnodes:\n" + nodes, "model.yaml"));
 }
 
-NetworkOptions options(bool fused = true) {
+NetworkOptions options(bool fused = true, bool tiles = false) {
   NetworkOptions o;
+  if (tiles) {
+    o.precision = Precision::bf16;
+    o.conv.provider = "tile";
+    return o;
+  }
   o.conv.provider = "reference";
   if (!fused) o.fuse = FuseOptions::none();
   return o;
@@ -35,27 +42,28 @@ class CountingStream : public DeviceStream {
   int64_t launches = 0;
 };
 
-int64_t launched(const std::string& nodes, bool fused) {
+int64_t launched(const std::string& nodes, bool fused, bool tiles = false) {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused));
+  Network network(model(nodes), *cpu, options(fused, tiles));
   CountingStream stream;
   network.parameters().initialise(1, stream);
   const int64_t step = 0;
   network.step_counter(&step);
   Program& p = network.program(4, Mode::train);
-  cpu->fill(p.image().data, 0, p.image().elements() * sizeof(float), stream);
+  cpu->fill(p.image().data, 0, p.image().elements() * size_of(p.image().dtype), stream);
   p.pack(stream);
   stream.launches = 0;
   p.forward(stream);
-  cpu->fill(p.gradient(p.graph().output).data, 0, p.value(p.graph().output).elements() * sizeof(float), stream);
+  const TensorView gradient = p.gradient(p.graph().output);
+  cpu->fill(gradient.data, 0, gradient.elements() * size_of(gradient.dtype), stream);
   p.backward(stream, false);
   return stream.launches - 1;  // the gradient's fill
 }
 
 // The model counts the sampler as the launch of the input, two for the loss and four for the update.
-int64_t modelled(const std::string& nodes, bool fused) {
+int64_t modelled(const std::string& nodes, bool fused, bool tiles = false) {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused));
+  Network network(model(nodes), *cpu, options(fused, tiles));
   return traffic_of_step(network.program(4, Mode::train), 1, 2).launches - 1 - 2 - 4;
 }
 
@@ -79,6 +87,28 @@ TEST(Traffic, LaunchesAreThoseOfAStep) {
           << nodes << (fused ? "fused" : "not fused");
 }
 
+// Norms that convolutions take over, with the moments and the sums that these give and without.
+TEST(Traffic, LaunchesAreThoseOfAStepWithNormsInConvolutions) {
+  const std::string input = "  c1: {op: conv, in: wide, filters: 16}\n", end = "  l: {op: conv, in: z, filters: 16}\n";
+  for (const std::string norm : {"batch_norm", "group_norm, groups: 4"}) {
+    for (const std::string& nodes : std::vector<std::string>{
+             "  n: {op: " + norm + ", in: c1}\n  z: {op: relu, in: n}\n",
+             "  n: {op: " + norm +
+                 ", in: wide}\n  r: {op: relu, in: n}\n  b: {op: conv, in: r, filters: 16}\n"
+                 "  z: {op: add, in: [b, c1]}\n",
+             "  n: {op: " + norm + ", in: c1}\n  r: {op: relu, in: n}\n  z: {op: upsample, in: r}\n",
+             "  n: {op: " + norm +
+                 ", in: c1}\n  a: {op: add, in: [n, wide]}\n  r: {op: relu, in: a}\n"
+                 "  b: {op: conv, in: r, filters: 16}\n  z: {op: add, in: [r, b]}\n",
+             "  n: {op: " + norm +
+                 ", in: c1}\n  b: {op: conv, in: n, filters: 16}\n  c: {op: conv, in: n, filters: 16}\n"
+                 "  z: {op: add, in: [b, c]}\n"}) {
+      const std::string all = "  wide: {op: concat, in: [input, input]}\n" + input + nodes + end;
+      EXPECT_EQ(modelled(all, true, true), launched(all, true, true)) << all;
+    }
+  }
+}
+
 // By hand: maps of 8 channels have M bytes, the image M / 8, those of 2 channels M / 4; 80, 16 and 18 weights.
 TEST(Traffic, BytesAreThoseOfTheMapsAndWeights) {
   auto cpu = make_cpu_device(1);
@@ -99,6 +129,30 @@ TEST(Traffic, BytesAreThoseOfTheMapsAndWeights) {
   EXPECT_EQ(half.launches, 2 * (t.launches - 4) + 4);
   EXPECT_THAT(explain(network, 4),
               ::testing::HasSubstr("\ntraining step: " + std::to_string(t.launches) + " launches, 0.00 GB\n"));
+}
+
+// Planned for a GPU, in 16 bits, convolutions take the norms; in fp32 they do not, as on a CPU.
+TEST(Traffic, OnAGpuThatNeedNotBeThere) {
+  const std::string nodes =
+      "  c1: {op: conv, in: input, filters: 32}\n  n1: {op: batch_norm, in: c1}\n  r1: {op: relu, in: n1}\n"
+      "  c2: {op: conv, in: r1, filters: 32}\n  n2: {op: batch_norm, in: c2}\n  r2: {op: relu, in: n2}\n"
+      "  l: {op: conv, in: r2, filters: 5, kernel: 1}\n";
+  auto cpu = make_cpu_device(1);
+  NetworkOptions full = options(), half = options();
+  half.precision = Precision::bf16;
+  half.reserve = false;
+  Network in_fp32(model(nodes), *cpu, full), in_bf16(model(nodes), *cpu, half);
+  const Traffic own = traffic_of_step(in_fp32.program(4, Mode::train), 1, 2);
+  EXPECT_EQ(step_on_gpu(in_fp32, 4, 2).traffic.bytes, own.bytes);
+  EXPECT_EQ(step_on_gpu(in_fp32, 4, 2).traffic.launches, own.launches);
+  const GpuStep on_gpu = step_on_gpu(in_bf16, 8192, 2);
+  const Program& on_cpu = in_bf16.program(8192, Mode::train);
+  EXPECT_LT(on_gpu.traffic.bytes, 0.75 * traffic_of_step(on_cpu, 1, 2).bytes);
+  EXPECT_LT(on_gpu.arena_bytes, on_cpu.plan().bytes);
+  // Of few pixels, what the blocks leave of the weights' gradient would be more than what is saved.
+  const Traffic of_few = step_on_gpu(in_bf16, 8, 2).traffic;
+  EXPECT_EQ(of_few.bytes, traffic_of_step(in_bf16.program(8, Mode::train), 1, 2).bytes);
+  EXPECT_THAT(explain(in_bf16, 8192), ::testing::HasSubstr("\non a GPU     "));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/conv_tile.h"
 #include "kernels/norm.h"
 #include "tests/support/cases.h"
 #include "tests/support/dropout_oracle.h"
@@ -22,6 +23,8 @@ struct Norm {
   bool x_sums = false;      // group norm by the sums of its input
   bool affine = false;      // group norm's coefficients in place of y
   bool bias_sums = false;   // the gradients of biases before it
+  bool strips = false;      // the moments of x, and in backward the sums of dy, are given strip by strip
+  bool on_load = false;     // coefficients in place of y, and of dx
   bool training = true;     // batch norm
   bool x_bias = false;      // batch norm of an x that lacks its bias
   float rate = 0;           // of dropout
@@ -107,6 +110,27 @@ Values deviations(const Norm& k, const Statistics& s, const Values& x) {
   return d;
 }
 
+// The strip of rows that element i is in.
+size_t strip(const Norm& k, size_t i) {
+  const size_t image = k.size() / k.N, row = static_cast<size_t>(k.W) * k.C;
+  return i / image * kernels::tile_strips(k.H) + i % image / row / kernels::kTileStrip;
+}
+Layout of_strips(const Norm& k) { return {1, k.N * kernels::tile_strips(k.H), 2, k.C}; }
+// Of each strip and channel: mean and sum of squared deviations.
+Values moments_of_strips(const Norm& k, const Values& x) {
+  Values m(of_strips(k).size()), count(m.size());
+  const auto at = [&](size_t i) { return strip(k, i) * 2 * k.C + i % k.C; };
+  for (size_t i = 0; i < x.size(); ++i) m[at(i)] += x[i], ++count[at(i)];
+  for (size_t i = 0; i < m.size(); ++i) m[i] /= std::max(1.0, count[i]);
+  for (size_t i = 0; i < x.size(); ++i) m[at(i) + k.C] += std::pow(x[i] - m[at(i)], 2);
+  return m;
+}
+// Coefficient `row` of element i.
+double on_load(const Norm& k, const Values& v, int rows, int row, size_t i) {
+  const size_t sample = k.groups > 0 ? i / (k.size() / k.N) : 0;
+  return v[(sample * rows + row) * k.C + i % k.C];
+}
+
 // Inputs that both directions share. dy is 0 where a rounding could flip the activation's mask.
 struct Inputs {
   Values x, residual, gamma, beta, running_mean, running_variance, h;
@@ -171,6 +195,9 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
   Buffer *x_sums = k.x_sums ? &fixture.input("x_sums", pairs, of_x, DType::f32) : nullptr,
          *affine = k.affine ? &fixture.output("affine", pairs, DType::f32) : nullptr;
   const Values bias = fixture.draw(k.C, normal(), DType::f32);
+  Buffer *x_moments =
+             k.strips ? &fixture.input("x_moments", of_strips(k), moments_of_strips(k, in.x), DType::f32) : nullptr,
+         *coefficients = k.on_load ? &fixture.output("on_load", {1, k.samples(), 3, k.C}, DType::f32) : nullptr;
   Buffer* x_bias = k.x_bias ? &fixture.input("x_bias", per_group, bias, DType::f32) : nullptr;
   CaseRun instance;
   const kernels::NormForward args{.norm = arguments(k, fixture, in, x, mean, rstd, deviation),
@@ -180,6 +207,8 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
                                   .sums = k.sums ? sums.as<float>() : nullptr,
                                   .x_sums = x_sums ? x_sums->as<float>() : nullptr,
                                   .affine = affine ? affine->as<float>() : nullptr,
+                                  .x_moments = x_moments ? x_moments->as<float>() : nullptr,
+                                  .on_load = coefficients ? coefficients->as<float>() : nullptr,
                                   .x_bias = x_bias ? x_bias->as<float>() : nullptr,
                                   .running_mean = k.groups == 0 ? running_mean.as<float>() : nullptr,
                                   .running_variance = k.groups == 0 ? running_variance.as<float>() : nullptr,
@@ -194,7 +223,14 @@ CaseRun forward_instance(const Norm& k, Fixture& fixture) {
       expected[i] *= factors[i];
       totals[i / (k.size() / k.N) * k.C + i % k.C] += expected[i];
     }
-    if (!k.affine) y.expect(expected, within(k, type));
+    if (!k.affine && !k.on_load) y.expect(expected, within(k, type));
+    if (coefficients) {
+      const Values of = coefficients->read();
+      Values h(k.size());
+      for (size_t i = 0; i < h.size(); ++i)
+        h[i] = (in.x[i] - on_load(k, of, 3, 0, i)) * on_load(k, of, 3, 1, i) + on_load(k, of, 3, 2, i);
+      expect_close("on load", h, in.h, within(k, DType::f32));
+    }
     mean.expect(in.used.mean, within(k, DType::f32));
     rstd.expect(in.used.rstd, within(k, DType::f32));
     if (deviation) deviation->expect(deviations(k, in.used, in.x), within(k, DType::f32));
@@ -234,6 +270,17 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
     activated[i] = std::max(0.0, activated[i]) * factors[i];
     if (k.relu && std::abs(in.h[i]) < 2e-3) gradient[i] = 0;
   }
+  Values sums(of_strips(k).size());
+  if (k.strips) {  // dy is masked already
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      gradient[i] = k.relu && in.h[i] <= 0 ? 0 : round_to(fixture.dtype(), gradient[i] * factors[i]);
+      const size_t at = strip(k, i) * 2 * k.C + i % k.C;
+      sums[at] += gradient[i];
+      sums[at + k.C] += gradient[i] * (in.x[i] - in.used.mean[k.statistic(i)]);
+    }
+  }
+  Buffer* strip_sums = k.strips ? &fixture.input("sums", of_strips(k), sums, DType::f32) : nullptr;
+  Buffer* coefficients = k.on_load ? &fixture.output("on_load", {1, k.samples(), 5, k.C}, DType::f32) : nullptr;
   Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
   Buffer* y = k.residual && k.relu ? &fixture.input("y", k.layout(0, 16), activated) : nullptr;
   Buffer& dy =
@@ -256,7 +303,7 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
   const kernels::NormBackward args{.norm = arguments(k, fixture, in, x, mean, rstd, deviation),
                                    .y = map(y),
                                    .dy = dy.map(),
-                                   .dx = k.dx ? dx.map() : TensorView{},
+                                   .dx = k.dx && !k.on_load ? dx.map() : TensorView{},
                                    .dresidual = map(dresidual),
                                    .dgamma = dgamma.as<float>(),
                                    .dbeta = dbeta.as<float>(),
@@ -264,7 +311,9 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
                                    .dresidual_sums = dresidual_sums ? dresidual_sums->as<float>() : nullptr,
                                    .accumulate_dx = k.accumulate,
                                    .accumulate_dresidual = k.accumulate,
-                                   .accumulate_parameters = k.accumulate};
+                                   .accumulate_parameters = k.accumulate,
+                                   .sums = strip_sums ? strip_sums->as<float>() : nullptr,
+                                   .on_load = coefficients ? coefficients->as<float>() : nullptr};
   instance.run = [&fixture, args] { kernels::norm_backward(fixture.stream(), args); };
   instance.check = [=, &dx, &dgamma, &dbeta, t = fixture.dtype()] {
     const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
@@ -272,10 +321,19 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
       b.expect(expected, tolerance);
     };
     Values of_activation = gradient;
-    for (size_t i = 0; i < of_activation.size(); ++i) of_activation[i] *= factors[i];
+    for (size_t i = 0; i < of_activation.size() && !k.strips; ++i) of_activation[i] *= factors[i];
     const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, of_activation);
     const double root = std::sqrt(static_cast<double>(k.size() / k.C));
-    if (k.dx) expect(dx, d.dx, within(k, t));
+    if (k.dx && !k.on_load) expect(dx, d.dx, within(k, t));
+    if (coefficients) {
+      const Values of = coefficients->read();
+      Values from_g(k.size());
+      for (size_t i = 0; i < from_g.size(); ++i) {
+        const auto row = [&](int r) { return on_load(k, of, 5, r, i); };
+        from_g[i] = row(1) * d.dresidual[i] + row(3) * (in.x[i] - row(0)) + row(4);
+      }
+      expect_close("dx on load", from_g, d.dx, within(k, DType::f32));
+    }
     if (dresidual) expect(*dresidual, d.dresidual, within(k, t));
     expect(dgamma, d.dgamma, within(k, DType::f32, 4 * root));
     expect(dbeta, d.dbeta, within(k, DType::f32, 4 * root));
@@ -326,10 +384,11 @@ std::vector<TestCase> describe(const std::vector<Norm>& norms) {
   std::vector<TestCase> all;
   for (const Norm& k : norms) {
     const std::string kind = k.groups > 0 ? "group_norm_" : "batch_norm_";
-    all.push_back({.name = kind + "forward_" + k.name,
-                   .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
-                   .gradient = {},
-                   .large = k.large});
+    if (!k.on_load || !k.residual)
+      all.push_back({.name = kind + "forward_" + k.name,
+                     .make = [k](Fixture& fixture) { return forward_instance(k, fixture); },
+                     .gradient = {},
+                     .large = k.large});
     if (!k.sums && !k.x_sums && !k.affine) {
       TestCase c{.name = kind + "backward_" + k.name,
                  .make = [k](Fixture& fixture) { return backward_instance(k, fixture); },
@@ -413,6 +472,48 @@ const Register cases_of_norms(describe({
     {.name = "sums_of_one_sample", .N = 1, .H = 33, .W = 40, .C = 40, .groups = 8, .slices = true, .sums = true},
     {.name = "sums_of_x", .N = 3, .H = 9, .W = 7, .C = 32, .groups = 8, .residual = true, .sums = true, .x_sums = true},
     {.name = "affine", .N = 5, .H = 9, .W = 7, .C = 48, .groups = 4, .affine = true},
+    {.name = "strips", .N = 3, .H = 17, .W = 7, .C = 32, .groups = 8, .strips = true},
+    {.name = "strips_on_load",
+     .N = 3,
+     .H = 9,
+     .W = 7,
+     .C = 48,
+     .groups = 4,
+     .accumulate = true,
+     .bias_sums = true,
+     .strips = true,
+     .on_load = true,
+     .rate = 0.3f},
+    {.name = "on_load", .N = 5, .H = 6, .W = 7, .C = 32, .groups = 32, .on_load = true, .rate = 0.3f},
+    {.name = "on_load_with_a_residual",
+     .N = 3,
+     .H = 9,
+     .W = 7,
+     .C = 32,
+     .groups = 8,
+     .residual = true,
+     .slices = true,
+     .accumulate = true,
+     .on_load = true},
+    {.name = "strips", .N = 3, .H = 17, .W = 7, .C = 32, .groups = 0, .strips = true},
+    {.name = "strips_on_load",
+     .N = 4,
+     .H = 12,
+     .W = 9,
+     .C = 48,
+     .groups = 0,
+     .strips = true,
+     .on_load = true,
+     .x_bias = true,
+     .step = 3},
+    {.name = "running_statistics_on_load",
+     .N = 2,
+     .H = 5,
+     .W = 6,
+     .C = 16,
+     .groups = 0,
+     .on_load = true,
+     .training = false},
     {.name = "affine_by_sums_of_x", .N = 2, .H = 5, .W = 6, .C = 15, .groups = 5, .x_sums = true, .affine = true},
     {.name = "plain", .N = 3, .H = 5, .W = 7, .C = 32, .groups = 0, .relu = false},
     {.name = "relu", .N = 4, .H = 13, .W = 17, .C = 64, .groups = 0},

@@ -3,6 +3,7 @@
 
 #include <ostream>
 
+#include "kernels/host/checked.h"
 #include "places.h"
 #include "tests/support/cases.h"
 
@@ -57,7 +58,13 @@ INSTANTIATE_TEST_SUITE_P(Kernels, FastCase, ::testing::ValuesIn(chosen(has_run))
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FastCase);
 
 class CheckedCase : public KernelCase {};
-TEST_P(CheckedCase, Runs) { verify_on(*make_cpu_device(1, Execution::checked)); }
+TEST_P(CheckedCase, Runs) {
+  const int64_t before = host::bank_conflicts();
+  verify_on(*make_cpu_device(1, Execution::checked));
+  if (GetParam().name.starts_with("tile_")) {
+    EXPECT_EQ(host::bank_conflicts() - before, 0);
+  }
+}
 INSTANTIATE_TEST_SUITE_P(Kernels, CheckedCase, ::testing::ValuesIn(chosen(is_small)), name_of_case);
 
 #if defined(REGOLITH_CUDA)

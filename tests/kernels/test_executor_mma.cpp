@@ -68,5 +68,22 @@ TEST(TensorCore, RefusesTilesThatTheGpuCannotLoad) {
   EXPECT_THROW(load_with(0, 20), KernelError);
 }
 
+TEST(TensorCore, CountsBankConflicts) {
+  const auto conflicts_of = [](int pitch) {
+    const int64_t before = host::bank_conflicts();
+    host::run_grid("load", {1}, {32}, shared_bytes<bf16>(16 * 64), [=] {
+      Shared shared;
+      bf16* tile = shared.take<bf16>(16 * 64);
+      for (int i = lane(); i < 16 * 64; i += 32) tile[i] = bf16(0.0f);
+      sync_warp();
+      load_a(tile, pitch);
+    });
+    return host::bank_conflicts() - before;
+  };
+  EXPECT_EQ(conflicts_of(24), 0);
+  EXPECT_EQ(conflicts_of(16), 4);      // of each of 4 matrices two rows meet in every bank
+  EXPECT_EQ(conflicts_of(64), 4 * 7);  // all 8
+}
+
 }  // namespace
 }  // namespace regolith::kernels::checked

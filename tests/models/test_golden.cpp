@@ -49,7 +49,15 @@ const Setting kPlain = fp32("unet", "fp32", "run.device=cpu"),
               kReference = fp32("unet", "reference", "conv.provider=reference"),
               kSimulated = fp32("unet", "simulated", "run.device=cpu"),
               kCrossEntropy = fp32("unet", "cross_entropy", "run.device=cpu", "cross_entropy"),
-              kBf16{"unet", "", "focal", "bf16", {"run.precision=bf16"}};
+              kBf16{"unet", "", "focal", "bf16", {"run.precision=bf16"}},
+              kSimulatedBf16{"unet", "", "focal", "simulated", {"run.precision=bf16"}};
+// Where convolutions take the norms.
+std::vector<Setting> simulated() {
+  std::vector<Setting> all{kSimulatedBf16};
+  for (const char* name : {"unet_plus_plus", "se_unet", "double_unet"})
+    all.push_back({name, "", "focal", "simulated", {"run.precision=bf16"}});
+  return all;
+}
 
 const auto name = [](const auto& info) { return info.param.file + "_" + info.param.way; };
 INSTANTIATE_TEST_SUITE_P(Networks, Golden, testing::ValuesIn(networks("fp32")), name);
@@ -63,7 +71,8 @@ INSTANTIATE_TEST_SUITE_P(FusionOff, Golden,
                          name);
 INSTANTIATE_TEST_SUITE_P(Ways, GoldenSteps, testing::Values(kPlain, kFusionOff, kViewsOff, kReference, kSimulated),
                          name);
-INSTANTIATE_TEST_SUITE_P(Ways, GoldenBf16Steps, testing::Values(kBf16), name);
+INSTANTIATE_TEST_SUITE_P(Simulated, GoldenBf16, testing::ValuesIn(simulated()), name);
+INSTANTIATE_TEST_SUITE_P(Ways, GoldenBf16Steps, testing::Values(kBf16, kSimulatedBf16), name);
 
 struct Size {
   const char* file;

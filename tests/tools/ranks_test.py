@@ -91,6 +91,11 @@ class Tests:
         code, out, err = self.run(self.words("each", "run.devices=2", "train.per_device_batch=4", "train.batch=99"))
         assert code == 0, err
         self.same("each")
+        port = free_port()
+        results = self.ranks(2, lambda r: self.words("eachtorch", "train.per_device_batch=4"),
+                             lambda r: self.torch_variables(2, r, port))
+        assert all(code == 0 and err == "" for code, _, err in results), results
+        self.same("eachtorch")
         code, _, err = self.run(self.words("toomany", "run.devices=2", "train.per_device_batch=40000"))
         assert code == 1 and "train.per_device_batch: " in err and "65536" in err, err
 
@@ -186,7 +191,9 @@ class Tests:
     def environments_that_contradict_themselves(self):
         for variables, part in ((self.torch_variables(2, 5, 1), "rank 5 of 2"),
                                 ({**self.torch_variables(2, 1, 1), "MASTER_PORT": "x"}, "MASTER_PORT=x: expected a number"),
-                                ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": 1}, "MASTER_ADDR is not")):
+                                ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": 1}, "MASTER_ADDR is not"),
+                                (self.torch_variables(2, 1, 0), "MASTER_PORT=0: expected a port"),
+                                (self.torch_variables(2, 0, 70000), "MASTER_PORT=70000: expected a port")):
             code, _, err = self.run(self.words("none"), **variables)
             assert code == 1 and part in err and err.count("\n") == 1, err
 
@@ -205,6 +212,42 @@ class Tests:
         code, out, err = self.run(self.long("signal", "run.devices=4", "--resume", "runs/signal"))
         assert code == 0, err
         self.same("signal", "long")
+
+    def started(self, name, n):
+        """Ranks of a long run that has written a checkpoint."""
+        port = free_port()
+        children = [self.start(self.long(name), **self.torch_variables(n, r, port)) for r in range(n)]
+        while not (self.folder / "runs" / name / "last.safetensors").exists():
+            time.sleep(.005)
+        return children
+
+    def without_rank_0_rank_1_speaks(self):
+        children = self.started("headless", 3)
+        children[0].kill()
+        results = [(c.wait(timeout=60), *c.communicate()) for c in children]
+        assert "rank 0 of 3 on " in results[1][2] and "is gone" in results[1][2], results
+        assert results[1][2].count("\n") == 1 and results[2][2] == "", results
+
+    def a_job_that_was_stopped_goes_on(self):
+        children = self.started("stopped", 2)
+        for c in children:
+            c.send_signal(signal.SIGSTOP)
+        time.sleep(11)
+        for c in children:
+            c.send_signal(signal.SIGCONT)
+        results = [(c.wait(timeout=60), *c.communicate()) for c in children]
+        assert all(code == 0 and err == "" for code, _, err in results), results
+        self.same("stopped", "long")
+
+    def a_stopped_rank_does_not_outlive_rank_0(self):
+        child = self.start(self.long("orphan", "run.devices=3"))
+        while not (self.folder / "runs/orphan/last.safetensors").exists():
+            time.sleep(.005)
+        with open(f"/proc/{child.pid}/task/{child.pid}/children") as f:
+            last = int(f.read().split()[-1])
+        os.kill(last, signal.SIGSTOP)
+        _, err = child.communicate(timeout=30)  # their pipes end with the last of them
+        assert child.returncode == 1 and "has given no sign of life" in err and not os.path.exists(f"/proc/{last}"), err
 
     def killed_ranks_end_all_and_the_run_goes_on(self):
         for i in range(self.kills):
@@ -242,7 +285,8 @@ def main():
         for name in ("alone", "devices", "a_batch_of_each_device", "what_is_exchanged_is_said",
                      "batch_norm_over_all_ranks", "as_torchrun_says", "by_torchrun", "as_slurm_says", "by_mpirun",
                      "what_differs_is_named", "a_rank_that_fails_ends_all", "environments_that_contradict_themselves",
-                     "a_signal_writes_one_checkpoint", "killed_ranks_end_all_and_the_run_goes_on"):
+                     "a_signal_writes_one_checkpoint", "without_rank_0_rank_1_speaks",
+                     "a_job_that_was_stopped_goes_on", "a_stopped_rank_does_not_outlive_rank_0", "killed_ranks_end_all_and_the_run_goes_on"):
             began = time.monotonic()
             skipped = getattr(tests, name)()
             print(f"{'skipped: ' + skipped if skipped else 'ok'}: {name} ({time.monotonic() - began:.1f} s)", flush=True)
