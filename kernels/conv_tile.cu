@@ -497,7 +497,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
     sync_block();  // the tiles before have been read
     copy_window<T>(dy, out, s.dy, s.dy_pitch);
     if (reads_y) copy_window<T>(k.gradient.x, out, s.y, s.dy_pitch);
-    copy_window<T>(x, in, s.x, s.x_pitch);
+    if (k.dw != nullptr || k.norm.coefficients != nullptr) copy_window<T>(x, in, s.x, s.x_pitch);
     commit_copies();
     if (t.index == 0) {
       if (k.norm.coefficients != nullptr)
@@ -530,15 +530,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
       });
     }
     const Affine affine(s.coefficients, C);
-    const V least(k.norm.relu ? 0.0f : -INFINITY);
-    const bool normed = k.norm.coefficients != nullptr;
-    if (normed && !k.dx) {
-      Drop<kDrops> drop(numbers, n, C);
-      in.each(x.H, x.W, C, [&](int place, int pixel, int c) {
-        T* const p = s.x + place * s.x_pitch + c;
-        if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, c));
-      });
-    }
+    const bool normed = k.norm.coefficients != nullptr, sums_end = k.sums != nullptr && t.index == tiles.per_strip - 1;
     sync_block();
     if (k.dx) {
       const Image<T> dx(k.dx, n);
@@ -569,18 +561,15 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
             T* const staged = stage + pixel * kStagePitch + v * 8;
             V value = load<V>(staged);
             if (k.accumulate_dx) value += dx.read(at, c);
-            if (!normed) return dx.write(at, c, value);
-            T* const p = s.x + (warp_rank() * kColumns + part + pixel) * s.x_pitch + c;
-            const V d = affine.centred(load<V>(p), c), h = affine.of_centred(d, c);
             if (k.sums != nullptr) {
-              if (k.norm.relu) value = where_positive(h, value);
+              const V d = affine.centred(load<V>(s.x + (warp_rank() * kColumns + part + pixel) * s.x_pitch + c), c);
+              if (k.norm.relu) value = where_positive(affine.of_centred(d, c), value);
               store(staged, drop(value, at, c));
               value = load<V>(staged);  // as it will be read
               sums[held][0].v[0] += value;
               sums[held][1].v[0] = fma(value, d, sums[held][1].v[0]);
             }
             dx.write(at, c, value);
-            store(p, drop(max(least, h), at, c));
           });
           if (k.sums == nullptr) continue;
           REGOLITH_UNROLL
@@ -593,14 +582,23 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
           }
         }
       }
-      sync_block();
-      if (k.sums != nullptr && t.index == tiles.per_strip - 1) {
+    }
+    if (normed) {
+      sync_block();  // x has been read as it was
+      const V least(k.norm.relu ? 0.0f : -INFINITY);
+      Drop<kDrops> drop(numbers, n, C);
+      in.each(x.H, x.W, C, [&](int place, int pixel, int c) {
+        T* const p = s.x + place * s.x_pitch + c;
+        if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, c));
+      });
+      if (sums_end) {
         for (int c = thread_rank(); c < 2 * C; c += block_threads()) {
           float sum = s.sums[c];
           for (int w = 1; w < kWarps; ++w) sum += s.sums[w * 2 * C + c];
           k.sums[static_cast<int64_t>(t.unit) * 2 * C + c] = sum;
         }
       }
+      sync_block();
     }
     if (k.dw != nullptr) dw.add(s.dy, s.dy_pitch, columns, s.x, s.x_pitch, K, C);
   }

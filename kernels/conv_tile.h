@@ -77,7 +77,7 @@ struct GradientOnLoad {
 };
 
 struct TileBackward {
-  TensorView x;             // as forward read it
+  TensorView x;             // as forward read it; without dw and norm its shape alone counts
   NormOnLoad norm;          // likewise
   const void* w = nullptr;  // for dx
   TensorView dy;
