@@ -378,9 +378,9 @@ void exchange(const void* mine, void* all, size_t bytes) { executor.meet_warp(mi
 void* take_shared(size_t index, size_t bytes) { return executor.take_shared(index, bytes); }
 
 namespace {
-thread_local int64_t conflicts = 0;
+std::atomic<int64_t> conflicts = 0;  // fibers are threads to ThreadSanitizer
 }
-int64_t bank_conflicts() { return conflicts; }
-void count_bank_conflicts(int64_t more) { conflicts += more; }
+int64_t bank_conflicts() { return conflicts.load(std::memory_order_relaxed); }
+void count_bank_conflicts(int64_t more) { conflicts.fetch_add(more, std::memory_order_relaxed); }
 
 }  // namespace regolith::host

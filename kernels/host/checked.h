@@ -38,8 +38,8 @@ void warp_barrier();
 inline constexpr size_t kMostExchanged = 64;
 void exchange(const void* mine, void* all, size_t bytes);
 
-// Times that the loads of tensor-core fragments (mma.h) would have had to wait for a bank of shared memory, on this
-// thread so far.
+// Times that the loads of tensor-core fragments (mma.h) would have had to wait for a bank of shared memory, in this
+// process so far.
 int64_t bank_conflicts();
 void count_bank_conflicts(int64_t more);
 
