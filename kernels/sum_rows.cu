@@ -6,7 +6,7 @@ namespace regolith::kernels::REGOLITH_EXECUTION {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(kFlatThreads, 8) add_rows(SumRows a) {
+__global__ void __launch_bounds__(kFlatThreads, 4) add_rows(SumRows a) {
   const T* const rows = static_cast<const T*>(a.rows);
   const auto row = [&](int j) { return rows + (a.order == nullptr ? j : a.order[j]) * a.count; };
   for_vectors(a.count, [&](auto lanes, int64_t i) {

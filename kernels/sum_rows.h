@@ -3,7 +3,7 @@
 //
 //   out[k] = ((rows[order[0]][k] + rows[order[1]][k]) + rows[order[2]][k]) + ...
 //
-// Occupancy: at least 100% (256 threads).
+// Occupancy: at least 50% (256 threads).
 #pragma once
 
 #include "kernels/core/kernel.h"

@@ -241,6 +241,7 @@ TEST(CudnnNetworks, AskForNoMoreDirectionsThanTheyRun) {
       "model.yaml");
   NetworkOptions options;
   options.precision = Precision::bf16;
+  options.conv.provider = "cudnn";  // not the tiles
   options.reserve = false;
   Network network(read_model(model), *device, options);
   const auto provider = [&](const char* node, Mode mode) {
