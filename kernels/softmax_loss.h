@@ -73,8 +73,7 @@ inline size_t softmax_loss_workspace(int N, int H, int W, int K, const LossTerms
   const size_t blocks =
       static_cast<size_t>(N) * ((static_cast<size_t>(H) * W + kLossBlockPixels - 1) / kLossBlockPixels);
   const size_t dice = blocks * 3 * K * sizeof(float) + static_cast<size_t>(N + 1) * 3 * K * sizeof(double) +
-                      static_cast<size_t>(N) * 2 * K * sizeof(float) +
-                      BatchRanks::kMost * 3 * K * sizeof(double);
+                      static_cast<size_t>(N) * 2 * K * sizeof(float) + BatchRanks::kMost * 3 * K * sizeof(double);
   return sizeof(double) * (1 + blocks) + (terms.dice_terms > 0 ? dice : 0) + loss_maps_workspace(N, H, W, K, terms);
 }
 

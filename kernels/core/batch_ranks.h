@@ -1,5 +1,5 @@
-// Devices that compute parts of one batch at the same time, for kernels whose result depends on the whole of it: a batch
-// norm, a loss that sums over the batch. Each device launches the same kernels in the same order.
+// Devices that compute parts of one batch at the same time, for kernels whose result depends on the whole of it: a
+// batch norm, a loss that sums over the batch. Each device launches the same kernels in the same order.
 #pragma once
 
 #include <cstddef>
