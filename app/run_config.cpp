@@ -29,8 +29,7 @@ void fields(V& v, RunOptions& s) {
      .max = 1024});
   v("reduce", s.reduce,
     {.doc = "how ranks add their gradients. exact: by micro-batch, in one order: the same bits on any number of ranks "
-            "for the "
-            "same micro-batches (train.slices). "
+            "for the same micro-batches (train.slices). "
             "ring: as the library does it. bf16: rounded to bf16 on the way. auto: exact up to 32 MiB, else ring"});
   v("tensorboard", s.tensorboard,
     {.doc = "events for TensorBoard in the run's folder: scalars by epoch, and pictures"});

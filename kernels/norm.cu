@@ -260,7 +260,7 @@ REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C
 
 // The two coefficients of apply_gradient from the sums, over so many pixels, of g and of g * (x - mean) * rstd: with
 // m = D * pixels values a group, slope = -rstd^2 / m * sum_D(gamma * moment), offset = -rstd / m * sum_D(gamma * sum).
-// Ends with a barrier.
+// Statistics that are constants have none. Ends with a barrier.
 __device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, float pixels, const float* sum,
                                               const float* moment, float* slope, float* offset) {
   const int D = part.D;
@@ -272,8 +272,8 @@ __device__ __forceinline__ void fill_gradient(const Norm& k, const Part& part, f
       b += gamma[c] * moment[c];
     }
     for (int c = g * D; c < g * D + D; ++c) {
-      offset[c] = -rstd[g] * a / values;
-      slope[c] = -rstd[g] * rstd[g] * b / values;
+      offset[c] = k.training ? -rstd[g] * a / values : 0;
+      slope[c] = k.training ? -rstd[g] * rstd[g] * b / values : 0;
     }
   }
   sync_block();
@@ -577,13 +577,7 @@ __global__ void __launch_bounds__(kThreads, kDrops ? 2 : 3)
   const PassShared s = take_shared<PassShared>(part.C, false, true, 0);
   float* const mine = sums + part.sample * total_rows(k) * part.C;
   s.channels.fill(k.norm, part);
-  if (k.norm.training) {
-    fill_gradient(k.norm, part, pixels, mine, mine + part.C, s.slope, s.offset);
-  } else {  // the statistics are constants
-    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
-      s.slope[c] = s.offset[c] = 0;
-    sync_block();
-  }
+  fill_gradient(k.norm, part, pixels, mine, mine + part.C, s.slope, s.offset);
   if (k.dx_sums != nullptr && blockIdx.x == 0) {
     const bool last = gridDim.y == 1;  // then it is the sum over all pixels
     for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
@@ -647,13 +641,7 @@ __global__ void __launch_bounds__(kThreads)
       });
   sync_block();
   s.channels.fill(k.norm, part);
-  if (k.norm.training) {
-    fill_gradient(k.norm, part, static_cast<float>(part.pixels), s.sum, s.moment, s.slope, s.offset);
-  } else {  // the statistics are constants
-    for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x))
-      s.slope[c] = s.offset[c] = 0;
-    sync_block();
-  }
+  fill_gradient(k.norm, part, static_cast<float>(part.pixels), s.sum, s.moment, s.slope, s.offset);
   for (int c = static_cast<int>(threadIdx.x); c < part.C; c += static_cast<int>(blockDim.x)) {
     const int sample = static_cast<int>(part.sample), at = part.c0 + c;
     finish(sample, at, One(s.sum[c]));

@@ -9,12 +9,6 @@
 
 namespace regolith {
 
-std::vector<double> Communicator::gather(double value) {
-  std::vector<double> all(size());
-  gather(&value, sizeof value, all.data());
-  return all;
-}
-
 int64_t Communicator::sum(int64_t value) {
   std::vector<int64_t> one{value};
   sum(one);

@@ -43,7 +43,6 @@ class Communicator {
   virtual void on_failure(std::function<void()>) {}
 
   // By gather(), in the order of the ranks.
-  std::vector<double> gather(double value);
   int64_t sum(int64_t value);
   void sum(std::vector<int64_t>& values);
   bool any(bool value);

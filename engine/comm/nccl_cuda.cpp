@@ -63,7 +63,7 @@ const Nccl& nccl() {
 class NcclRanks : public DeviceRanks {
  public:
   NcclRanks(Communicator& ranks, Device& device) : ranks_(ranks) {
-    cuda(cudaSetDevice(device.index()), "selecting the device");
+    if (cudaSetDevice(device.index()) != cudaSuccess) throw CommError(ranks.name() + ": cannot select its device");
     ncclUniqueId id{};
     if (ranks.is_root()) check(nccl().get_unique_id(&id), "making an id");
     ranks.broadcast(&id, sizeof id, 0);
@@ -109,9 +109,6 @@ class NcclRanks : public DeviceRanks {
   }
   void check(ncclResult_t result, const char* what) const {
     if (result != ncclSuccess) throw CommError(ranks_.name() + ": NCCL, " + what + ": " + nccl().error_string(result));
-  }
-  void cuda(cudaError_t error, const char* what) const {
-    if (error != cudaSuccess) throw CommError(ranks_.name() + ": NCCL, " + what + ": " + cudaGetErrorString(error));
   }
 
   Communicator& ranks_;

@@ -147,7 +147,7 @@ size_t ConvOp::aux_bytes() const {
 size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
 
 // The dropout of a norm whose run is `of`.
-DropoutDraws draws_of(const NormReading& norm, const OpRun& run, const OpRun& of) {
+static DropoutDraws draws_of(const NormReading& norm, const OpRun& run, const OpRun& of) {
   DropoutDraws d = dropout_draws(run, norm.rate, norm.spatial);
   d.key = of.seed;
   return d;

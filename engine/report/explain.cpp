@@ -85,8 +85,7 @@ std::string explain(Network& network, int batch, int moments) {
 
 std::string explain_exchange(Network& network, int batch, const ExchangeOptions& options) {
   if (options.ranks < 2) return "";
-  const int slice = network.micro_batch_size(batch);
-  const int parts = std::max((batch + slice - 1) / slice, std::min(batch, options.ranks));
+  const auto parts = static_cast<int>(divide_batch(batch, network.micro_batch_size(batch), options.ranks).size());
   Owners owners;
   for (int b = 0; b < options.accumulate; ++b)
     for (int r = 0; r < options.ranks; ++r) owners.insert(owners.end(), share_of(parts, r, options.ranks).count, r);

@@ -31,23 +31,21 @@ Evaluator::Evaluator(Network& network, DeviceStream& stream, const LossFunction&
 }
 
 std::vector<Evaluator::MicroBatch> Evaluator::divide(int N, Mode mode, int ranks) {
-  int each = mode == Mode::eval || loss_.couples_images() ? N : network_.micro_batch_size(N);
-  const bool evenly = each >= N && N >= ranks;  // a batch that would not be divided otherwise: by the ranks alone
-  each = std::min(each, (N + ranks - 1) / ranks);
+  const int each = mode == Mode::eval || loss_.couples_images() ? N : network_.micro_batch_size(N);
+  std::vector<MicroBatch> parts;
+  int most = 0;
+  for (const Share& share : divide_batch(N, each, ranks)) {
+    parts.push_back({nullptr, share.first, share.count, static_cast<int>(parts.size())});
+    most = std::max(most, share.count);
+  }
   const Shape& image = network_.graph().nodes[network_.graph().input].shape();
   const auto reserve = [&](DeviceBuffer& buffer, size_t bytes) {
     if (bytes <= buffer.bytes()) return;
     buffer = DeviceBuffer(device_, bytes);
     ++moves_;
   };
-  reserve(labels_, static_cast<size_t>(each) * image.H * image.W);
-  reserve(workspace_, loss_.workspace_bytes(each, image.H, image.W));
-  std::vector<MicroBatch> parts;
-  const int count = evenly ? ranks : (N + each - 1) / each;
-  for (int i = 0; i < count; ++i) {
-    const Share share = evenly ? share_of(N, i, count) : Share{i * each, std::min(each, N - i * each)};
-    parts.push_back({nullptr, share.first, share.count, i});
-  }
+  reserve(labels_, static_cast<size_t>(most) * image.H * image.W);
+  reserve(workspace_, loss_.workspace_bytes(most, image.H, image.W));
   return parts;
 }
 

@@ -21,6 +21,17 @@ Share share_of(int count, int rank, int ranks) {
   return {begin(rank), begin(rank + 1) - begin(rank)};
 }
 
+std::vector<Share> divide_batch(int N, int each, int ranks) {
+  std::vector<Share> parts;
+  if (each >= N && N >= ranks) {
+    for (int r = 0; r < ranks; ++r) parts.push_back(share_of(N, r, ranks));
+    return parts;
+  }
+  each = std::min(each, (N + ranks - 1) / ranks);
+  for (int first = 0; first < N; first += each) parts.push_back({first, std::min(each, N - first)});
+  return parts;
+}
+
 Exchange::Bytes Exchange::bytes_of(int64_t weights, const Owners& owners, Reduce reduce) {
   const int64_t each = weights * static_cast<int64_t>(sizeof(float));
   if (reduce == Reduce::automatic)

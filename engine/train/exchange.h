@@ -26,6 +26,9 @@ struct Share {
   int first = 0, count = 0;
 };
 Share share_of(int count, int rank, int ranks);
+// The micro-batches of a batch of N images, of `each` where there is one rank. A batch that would not be divided then
+// is divided into a part for each rank, of nearly one size, if there are as many images.
+std::vector<Share> divide_batch(int N, int each, int ranks);
 
 // The rank of each micro-batch of a step, in their order.
 using Owners = std::vector<int>;

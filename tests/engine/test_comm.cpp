@@ -63,7 +63,9 @@ TEST_P(Ranks, ExchangeWhatTheySay) {
   run([](Communicator& c) {
     const int rank = c.rank(), size = c.size();
     EXPECT_THAT(c.name(), HasSubstr("rank " + std::to_string(rank) + " of " + std::to_string(size)));
-    const std::vector<double> all = c.gather(rank + .5);
+    const double own = rank + .5;
+    std::vector<double> all(size);
+    c.gather(&own, sizeof own, all.data());
     for (int r = 0; r < size; ++r) EXPECT_EQ(all[r], r + .5);
     std::vector<int64_t> counts{rank, 1};
     c.sum(counts);
@@ -171,6 +173,26 @@ TEST(Share, DividesEvenly) {
       }
       EXPECT_EQ(next, parts);
     }
+}
+
+TEST(DivideBatch, HasAPartForEachRankWhereItIsNotDividedAnyway) {
+  const auto counts = [](int N, int each, int ranks) {
+    std::vector<int> list;
+    int next = 0;
+    for (const Share& s : divide_batch(N, each, ranks)) {
+      EXPECT_EQ(s.first, next);
+      next += s.count;
+      list.push_back(s.count);
+    }
+    EXPECT_EQ(next, N);
+    return list;
+  };
+  EXPECT_EQ(counts(8, 8, 1), std::vector<int>{8});
+  EXPECT_EQ(counts(9, 9, 4), (std::vector<int>{2, 2, 2, 3}));
+  EXPECT_EQ(counts(2, 2, 3), (std::vector<int>{1, 1}));
+  EXPECT_EQ(counts(8, 2, 2), (std::vector<int>{2, 2, 2, 2}));
+  EXPECT_EQ(counts(6, 2, 4), (std::vector<int>{2, 2, 2}));  // as without ranks: the same bits
+  EXPECT_EQ(counts(8, 4, 4), (std::vector<int>{2, 2, 2, 2}));
 }
 
 constexpr int kH = 8, kW = 16, kCount = 22;
