@@ -142,21 +142,6 @@ void group_rows(const typename Factor<T>::Element* from, int rows, int columns, 
 }
 
 #if REGOLITH_TILES
-template <int Bit, int... I>
-__forceinline__ void exchange_lanes(Vec<kL>& a, Vec<kL>& b, std::integer_sequence<int, I...>) {
-  const auto u = a.v, v = b.v;  // lanes with the bit go to the first, those without it to the second
-  a.v = __builtin_shufflevector(u, v, (I & Bit ? kL + (I ^ Bit) : I)...);
-  b.v = __builtin_shufflevector(u, v, (I & Bit ? kL + I : I ^ Bit)...);
-}
-template <int Bit>
-__forceinline__ void transpose_lanes(Vec<kL>* rows) {
-  if constexpr (Bit > 0) {
-    REGOLITH_UNROLL
-    for (int i = 0; i < kL; ++i)
-      if ((i & Bit) == 0) exchange_lanes<Bit>(rows[i], rows[i + Bit], std::make_integer_sequence<int, kL>{});
-    transpose_lanes<Bit / 2>(rows);
-  }
-}
 // from (rows, columns) to (columns, rows), words; rows and columns are whole vectors.
 inline void transpose_words(const uint32_t* from, int rows, int columns, uint32_t* to) {
   for (int r = 0; r < rows; r += kL)

@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/direct_wgrad.h"
+#include "engine/conv/tiled_wgrad.h"
 #include "kernels/cast.h"
 
 namespace regolith {
@@ -101,8 +102,9 @@ struct Compiled {
   std::optional<Primitive> dgrad, dgrad_add, dgrad_bias, wgrad;
   std::optional<Reorder> pack_forward, pack_dgrad, write_dw, add_dw;
   std::optional<DirectWgrad> direct_wgrad;
+  std::optional<TiledWgrad> tiled_wgrad;
 
-  Compiled(const ConvRequest& request, memory::data_type type, bool direct) {
+  Compiled(const ConvRequest& request, memory::data_type type, WeightGradients who) {
     using Tag = memory::format_tag;
     const ConvShape& s = request.shape;
     const auto f32 = memory::data_type::f32;
@@ -146,8 +148,10 @@ struct Compiled {
       dgrad_bias = make(dgrad->weights, input_bias, false);
       if (dgrad->weights != adjoint) pack_dgrad.emplace(adjoint, dgrad->weights);
     }
-    if (request.needs_wgrad && direct) direct_wgrad.emplace(s, request.type, omp_get_max_threads());
-    if (request.needs_wgrad && !direct) {
+    if (request.needs_wgrad && who == WeightGradients::direct)
+      direct_wgrad.emplace(s, request.type, omp_get_max_threads());
+    if (request.needs_wgrad && who == WeightGradients::tiled) tiled_wgrad.emplace(s, omp_get_max_threads());
+    if (request.needs_wgrad && who == WeightGradients::library) {
       using Wgrad = dnnl::convolution_backward_weights;
       const Wgrad::primitive_desc desc(cpu(), direct_algorithm, x, memory::desc(size, f32, Tag::any),
                                        request.bias ? bias : none, y, stride, dilation, before, after, hint,
@@ -169,20 +173,21 @@ struct Compiled {
   }
 };
 
-std::shared_ptr<const Compiled> compile(const ConvRequest& r, memory::data_type type, bool direct) {
+std::shared_ptr<const Compiled> compile(const ConvRequest& r, memory::data_type type, WeightGradients who) {
   static std::mutex mutex;
-  static std::map<std::tuple<ConvRequest, bool, memory::data_type, int>, std::shared_ptr<const Compiled>> cache;
+  static std::map<std::tuple<ConvRequest, WeightGradients, memory::data_type, int>, std::shared_ptr<const Compiled>>
+      cache;
   const std::lock_guard lock(mutex);
-  auto& entry = cache[{r, direct, type, omp_get_max_threads()}];
-  if (entry == nullptr) entry = std::make_shared<Compiled>(r, type, direct);
+  auto& entry = cache[{r, who, type, omp_get_max_threads()}];
+  if (entry == nullptr) entry = std::make_shared<Compiled>(r, type, who);
   return entry;
 }
 
 class OnednnConvolution : public Convolution {
  public:
-  OnednnConvolution(const ConvRequest& request, memory::data_type type, bool direct)
+  OnednnConvolution(const ConvRequest& request, memory::data_type type, WeightGradients who)
       : request_(request),
-        compiled_(compile(request, type, direct)),
+        compiled_(compile(request, type, who)),
         via_fp32_(type == memory::data_type::f32 && request.type != DType::f32) {
     const Compiled& c = *compiled_;
     if (via_fp32_) {
@@ -198,6 +203,7 @@ class OnednnConvolution : public Convolution {
     if (c.dgrad && c.dgrad->name != text) text += ", dgrad " + c.dgrad->name;
     if (c.wgrad && c.wgrad->name != c.forward.name) text += ", wgrad " + c.wgrad->name;
     if (c.direct_wgrad) text += ", wgrad direct";
+    if (c.tiled_wgrad) text += ", wgrad tiles";
     return via_fp32_ ? text + " via fp32" : text;
   }
 
@@ -212,6 +218,7 @@ class OnednnConvolution : public Convolution {
   size_t wgrad_workspace() const override {
     const Compiled& c = *compiled_;
     if (c.direct_wgrad) return c.direct_wgrad->workspace();
+    if (c.tiled_wgrad) return c.tiled_wgrad->workspace();
     return c.wgrad ? scratch_at() + c.wgrad->scratch.get_size() : 0;
   }
 
@@ -273,12 +280,18 @@ class OnednnConvolution : public Convolution {
 
   void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
-    require(compiled_->direct_wgrad || compiled_->wgrad, "wgrad");
+    require(compiled_->direct_wgrad || compiled_->tiled_wgrad || compiled_->wgrad, "wgrad");
     check_x(provider(), request_, x);
     check_y(provider(), request_, dy);
     if (compiled_->direct_wgrad) {
       stream.enqueue("direct_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
         c->direct_wgrad->run(x, dy, dw, db, accumulate, workspace);
+      });
+      return;
+    }
+    if (compiled_->tiled_wgrad) {
+      stream.enqueue("tiled_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
+        c->tiled_wgrad->run(x, dy, dw, db, accumulate, workspace);
       });
       return;
     }
@@ -327,14 +340,17 @@ class OnednnConvolution : public Convolution {
 
 // As measured, on two cores. Not timed anew in each run: the choice rounds differently, and a seed would not give the
 // same bytes twice.
-bool direct_is_faster(const ConvRequest& request, bool native) {
-  if (request.type == DType::f16) return false;           // no network trains in it on a CPU
-  if (!cpu_has(dnnl::cpu_isa::avx512_core)) return true;  // oneDNN's run at a third of the machine's rate
-  if (!native || !DirectWgrad::multiplies_pairs()) return false;
+WeightGradients fastest(const ConvRequest& request, bool native) {
+  using enum WeightGradients;
+  if (request.type == DType::f16) return library;           // no network trains in it on a CPU
+  if (!cpu_has(dnnl::cpu_isa::avx512_core)) return direct;  // oneDNN's run at a third of the machine's rate
+  if (!native) return library;
+  if (TiledWgrad::available()) return tiled;
+  if (!DirectWgrad::multiplies_pairs()) return library;
   const ConvShape& s = request.shape;  // Zen 4: up to a fifth faster there, at most a tenth slower elsewhere
-  if (s.R * s.S == 1 || s.Q() < 16) return false;
-  if (s.S % 2 == 1) return s.C <= 96;
-  return s.stride[1] > 1 || s.K >= 256;
+  if (s.R * s.S == 1 || s.Q() < 16) return library;
+  if (s.S % 2 == 1) return s.C <= 96 ? direct : library;
+  return s.stride[1] > 1 || s.K >= 256 ? direct : library;
 }
 
 struct OnednnProvider : ConvProvider {
@@ -355,11 +371,11 @@ std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convol
     return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
   if (request.shape.P() < 1 || request.shape.Q() < 1) return UnsupportedReason{"the output would be empty"};
   const bool native = request.type == DType::bf16 && cpu_has(dnnl::cpu_isa::avx512_core_bf16);
-  const bool direct =
-      who == WeightGradients::direct || (who == WeightGradients::measured && direct_is_faster(request, native));
+  if (who == WeightGradients::measured) who = fastest(request, native);
+  if (who == WeightGradients::tiled && !(native && TiledWgrad::available()))
+    return UnsupportedReason{"has no weight gradients in tiles on this processor"};
   try {
-    return std::make_unique<OnednnConvolution>(request, native ? memory::data_type::bf16 : memory::data_type::f32,
-                                               direct);
+    return std::make_unique<OnednnConvolution>(request, native ? memory::data_type::bf16 : memory::data_type::f32, who);
   } catch (const ReferenceLoops& e) {
     return UnsupportedReason{"has only its reference loops for " + e.direction};
   } catch (const dnnl::error& e) {

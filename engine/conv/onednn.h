@@ -8,9 +8,9 @@
 
 namespace regolith {
 
-// Who computes weight gradients: `measured` is oneDNN where it has AVX-512, and else kernels of our own, which run at
-// twice to three times its AVX2 rate.
-enum class WeightGradients { measured, library, direct };
+// Who computes weight gradients: `measured` is whoever was fastest on such a processor; `direct` and `tiled` are kernels
+// of our own, the latter in bf16 with AMX.
+enum class WeightGradients { measured, library, direct, tiled };
 
 std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convolution(
     Device& device, const ConvRequest& request, WeightGradients weight_gradients = WeightGradients::measured);

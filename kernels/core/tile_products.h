@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/core/register_tile.h"
 
@@ -95,6 +96,23 @@ class Tiles {
 
   const bool on_;
 };
+
+template <int Bit, int... I>
+__forceinline__ void exchange_lanes(Vec<kL>& a, Vec<kL>& b, std::integer_sequence<int, I...>) {
+  const auto u = a.v, v = b.v;  // lanes with the bit go to the first, those without it to the second
+  a.v = __builtin_shufflevector(u, v, (I & Bit ? kL + (I ^ Bit) : I)...);
+  b.v = __builtin_shufflevector(u, v, (I & Bit ? kL + I : I ^ Bit)...);
+}
+// Lane j of row i goes to lane i of row j; Bit is kL / 2.
+template <int Bit>
+__forceinline__ void transpose_lanes(Vec<kL>* rows) {
+  if constexpr (Bit > 0) {
+    REGOLITH_UNROLL
+    for (int i = 0; i < kL; ++i)
+      if ((i & Bit) == 0) exchange_lanes<Bit>(rows[i], rows[i + Bit], std::make_integer_sequence<int, kL>{});
+    transpose_lanes<Bit / 2>(rows);
+  }
+}
 
 #else
 

@@ -15,6 +15,7 @@
 #include "tests/support/simulated_device.h"
 #if defined(REGOLITH_ONEDNN)
 #include "engine/conv/onednn.h"
+#include "engine/conv/tiled_wgrad.h"
 #endif
 
 namespace regolith {
@@ -244,21 +245,28 @@ std::vector<std::string> names() {
 INSTANTIATE_TEST_SUITE_P(OnCpu, Providers, testing::ValuesIn(names()), [](const auto& i) { return i.param; });
 
 #if defined(REGOLITH_ONEDNN)
-// The machine decides who computes weight gradients; both must be right on every machine.
-TEST(Onednn, WeightGradientsOfEitherKind) {
-  const auto device = make_cpu_device();
-  for (const WeightGradients who : {WeightGradients::library, WeightGradients::direct}) {
-    for (const ConvShape& shape : shapes()) {
-      const ConvRequest request{.shape = shape, .type = DType::bf16, .bias = true, .needs_dgrad = false};
-      auto made = make_onednn_convolution(*device, request, who);
-      ASSERT_TRUE(std::holds_alternative<std::unique_ptr<Convolution>>(made))
-          << std::get<UnsupportedReason>(made).reason;
-      Convolution& convolution = *std::get<std::unique_ptr<Convolution>>(made);
-      SCOPED_TRACE(to_string(shape) + ": " + convolution.implementation());
-      EXPECT_EQ(convolution.implementation().find("wgrad direct") != std::string::npos, who == WeightGradients::direct);
-      check(*device, convolution, request);
+// The machine decides who computes weight gradients; all must be right on every machine, with any number of threads.
+TEST(Onednn, WeightGradientsOfEveryKind) {
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, before, 3}) {
+    const auto device = make_cpu_device(threads);
+    for (const auto& [who, name] : {std::pair{WeightGradients::library, "wgrad direct"},
+                                    {WeightGradients::direct, "wgrad direct"},
+                                    {WeightGradients::tiled, "wgrad tiles"}}) {
+      if (who == WeightGradients::tiled && !TiledWgrad::available()) continue;
+      for (const ConvShape& shape : shapes()) {
+        const ConvRequest request{.shape = shape, .type = DType::bf16, .bias = true, .needs_dgrad = false};
+        auto made = make_onednn_convolution(*device, request, who);
+        ASSERT_TRUE(std::holds_alternative<std::unique_ptr<Convolution>>(made))
+            << std::get<UnsupportedReason>(made).reason;
+        Convolution& convolution = *std::get<std::unique_ptr<Convolution>>(made);
+        SCOPED_TRACE(to_string(shape) + ", " + std::to_string(threads) + " threads: " + convolution.implementation());
+        EXPECT_EQ(convolution.implementation().find(name) != std::string::npos, who != WeightGradients::library);
+        check(*device, convolution, request);
+      }
     }
   }
+  omp_set_num_threads(before);
 }
 #endif
 
