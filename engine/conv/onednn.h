@@ -8,8 +8,8 @@
 
 namespace regolith {
 
-// Who computes weight gradients: `measured` is whoever was fastest on such a processor; `direct` and `tiled` are kernels
-// of our own, the latter in bf16 with AMX.
+// Who computes weight gradients: `measured` is whoever was fastest on such a processor, `library` oneDNN; `direct` and
+// `tiled` are kernels of our own, the latter in bf16 with AMX.
 enum class WeightGradients { measured, library, direct, tiled };
 
 std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convolution(
