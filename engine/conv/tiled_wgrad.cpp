@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "engine/base/error.h"
 #include "kernels/core/tile_products.h"
@@ -31,15 +32,16 @@ struct TiledWgrad::Part {
   float *sums, *db;  // (k_blocks, c blocks, R, S, 32 of K, 32 of C), (k_blocks, 32); db: null for none
 };
 
-TiledWgrad::TiledWgrad(const ConvShape& s, int threads) : shape_(s), threads_(threads) {
+TiledWgrad::TiledWgrad(const ConvShape& shape, int threads) : shape_(shape), threads_(threads) {
+  ConvShape& s = shape_;
+  if (s.R * s.S == 1 && s.P() == s.H && s.Q() == s.W &&
+      s.stride[0] * s.stride[1] == 1) {  // rows as long as they can be
+    const int pixels = s.N * s.H * s.W;
+    s.W = std::gcd(pixels, kPixels);
+    s.N = 1, s.H = pixels / s.W;
+  }
   c_blocks_ = ceil_div(s.C, kBlock);
   k_blocks_ = ceil_div(s.K, kBlock);
-  // A thread's sums should stay in its second-level cache beside the panels.
-  const size_t block = sizeof(float) * kBlock * kBlock * s.R * s.S * k_blocks_;
-  groups_ = 1;
-  for (int g = 2; g <= threads && g <= c_blocks_; ++g)
-    if (threads % g == 0 && block * ceil_div(c_blocks_, groups_) > 1024 * 1024) groups_ = g;
-  group_blocks_ = ceil_div(c_blocks_, groups_);
   const int reach[] = {(s.R - 1) * s.dilation[0], (s.S - 1) * s.dilation[1]};
   for (int i = 0; i < 2; ++i) phases_[i] = std::min(s.stride[i], reach[i] + 1);
   const int halo = reach[0] / s.stride[0], more = reach[1] / s.stride[1];
@@ -55,9 +57,17 @@ TiledWgrad::TiledWgrad(const ConvShape& s, int threads) : shape_(s), threads_(th
   rows_ = equal_parts(s.P(), columns_);
   in_rows_ = rows_ + halo;
   images_ = rows_ < s.P() ? 1 : equal_parts(s.N, in_rows_ * columns_);
+  chunks_ = ceil_div(s.N, images_) * ceil_div(s.P(), rows_);
   depth_ = round_up(((images_ - 1) * in_rows_ + rows_) * columns_, kTileDepth);
   pitch_ = depth_ % 64 == 0 ? depth_ + 32 : depth_;  // an odd number of lines: neighbours share no sets of the cache
   pairs_ = std::max(depth_ / 2 + (halo * columns_ + more) / 2, images_ * in_rows_ * columns_ / 2);
+  // A thread's sums should stay in its second-level cache beside the panels, and all threads have work.
+  const size_t block = sizeof(float) * kBlock * kBlock * s.R * s.S * k_blocks_;
+  groups_ = 1;
+  for (int g = 2; g <= threads && g <= c_blocks_; ++g)
+    if (threads % g == 0 && (block * ceil_div(c_blocks_, groups_) > 1024 * 1024 || threads / groups_ > chunks_))
+      groups_ = g;
+  group_blocks_ = ceil_div(c_blocks_, groups_);
   x_bytes_ = sizeof(uint32_t) * phases_[0] * phases_[1] * parities_ * group_blocks_ * pairs_ * kBlock;
   dy_bytes_ = sizeof(bf16) * k_blocks_ * kBlock * pitch_;
   sums_bytes_ = block * group_blocks_ + sizeof(float) * k_blocks_ * kBlock;  // and those of db
@@ -162,7 +172,7 @@ void TiledWgrad::pack_dy(const Part& t, int n, int p0, int image) const {
   }
 }
 
-void TiledWgrad::add_products(const Part& t) const {
+void TiledWgrad::add_products(const Part& t, bool first) const {
   const ConvShape& s = shape_;
   const ptrdiff_t a_row = pitch_ * static_cast<ptrdiff_t>(sizeof(bf16)), b_row = kBlock * sizeof(uint32_t);
   const size_t panel = static_cast<size_t>(pairs_) * kBlock;
@@ -175,7 +185,11 @@ void TiledWgrad::add_products(const Part& t) const {
         const bf16* a = t.pdy + static_cast<ptrdiff_t>(kb) * kBlock * pitch_;
         const uint32_t* b = t.px + ((phase * parities_ + shift % 2) * group_blocks_ + cb) * panel +
                             (dh / s.stride[0] * columns_ + shift) / 2 * kBlock;
-        Tiles::load(to, kBlock);
+        if (first) {
+          Tiles::clear();
+        } else {
+          Tiles::load(to, kBlock);
+        }
         for (int d = 0; d < depth_; d += kTileDepth, a += kTileDepth, b += kTileDepth / 2 * kBlock)
           Tiles::add(a, a + 16 * static_cast<ptrdiff_t>(pitch_), a_row, b, b + kL, b_row);
         Tiles::store(to, kBlock);
@@ -186,16 +200,19 @@ void TiledWgrad::add_products(const Part& t) const {
 
 void TiledWgrad::add_up(const Part& t) const {
   const Tiles tiles;
-  std::memset(t.px, 0, x_bytes_ + dy_bytes_ + sums_bytes_);  // padding, and channels behind the last, stay so
-  const int chunks = ceil_div(shape_.P(), rows_);
-  const int64_t work = static_cast<int64_t>(ceil_div(shape_.N, images_)) * chunks;
-  for (int64_t i = work * t.part / t.parts; i < work * (t.part + 1) / t.parts; ++i) {
-    const int n0 = static_cast<int>(i / chunks) * images_, p0 = static_cast<int>(i % chunks) * rows_;
+  std::memset(t.px, 0, x_bytes_ + dy_bytes_);  // padding, and channels behind the last, stay so
+  if (t.db != nullptr) std::memset(t.db, 0, sizeof(float) * k_blocks_ * kBlock);
+  const int strips = ceil_div(shape_.P(), rows_);
+  const int begin = static_cast<int>(int64_t{chunks_} * t.part / t.parts),
+            end = static_cast<int>(int64_t{chunks_} * (t.part + 1) / t.parts);
+  if (begin == end) std::memset(t.sums, 0, sums_bytes_);
+  for (int i = begin; i < end; ++i) {
     for (int image = 0; image < images_; ++image) {
-      if (n0 + image < shape_.N) pack_x(t, n0 + image, p0, image);
-      pack_dy(t, n0 + image, p0, image);
+      const int n = i / strips * images_ + image, p0 = i % strips * rows_;
+      if (n < shape_.N) pack_x(t, n, p0, image);
+      pack_dy(t, n, p0, image);
     }
-    add_products(t);
+    add_products(t, i == begin);
   }
 }
 
@@ -203,14 +220,23 @@ void TiledWgrad::add_up(const Part& t) const {
 void TiledWgrad::write_tile(const std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const {
   const ConvShape& s = shape_;
   const int taps = s.R * s.S, group = cb / group_blocks_, width = std::min(kBlock, s.C - cb * kBlock);
+  const __mmask32 there = width < kBlock ? (1u << width) - 1 : ~0u;
   const size_t at = (static_cast<size_t>(kb * group_blocks_ + cb % group_blocks_) * taps + tap) * kBlock * kBlock;
   for (int k = 0; k < std::min(kBlock, s.K - kb * kBlock); ++k) {
+    Vec<kL> sum[2] = {Vec<kL>(0), Vec<kL>(0)};  // of channels in the order of store_pairs
+    for (int part = 0; part < threads_ / groups_; ++part) {
+      const float* from = sums_of(workspace, part, group) + at + k * kBlock;
+      for (int i = 0; i < 2; ++i) sum[i] = sum[i] + load<Vec<kL>>(from + i * kL);
+    }
+    const auto a = sum[0].v, b = sum[1].v;
+    const __m512 halves[] = {
+        __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23),
+        __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31)};
     float* out = dw + (static_cast<size_t>(kb * kBlock + k) * taps + tap) * s.C + cb * kBlock;
-    for (int c = 0; c < width; ++c) {
-      const size_t from = at + k * kBlock + (c & 4) * 4 + c / 8 * 4 + c % 4;
-      float sum = accumulate ? out[c] : 0;
-      for (int part = 0; part < threads_ / groups_; ++part) sum += sums_of(workspace, part, group)[from];
-      out[c] = sum;
+    for (int i = 0; i < 2; ++i, out += kL) {
+      const __mmask16 mask = static_cast<__mmask16>(there >> (i * kL));
+      const __m512 before = accumulate ? _mm512_maskz_loadu_ps(mask, out) : _mm512_setzero_ps();
+      _mm512_mask_storeu_ps(out, mask, before + halves[i]);
     }
   }
 }

@@ -25,7 +25,7 @@ class TiledWgrad {
   void add_up(const Part& part) const;
   void pack_x(const Part& part, int n, int p0, int image) const;
   void pack_dy(const Part& part, int n, int p0, int image) const;
-  void add_products(const Part& part) const;
+  void add_products(const Part& part, bool first) const;
   void write_tile(const std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const;
   const float* sums_of(const std::byte* workspace, int part, int group) const;
 
@@ -33,7 +33,7 @@ class TiledWgrad {
   int threads_, groups_;                    // threads: groups_ ranges of input channels times ranges of pixels
   int c_blocks_, k_blocks_, group_blocks_;  // of 32 channels; those of a range of input channels
   int phases_[2], parities_;                // of a stride, and of pairs, that taps fall on: each has a panel of x
-  int images_, rows_;                       // of a chunk of the maps
+  int chunks_, images_, rows_;              // of the maps; of a chunk
   int in_rows_, columns_;                   // of an image in a panel, with its padding
   int depth_, pitch_;                       // pixels of a chunk, padding among them; from channel to channel of dy
   int pairs_;                               // of a panel of x
