@@ -110,7 +110,7 @@ int main(int argc, char** argv) {
   int batch = 32, threads = 0;
   bool inference = false;
   std::string precision = "fp32";
-  std::vector<std::string> providers{"winograd", "onednn"};
+  std::vector<std::string> providers{"amx", "winograd", "onednn"};
   p.option("--batch", batch, "images", {.min = 1});
   p.option("--threads", threads, "0: all of the machine");
   p.option("--precision", precision, "of the maps", {.names = {"fp32", "bf16"}});

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  13020
-engine   16810
+engine   17660
 models    565
 losses     550
 data      3035

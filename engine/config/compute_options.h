@@ -22,7 +22,7 @@ template <class V>
 void fields(V& v, ConvChoice& s) {
   v("provider", s.provider,
     {.doc = "who computes convolutions; auto: the best that takes each",
-     .names = {"auto", "cudnn", "onednn", "winograd", "upscale", "tile", "thin", "reference"}});
+     .names = {"auto", "cudnn", "onednn", "amx", "winograd", "upscale", "tile", "thin", "reference"}});
   v("workspace_mib", s.workspace_mib, {.doc = "most that an engine of cuDNN may ask for", .min = 0, .max = 1 << 20});
 }
 

@@ -13,6 +13,7 @@ inline std::string half_refusal(Device& device, const ConvRequest& request) {
 
 ConvProvider& thin_provider();       // kernels of our own for the thin ends: few channels in or out, 1x1
 ConvProvider& tile_provider();       // kernels of our own on GPUs, in 16 bits: few channels, and the norms around them
+ConvProvider& amx_provider();        // bf16 of stride 1 on processors with AMX-BF16
 ConvProvider& winograd_provider();   // 3x3 of stride 1 on the CPU, and in inference 2x2
 ConvProvider& upscale_provider();    // transposed convolutions of inference whose kernel is their stride, on the CPU
 ConvProvider& reference_provider();  // plain loops, every request, every device

@@ -149,13 +149,13 @@ struct UnsupportedReason {
 class ConvProvider {
  public:
   virtual ~ConvProvider() = default;
-  virtual std::string_view name() const = 0;  // cudnn, onednn, winograd, upscale, tile, thin, reference
+  virtual std::string_view name() const = 0;  // cudnn, onednn, amx, winograd, upscale, tile, thin, reference
   virtual std::variant<std::unique_ptr<Convolution>, UnsupportedReason> create(Device& device,
                                                                                const ConvRequest& request) = 0;
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: `thin` for the thin ends, winograd, upscale, onednn (CPU) or tile, cudnn (CUDA). `reference` is used
+// profitable: `thin` for the thin ends, amx, winograd, upscale, onednn (CPU) or tile, cudnn (CUDA). `reference` is used
 // where it is named, and beside tile on the simulated device. Throws GraphError, with every provider's reason, where
 // none supports the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);

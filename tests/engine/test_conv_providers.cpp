@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
+#include "engine/conv/tiled_pass.h"
 #include "kernels/core/random.h"
 #include "tests/support/simulated_device.h"
 #if defined(REGOLITH_ONEDNN)
@@ -359,40 +360,52 @@ void check_epilogue(Device& device, Convolution& conv, const ConvRequest& reques
   EXPECT_EQ(std::memcmp(bytes.data(), got.data(), got.size() * sizeof(float)), 0) << "other bytes";
 }
 
-TEST(Winograd, EpiloguesOfInferenceOnAnyNumberOfThreads) {
+TEST(Providers, EpiloguesOfInferenceOnAnyNumberOfThreads) {
   const std::vector<ConvShape> list = {
-      same(2, 8, 12, 32, 40, 2, 2),  same(2, 17, 23, 48, 16, 2, 2),
-      same(1, 7, 70, 16, 80, 2, 2),  same(2, 16, 16, 32, 64, 3, 3),
-      same(1, 13, 33, 32, 32, 3, 3), same(1, 6, 7, 80, 64, 3, 3),
-      same(1, 3, 2, 32, 272, 3, 3),  {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {2, 0}, {0, 2}},
+      same(5, 4, 8, 48, 5, 1, 1),
+      same(2, 8, 12, 32, 40, 2, 2),
+      same(2, 17, 23, 48, 16, 2, 2),
+      same(1, 7, 70, 16, 80, 2, 2),
+      same(2, 16, 16, 32, 64, 3, 3),
+      same(1, 13, 33, 32, 32, 3, 3),
+      same(1, 6, 7, 80, 64, 3, 3),
+      same(1, 3, 2, 32, 272, 3, 3),
+      {1, 6, 7, 16, 32, 3, 3, {1, 1}, {1, 1}, {2, 0}, {0, 2}},
   };
   const int before = omp_get_max_threads();
   std::map<std::string, int> taken;
-  std::map<std::pair<ConvShape, DType>, std::vector<float>> bytes;
+  std::map<std::tuple<ConvProvider*, ConvShape, DType>, std::vector<float>> bytes;
   for (const int threads : {1, 2, 3}) {
     const auto device = make_cpu_device(threads);
-    for (const ConvShape& shape : list) {
-      for (const DType type : {DType::f32, DType::bf16}) {
-        const ConvRequest request{.shape = shape,
-                                  .type = type,
-                                  .bias = true,
-                                  .relu = shape.C != 32,
-                                  .needs_dgrad = false,
-                                  .needs_wgrad = false,
-                                  .frozen = true};
-        auto made = winograd_provider().create(*device, request);
-        if (std::holds_alternative<UnsupportedReason>(made)) continue;  // 2x2 of bf16
-        Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
-        ASSERT_TRUE(conv.has_forward_epilogue());
-        ++taken[conv.implementation()];
-        SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads) +
-                     ": " + conv.implementation());
-        check_epilogue(*device, conv, request, bytes[{shape, type}]);
+    for (ConvProvider* provider : {&winograd_provider(), &amx_provider()}) {
+      for (const ConvShape& shape : list) {
+        for (const DType type : {DType::f32, DType::bf16}) {
+          const ConvRequest request{.shape = shape,
+                                    .type = type,
+                                    .bias = true,
+                                    .relu = shape.C != 32,
+                                    .needs_dgrad = false,
+                                    .needs_wgrad = false,
+                                    .frozen = true};
+          auto made = provider->create(*device, request);
+          if (std::holds_alternative<UnsupportedReason>(made)) continue;  // as winograd of 2x2 of bf16
+          Convolution& conv = *std::get<std::unique_ptr<Convolution>>(made);
+          ASSERT_TRUE(conv.has_forward_epilogue());
+          const std::string name = std::string(conv.provider()) + " " + conv.implementation();
+          ++taken[name];
+          SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads) +
+                       ": " + name);
+          check_epilogue(*device, conv, request, bytes[{provider, shape, type}]);
+        }
       }
     }
   }
   omp_set_num_threads(before);
-  for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 6) << tiles;
+  for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(5x5, 2x2)"})
+    EXPECT_GE(taken[std::string("winograd ") + tiles], 6) << tiles;
+  if (TiledPass::available()) {
+    EXPECT_EQ(taken["amx "], 3 * 9);
+  }
 }
 
 TEST(Upscale, MatchesPlainLoops) {
@@ -429,12 +442,15 @@ TEST(Upscale, MatchesPlainLoops) {
   omp_set_num_threads(before);
 }
 
-TEST(Winograd, KeepsNaN) {
+TEST(Providers, KeepNaN) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
-  for (const DType type : {DType::f32, DType::bf16}) {
+  std::vector<std::pair<const char*, DType>> list = {{"winograd", DType::f32}, {"winograd", DType::bf16}};
+  if (TiledPass::available()) list.emplace_back("amx", DType::bf16);
+  for (const auto& [provider, type] : list) {
+    SCOPED_TRACE(std::string(provider) + " " + std::string(name_of(type)));
     const ConvRequest request{.shape = same(1, 8, 8, 16, 16, 3, 3), .type = type, .bias = true, .relu = true};
-    const auto conv = pick_convolution(*device, request, {.provider = "winograd"});
+    const auto conv = pick_convolution(*device, request, {.provider = provider});
     Tensor x(*device, type, std::vector<double>(8 * 8 * 16, 1)), y(*device, type, 8 * 8 * 16);
     const Tensor w(*device, type, std::vector<double>(16 * 9 * 16, 1)), bias(*device, DType::f32, integers(16, 3, 5));
     const Tensor packed(*device, DType::f32, conv->prepacked(WeightUse::forward).bytes / 4 + 1);
@@ -504,6 +520,12 @@ TEST(Picker, Chooses) {
   const ConvRequest half{.shape = request.shape, .type = DType::bf16};
   EXPECT_EQ(pick_convolution(*simulated, half, {})->provider(), "tile");
   EXPECT_NE(pick_convolution(*cpu, half, {})->provider(), "tile");
+  const ConvRequest frozen{.shape = same(1, 16, 32, 16, 16, 3, 3),
+                           .type = DType::bf16,
+                           .needs_dgrad = false,
+                           .needs_wgrad = false,
+                           .frozen = true};
+  EXPECT_EQ(pick_convolution(*cpu, frozen, {})->provider() == "amx", TiledPass::available());
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "reference"})->provider(), "reference");
 #if defined(REGOLITH_ONEDNN)
   EXPECT_EQ(pick_convolution(*cpu, request, {.provider = "onednn"})->provider(), "onednn");
