@@ -17,7 +17,7 @@ using V = Vec<kL>;
 constexpr int kBlock = kTileRows;  // pixels, and channels, of a tile
 static_assert(kTileRows == 32 && kTileColumns == 32 && kTileDepth == 32);
 constexpr int kPanel = 128 * 1024;  // elements, more or less: two of them stay in the second-level cache
-constexpr int kLeastPixels = 64, kLeastStrips = 16;
+constexpr int kLeastPixels = 128, kLeastStrips = 16;
 constexpr size_t kTileBytes = sizeof(bf16) * kTileDepth * kTileColumns;  // of weights
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
