@@ -17,7 +17,7 @@ using V = Vec<kL>;
 constexpr int kBlock = kTileRows;  // pixels, and channels, of a tile
 static_assert(kTileRows == 32 && kTileColumns == 32 && kTileDepth == 32);
 constexpr int kPanel = 128 * 1024;  // elements, more or less: two of them stay in the second-level cache
-constexpr int kLeastPixels = 128, kLeastStrips = 16;
+constexpr int kLeastPixels = 256, kLeastStrips = 16;
 constexpr size_t kTileBytes = sizeof(bf16) * kTileDepth * kTileColumns;  // of weights
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -243,16 +243,17 @@ class TiledPass::Writer {
 
 // The strip's outputs from its panel, while the next one is read.
 template <bool Extras>
-void TiledPass::compute(const bf16* panel, const std::byte* packed, const Target<bf16>& out, int strip, float* sums,
-                        Reader* next) const {
+void TiledPass::compute(const bf16* panel, const std::byte* packed, const Target<bf16>& out, int strip,
+                        winograd::Range blocks, float* sums, Reader* next) const {
   const TiledShape& s = shape_;
   const ptrdiff_t row_bytes = kBlock * sizeof(bf16), pair_bytes = 2 * row_bytes;
   const size_t block = static_cast<size_t>(pixels_) * kBlock;
   const int steps = c_blocks_ * s.R * s.S, lines = std::max(8, ceil_div(kBlock, steps));
-  const int pixels = ceil_div(images_ * in_rows_ * columns_ * lines, depth_ * k_blocks_);  // to read beside those lines
+  const int pixels =
+      ceil_div(images_ * in_rows_ * columns_ * lines, depth_ * blocks.size());  // to read beside those lines
   const int n0 = strip / row_strips() * images_, p0 = strip % row_strips() * rows_;
   alignas(64) float tiles[2][kBlock * kBlock];
-  for (int kb = 0; kb < k_blocks_; ++kb) {
+  for (int kb = blocks.begin; kb < blocks.end; ++kb) {
     Writer<Extras> writer(*this, out, n0, p0, kb * kBlock, sums);
     for (int d = 0; d < depth_; d += kBlock) {
       Tiles::clear();
@@ -282,25 +283,27 @@ void TiledPass::run(const Source<bf16>& in, const void* packed, const Target<bf1
   const TiledShape& s = shape_;
   std::byte* const memory = static_cast<std::byte*>(workspace);
   float* const sums = out.sums == nullptr ? nullptr : reinterpret_cast<float*>(memory + threads_ * 2 * panel_bytes_);
+  // Where there are more threads than strips, some share one: each has blocks of its output channels.
+  const int groups = std::clamp(threads_ / strips_, 1, k_blocks_), parts = threads_ / groups;
 #pragma omp parallel for num_threads(threads_) schedule(static)
-  for (int t = 0; t < threads_; ++t) {
+  for (int t = 0; t < parts * groups; ++t) {
     const Tiles tiles;
+    const winograd::Range blocks = winograd::Range{0, k_blocks_}.part(t % groups, groups);
+    const winograd::Range strips = winograd::Range{0, strips_}.part(t / groups, parts);
     const auto* weights = static_cast<const std::byte*>(packed);
     bf16* panels[2];
     for (int i = 0; i < 2; ++i) panels[i] = reinterpret_cast<bf16*>(memory + (2 * t + i) * panel_bytes_);
-    const int begin = static_cast<int>(int64_t{strips_} * t / threads_),
-              end = static_cast<int>(int64_t{strips_} * (t + 1) / threads_);
-    if (begin < end) Reader(*this, in, panels[begin % 2], begin).read_all();
-    for (int i = begin; i < end; ++i) {
+    if (strips.size() > 0) Reader(*this, in, panels[strips.begin % 2], strips.begin).read_all();
+    for (int i = strips.begin; i < strips.end; ++i) {
       std::optional<Reader> next;
-      if (i + 1 < end) next.emplace(*this, in, panels[(i + 1) % 2], i + 1);
+      if (i + 1 < strips.end) next.emplace(*this, in, panels[(i + 1) % 2], i + 1);
       float* to = nullptr;
       if (sums != nullptr)
         to = sums + (static_cast<size_t>(i / row_strips()) * images_ * row_strips() + i % row_strips()) * 2 * s.K;
       if (to != nullptr || out.residual != nullptr)
-        compute<true>(panels[i % 2], weights, out, i, to, next ? &*next : nullptr);
+        compute<true>(panels[i % 2], weights, out, i, blocks, to, next ? &*next : nullptr);
       else
-        compute<false>(panels[i % 2], weights, out, i, to, next ? &*next : nullptr);
+        compute<false>(panels[i % 2], weights, out, i, blocks, to, next ? &*next : nullptr);
       if (next) next->read_all();
     }
   }

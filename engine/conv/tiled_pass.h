@@ -39,8 +39,8 @@ class TiledPass {
   template <bool Extras>
   class Writer;
   template <bool Extras>
-  void compute(const bf16* panel, const std::byte* packed, const Target<bf16>& out, int strip, float* sums,
-               Reader* next) const;
+  void compute(const bf16* panel, const std::byte* packed, const Target<bf16>& out, int strip, winograd::Range blocks,
+               float* sums, Reader* next) const;
   int row_strips() const { return (shape_.P + rows_ - 1) / rows_; }
 
   TiledShape shape_;
