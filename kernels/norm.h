@@ -26,8 +26,6 @@
 // Occupancy: at least 37% (256 threads).
 // Occupancy of norm_gradient_sums: at least 25% (256 threads).
 // Occupancy of norm_apply_gradient: at least 25% (256 threads).
-// Occupancy of group_norm_bundle: at least 25% (512 threads).
-// Occupancy of group_norm_bundle_gradient: at least 25% (512 threads).
 #pragma once
 
 #include "kernels/core/batch_ranks.h"
