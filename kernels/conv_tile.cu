@@ -57,68 +57,77 @@ struct Window {
   }
 };
 
-// Whether all 8 channels of a vector may be copied at once.
-template <class T>
-__device__ __forceinline__ bool in_vectors(const TensorView& m) {
-  return m.pitch % 8 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0;
-}
-
-// The pixels of image n, from channel 0 on.
+// The pixels of image n, from channel 0 on. What is read beyond the last of its channels is zero.
 template <class T>
 struct Image {
   T* data;
-  int pitch;
-  bool vectors;
+  int pitch, channels;
+  bool vectors;  // all 8 channels of one may be copied at once
   __device__ __forceinline__ Image(const TensorView& m, int n)
-      : data(m.as<T>() + static_cast<int64_t>(n) * m.H * m.W * m.pitch), pitch(m.pitch), vectors(in_vectors<T>(m)) {}
+      : data(m.as<T>() + static_cast<int64_t>(n) * m.H * m.W * m.pitch),
+        pitch(m.pitch),
+        channels(m.C),
+        vectors(m.C % 8 == 0 && m.pitch % 8 == 0 && reinterpret_cast<uintptr_t>(m.data) % 16 == 0) {}
   __device__ __forceinline__ T* at(int pixel, int c) const { return data + static_cast<int64_t>(pixel) * pitch + c; }
   __device__ __forceinline__ V read(int pixel, int c) const {
     const T* const p = at(pixel, c);
     if (vectors) return load<V>(p);
-    V v;
+    V v(0);
     REGOLITH_UNROLL
-    for (int l = 0; l < 8; ++l) v.set(l, static_cast<float>(p[l]));
+    for (int l = 0; l < 8; ++l)
+      if (c + l < channels) v.set(l, static_cast<float>(p[l]));
     return v;
   }
   __device__ __forceinline__ void write(int pixel, int c, const V& v) const {
     T* const p = at(pixel, c);
     if (vectors) return store(p, v);
     REGOLITH_UNROLL
-    for (int l = 0; l < 8; ++l) p[l] = static_cast<T>(v[l]);
+    for (int l = 0; l < 8; ++l)
+      if (c + l < channels) p[l] = static_cast<T>(v[l]);
   }
 };
+
+// Begins to copy 8 channels, of which `count` are there: the others become zeros. vectors: of them there are all or
+// none.
+template <class T>
+__device__ __forceinline__ void copy_channels(T* to, const T* from, int count, bool vectors) {
+  if (count <= 0)
+    store(to, V(0));
+  else if (vectors)
+    copy_async(to, from);
+  else
+    for (int l = 0; l < 8; ++l) to[l] = l < count ? from[l] : T(0.0f);
+}
 
 // Begins to copy a window into a tile (pixels, C) of this pitch; zeros outside the image.
 template <class T>
 __device__ __forceinline__ void copy_window(const TensorView& m, const Window& window, T* tile, int pitch) {
   const Image<const T> image(m, window.n);
-  window.each(m.H, m.W, m.C, [&](int place, int pixel, int c) {
-    T* const to = tile + place * pitch + c;
-    if (pixel < 0)
-      store(to, V(0));
-    else if (image.vectors)
-      copy_async(to, image.at(pixel, c));
-    else
-      for (int l = 0; l < 8; ++l) to[l] = image.at(pixel, c)[l];
+  window.each(m.H, m.W, tile_channels(m.C), [&](int place, int pixel, int c) {
+    copy_channels(tile + place * pitch + c, image.at(pixel, c), pixel < 0 ? 0 : m.C - c, image.vectors);
   });
 }
 
-// The weights (K, taps * C) into a tile of this pitch.
+// The weights (K, taps, C) into a tile of this pitch.
 template <class T>
-__device__ __forceinline__ void copy_weights(const void* w, int K, int row, T* tile, int pitch) {
+__device__ __forceinline__ void copy_weights(const void* w, int K, int taps, int C, T* tile, int pitch) {
   const T* const from = static_cast<const T*>(w);
-  const int vectors = row / 8;
-  for (int i = thread_rank(); i < K * vectors; i += block_threads()) {
-    const int k = i / vectors, c = (i - k * vectors) * 8;
-    copy_async(tile + k * pitch + c, from + k * row + c);
+  const int filled = tile_channels(C), vectors = filled / 8;
+  for (int i = thread_rank(); i < tile_channels(K) * taps * vectors; i += block_threads()) {
+    const int row = i / vectors, c = (i - row * vectors) * 8, k = row / taps;
+    copy_channels(tile + k * pitch + (row - k * taps) * filled + c, from + row * C + c, k < K ? C - c : 0, C % 8 == 0);
   }
 }
 
 // Copies the coefficients of a sample, `rows` of C, to shared memory.
 __device__ __forceinline__ void copy_coefficients(const float* from, bool per_image, int n, int rows, int C,
                                                   float* to) {
+  const int filled = tile_channels(C);
   from += per_image ? static_cast<int64_t>(n) * rows * C : 0;
-  for (int i = thread_rank(); i < rows * C; i += block_threads()) to[i] = from[i];
+  for (int i = thread_rank(); i < rows * filled; i += block_threads()) {
+    const int row = i / filled, c = i - row * filled;
+    to[i] = c < C ? from[row * C + c] : 0;
+  }
 }
 
 // A norm, from coefficients in shared memory whose first rows of C are mean, scale and beta.
@@ -229,22 +238,21 @@ struct ChunkMoments {
 
 template <class T>
 struct ForwardShared {
-  int border, pitch, row, weights_pitch;
+  int border, pitch, weights_pitch;
   T *weights, *tile, *second, *stage;  // (K, taps, C), (border pixels, C) twice, (warps, 32 pixels, kChunk)
   float *coefficients, *moments;       // (3, C), (warps, 2, K)
   float* counts;                       // (warps)
   template <class A>
   REGOLITH_HOST_DEVICE ForwardShared(A& a, int C, int K, int kK, const TileWindow& window, int stages)
       : border((kRows + window.R - 1) * (kColumns + window.S - 1)),
-        pitch(C + 8),
-        row(window.R * window.S * C),
-        weights_pitch(row + 8) {
+        pitch(tile_channels(C) + 8),
+        weights_pitch(window.R * window.S * tile_channels(C) + 8) {
     a.take(weights, static_cast<size_t>(kK) * weights_pitch);
     a.take(tile, static_cast<size_t>(border) * pitch);
     a.take(second, stages == 2 ? static_cast<size_t>(border) * pitch : 0);
     a.take(stage, static_cast<size_t>(kWarps) * kColumns * kStagePitch);
-    a.take(coefficients, 3 * C);
-    a.take(moments, static_cast<size_t>(kWarps) * 2 * K);
+    a.take(coefficients, 3 * tile_channels(C));
+    a.take(moments, static_cast<size_t>(kWarps) * 2 * tile_channels(K));
     a.take(counts, kWarps);
   }
 };
@@ -254,7 +262,8 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
     conv_tile(TileForward k, DropoutNumbers numbers, int stages) {
   constexpr int kChunks = kK / kChunk;
   const TensorView &x = k.x, &y = k.y;
-  const int C = x.C, K = y.C, R = k.window.R, S = k.window.S, columns = kColumns + S - 1;
+  const int C = tile_channels(x.C), K = y.C, filled = tile_channels(K);
+  const int R = k.window.R, S = k.window.S, columns = kColumns + S - 1;
   const auto s = take_shared<ForwardShared<T>>(C, K, kK, k.window, stages);
   const Tiles tiles(y);
   const auto window = [&](const Tile& t) {
@@ -262,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
   };
   ChunkMoments moments[kChunks][kHeld];
   T* const stage = s.stage + warp_rank() * kColumns * kStagePitch;
-  copy_weights(k.w, K, s.row, s.weights, s.weights_pitch);
+  copy_weights(k.w, K, R * S, x.C, s.weights, s.weights_pitch);
   Tile t(static_cast<int>(blockIdx.x));
   T *tile = s.tile, *other = stages == 2 ? s.second : s.tile;
   if (t.unit < tiles.units) copy_window<T>(x, window(t), tile, s.pitch);
@@ -272,12 +281,12 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
     wait_for_copies<0>();
     if (k.norm.coefficients != nullptr) {
       if (t.index == 0) {
-        copy_coefficients(k.norm.coefficients, k.norm.per_image, in.n, 3, C, s.coefficients);
+        copy_coefficients(k.norm.coefficients, k.norm.per_image, in.n, 3, x.C, s.coefficients);
         sync_block();
       }
       const Affine affine(s.coefficients, C);
       const V least(k.norm.relu ? 0.0f : -INFINITY);
-      Drop<true> drop(numbers, in.n, C);
+      Drop<true> drop(numbers, in.n, x.C);
       in.each(x.H, x.W, C, [&](int place, int pixel, int c) {  // what this thread has copied
         T* const p = tile + place * s.pitch + c;
         if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, c));
@@ -314,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
       sync_warp();  // the staging area may still be read
       sums.each(K, [&](int r, int n, float v) {
         if (n / kChunk != chunk) return;
-        if (k.bias != nullptr) v += k.bias[n];
+        if (k.bias != nullptr && n < K) v += k.bias[n];
         if (k.relu) v = v < 0 ? 0.0f : v;
         stage[(sums.row(r) - warp_rank() * kColumns) * kStagePitch + n % kChunk] = T(v);
       });
@@ -336,8 +345,8 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
           Moments<Pixel> m = moments[chunk][held].moments();
           merge_lanes(m);
           if (c >= K || lane() / 4 != 0) continue;
-          store_pack(s.moments + warp_rank() * 2 * K + c, m.mean);
-          store_pack(s.moments + warp_rank() * 2 * K + K + c, m.m2);
+          store_pack(s.moments + warp_rank() * 2 * filled + c, m.mean);
+          store_pack(s.moments + (warp_rank() * 2 + 1) * filled + c, m.m2);
           if (c == 0) s.counts[warp_rank()] = m.count;  // of all channels the same
         }
       }
@@ -345,8 +354,8 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
       for (int c = thread_rank(); c < K; c += block_threads()) {
         Moments<Pack<1, 1>> m;
         for (int w = 0; w < kWarps; ++w) {
-          const float* const of_warp = s.moments + w * 2 * K + c;
-          m.merge(Pack<1, 1>(of_warp[0]), Pack<1, 1>(of_warp[K]), s.counts[w]);
+          const float* const of_warp = s.moments + w * 2 * filled + c;
+          m.merge(Pack<1, 1>(of_warp[0]), Pack<1, 1>(of_warp[filled]), s.counts[w]);
         }
         float* const to = k.moments + static_cast<int64_t>(t.unit) * 2 * K + c;
         to[0] = m.mean.v[0][0];
@@ -453,7 +462,7 @@ class WeightSums {
 
 template <class T>
 struct BackwardShared {
-  int border, dy_pitch, x_pitch, row, weights_pitch;
+  int border, dy_pitch, x_pitch, weights_pitch;
   T *weights, *dy, *y;                    // (K, taps, C), (border pixels, K), the same where the norm behind reads y
   T *x, *stage;                           // (pixels, C), (warps, 16 or 32 pixels, kChunk)
   float *coefficients, *gradient, *sums;  // (3, C), (5, K), (warps, 2, C)
@@ -462,15 +471,14 @@ struct BackwardShared {
       : border((kRows + window.R - 1) * (kColumns + window.S - 1)),
         dy_pitch(kK + 8),
         x_pitch(kC + 8),
-        row(window.R * window.S * C),
-        weights_pitch(row + 8) {
+        weights_pitch(window.R * window.S * tile_channels(C) + 8) {
     a.take(weights, static_cast<size_t>(kK) * weights_pitch);
     a.take(dy, static_cast<size_t>(border) * dy_pitch);
     a.take(y, reads_y ? static_cast<size_t>(border) * dy_pitch : 0);
     a.take(x, static_cast<size_t>(kRows) * kColumns * x_pitch);
     a.take(stage, static_cast<size_t>(kWarps) * (kHost ? 32 : 16) * kStagePitch);
-    a.take(coefficients, 3 * C);
-    a.take(gradient, 5 * K);
+    a.take(coefficients, 3 * tile_channels(C));
+    a.take(gradient, 5 * tile_channels(K));
     a.take(sums, static_cast<size_t>(kWarps) * 2 * C);
   }
 };
@@ -482,13 +490,13 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
   constexpr int kSide = kSideOf<kTaps>, columns = kColumns + kSide - 1;
   constexpr int kPart = kHost ? 32 : 16;  // pixels of a warp at once
   const TensorView &x = k.x, &dy = k.dy;
-  const int C = x.C, K = dy.C;
+  const int C = x.C, K = dy.C, filled = tile_channels(C), outputs = tile_channels(K);
   const bool reads_y = k.gradient.coefficients != nullptr;
   const auto s = take_shared<BackwardShared<T>>(C, K, kK, kC, k.window, reads_y);
   const Tiles tiles(x);
   T* const stage = s.stage + warp_rank() * kPart * kStagePitch;
   WeightSums<T, kTaps, kK, kC> dw;
-  if (k.dx) copy_weights(k.w, K, s.row, s.weights, s.weights_pitch);
+  if (k.dx) copy_weights(k.w, K, kTaps, C, s.weights, s.weights_pitch);
   for (Tile t(static_cast<int>(blockIdx.x)); t.unit < tiles.units; t.advance(tiles)) {
     const int n = t.n(tiles), h0 = t.h(tiles), w0 = t.w(tiles);
     const Window in{n, h0, w0, kRows, kColumns};
@@ -508,18 +516,18 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
     }
     wait_for_copies<0>();
     if (reads_y) {
-      const Affine affine(s.gradient, K);
-      const float *slope = s.gradient + 3 * K, *offset = slope + K;
+      const Affine affine(s.gradient, outputs);
+      const float *slope = s.gradient + 3 * outputs, *offset = slope + outputs;
       const bool saved = static_cast<bool>(k.gradient.y), masks = k.gradient.relu && !saved;
       if (saved) {  // first, for all at once takes too many registers
         const Image<const T> y(k.gradient.y, n);
-        out.each(dy.H, dy.W, K, [&](int place, int pixel, int c) {
+        out.each(dy.H, dy.W, outputs, [&](int place, int pixel, int c) {
           T* const p = s.dy + place * s.dy_pitch + c;
           if (pixel >= 0) store(p, where_positive(y.read(pixel, c), load<V>(p) * V(gradient_numbers.scale)));
         });
       }
       Drop<kDrops> drop(gradient_numbers, n, K);
-      out.each(dy.H, dy.W, K, [&](int place, int pixel, int c) {
+      out.each(dy.H, dy.W, outputs, [&](int place, int pixel, int c) {
         if (pixel < 0) return;
         T* const p = s.dy + place * s.dy_pitch + c;
         const V d = affine.centred(load<V>(s.y + place * s.dy_pitch + c), c);
@@ -529,7 +537,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
         store(p, fma(load<V>(affine.scale + c), g, fma(load<V>(slope + c), d, load<V>(offset + c))));
       });
     }
-    const Affine affine(s.coefficients, C);
+    const Affine affine(s.coefficients, filled);
     const bool normed = k.norm.coefficients != nullptr, sums_end = k.sums != nullptr && t.index == tiles.per_strip - 1;
     sync_block();
     if (k.dx) {
@@ -545,8 +553,8 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
             TILE_ONE_BY_ONE
             for (int q = 0; q < kSide; ++q) {
               const int at = (kSide - 1 - r) * columns + kSide - 1 - q + part + warp_rank() * (columns - kPart);
-              g.template add<false, false>(s.dy + at * s.dy_pitch, s.dy_pitch, s.weights + (r * kSide + q) * C + c0,
-                                           s.weights_pitch, K, width);
+              g.template add<false, false>(s.dy + at * s.dy_pitch, s.dy_pitch,
+                                           s.weights + (r * kSide + q) * filled + c0, s.weights_pitch, outputs, width);
             }
           }
           sync_warp();  // the staging area may still be read
@@ -587,7 +595,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
       sync_block();  // x has been read as it was
       const V least(k.norm.relu ? 0.0f : -INFINITY);
       Drop<kDrops> drop(numbers, n, C);
-      in.each(x.H, x.W, C, [&](int place, int pixel, int c) {
+      in.each(x.H, x.W, filled, [&](int place, int pixel, int c) {
         T* const p = s.x + place * s.x_pitch + c;
         if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, c));
       });
@@ -618,6 +626,7 @@ void check(const char* kernel, const TensorView& x, const TensorView& y, const T
   if (!refusal.empty()) throw KernelError(std::string(kernel) + ": " + refusal);
   expect(kernel, x.dtype == y.dtype && x.dtype != DType::f32, "takes maps of bf16 or fp16");
   expect(kernel, x.N == y.N && x.pixels() > 0 && y.pixels() > 0, "x and y must have as many images");
+  expect(kernel, norm.coefficients == nullptr || x.C % 8 == 0, "a norm on load has a multiple of 8 channels");
   expect(kernel, norm.dropout.rate >= 0 && norm.dropout.rate < 1, "the rate of dropout must be in [0, 1)");
 }
 bool same_shape(const TensorView& a, const TensorView& b) {
@@ -669,6 +678,8 @@ void tile_backward(Stream& stream, const TileBackward& k) {
   expect("tile_backward", !k.dx || same_shape(k.dx, k.x), "dx must have the shape and the element type of x");
   expect("tile_backward", k.gradient.coefficients == nullptr || same_shape(k.gradient.x, k.dy),
          "what the norm behind read must have the shape and the element type of dy");
+  expect("tile_backward", k.gradient.coefficients == nullptr || k.dy.C % 8 == 0,
+         "the norm behind has a multiple of 8 channels");
   expect("tile_backward", k.sums == nullptr || (k.dx && k.norm.coefficients != nullptr),
          "sums are those of dx, for the norm before");
   with_half_type(k.x.dtype, "tile_backward", [&](auto t) {

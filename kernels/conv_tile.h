@@ -8,11 +8,12 @@
 //              gradient wants; dw from the same tiles
 //
 // A block keeps the weights in shared memory, and goes over strips of kTileStrip rows of an image in tiles of 8 x 32
-// pixels: a tile with its border is loaded once, for all taps. Norms are computed as norm.cu does it, to the same bits.
+// pixels: a tile with its border is loaded once, for all taps. Norms are computed as norm_common.h does it, to the same bits.
 // Sums of products are fp32. All sums are in an order that depends on the shapes alone.
 //
-// Maps are bf16 or fp16 (in the fast execution bf16) and may be slices of channels. What runs: tile_refusal(). Throws
-// KernelError for shapes beyond it.
+// Maps are bf16 or fp16 (in the fast execution bf16) and may be slices of channels. In shared memory channels are
+// filled up with zeros to a multiple of 16: so the thin ends of a network run here too. What runs: tile_refusal().
+// Throws KernelError for shapes beyond it. A norm is read on load where its channels are a multiple of 8.
 //
 // Occupancy of conv_tile: at least 12% (256 threads).
 // Occupancy of conv_tile_gradient: at least 12% (256 threads).
@@ -97,9 +98,11 @@ REGOLITH_KERNEL(tile_backward, TileBackward);
 // Channels as the kernels are compiled for them.
 constexpr int tile_outputs(int K) { return K <= 32 ? 32 : 64; }
 constexpr int tile_inputs(int C) { return C <= 32 ? 32 : C <= 64 ? 64 : 96; }
+constexpr int tile_channels(int C) { return (C + 15) / 16 * 16; }  // as they lie in shared memory
 
 // Bytes of shared memory of a block, of the larger direction.
 constexpr size_t tile_shared(int C, int K, int R, int S) {
+  C = tile_channels(C), K = tile_channels(K);
   const size_t weights = static_cast<size_t>(tile_outputs(K)) * (R * S * C + 8) * 2;
   const size_t border = static_cast<size_t>(kTileStrip + R - 1) * (32 + S - 1) * 2;
   const size_t backward = 2 * border * (tile_outputs(K) + 8) + size_t{kTileStrip} * 32 * (tile_inputs(C) + 8) * 2 +
@@ -109,7 +112,6 @@ constexpr size_t tile_shared(int C, int K, int R, int S) {
 }
 // Why the kernels do not take such a convolution on a GPU that gives a block `shared` bytes; "": they do.
 inline std::string tile_refusal(int C, int K, int R, int S, size_t shared = kTileShared) {
-  if (C % 16 != 0 || K % 16 != 0 || C < 16 || K < 16) return "channels are not multiples of 16";
   if (C > kTileInputs || K > kTileOutputs || (C > 64 && K > 32))
     return std::to_string(C) + " channels to " + std::to_string(K) + ": more than 64 to 64, or 96 to 32";
   if (!(R == S && R >= 1 && R <= 3)) return "a window other than 1x1, 2x2 and 3x3";

@@ -5,7 +5,7 @@
 namespace regolith {
 
 std::vector<ConvProvider*> conv_providers() {
-  std::vector<ConvProvider*> list{&amx_provider(), &thin_provider(), &tile_provider(), &winograd_provider(),
+  std::vector<ConvProvider*> list{&amx_provider(), &tile_provider(), &thin_provider(), &winograd_provider(),
                                   &upscale_provider()};
 #if defined(REGOLITH_ONEDNN)
   list.push_back(&onednn_provider());

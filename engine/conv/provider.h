@@ -137,8 +137,10 @@ class Convolution {
   // slices.
   virtual bool takes_norms() const { return false; }
   virtual void backward(DeviceStream&, const ConvBackward&, const void* /*w*/, void* /*workspace*/) {}
-  // Kernels of wgrad, for report/traffic.h. More with db than without: dy is read once more.
+  // Kernels of wgrad, or of backward(), for report/traffic.h. More with db than without: dy is read once more. And the
+  // bytes of its workspace that it writes and reads.
   virtual int wgrad_launches(bool /*db*/) const { return 1; }
+  virtual size_t wgrad_traffic() const { return 0; }
 };
 
 // Why a provider does not take a request: "no bf16 on this CPU (needs AVX512)".
@@ -155,9 +157,9 @@ class ConvProvider {
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: `thin` for the thin ends, amx, winograd, upscale, onednn (CPU) or tile, cudnn (CUDA). `reference` is used
-// where it is named, and beside tile on the simulated device. Throws GraphError, with every provider's reason, where
-// none supports the request.
+// profitable: tile (CUDA), `thin` for the thin ends, amx, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference` is
+// used where it is named, and beside tile on the simulated device. Throws GraphError, with every provider's reason,
+// where none supports the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
 // The providers of this build, in the order in which "auto" asks them.

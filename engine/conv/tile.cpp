@@ -5,6 +5,8 @@
 namespace regolith {
 namespace {
 
+constexpr int kWide = 16;  // channels; of fewer, some of a product are zeros
+
 class TileConvolution : public Convolution {
  public:
   TileConvolution(const ConvRequest& request, Execution execution) : shape_(request.shape), relu_(request.relu) {
@@ -14,11 +16,14 @@ class TileConvolution : public Convolution {
     const TensorView dy{nullptr, shape_.N, shape_.P(), shape_.Q(), shape_.K, shape_.K, request.type};
     workspace_ = std::max(partial, kernels::channel_sum_workspace(dy));
     const size_t maps = static_cast<size_t>(x.elements() + dy.elements()) * size_of(request.type);
-    is_profitable_ = execution != Execution::gpu || !request.needs_wgrad || 2 * partial <= maps;
+    traffic_ = 2 * partial;
+    is_profitable_ =
+        request.needs_wgrad ? execution != Execution::gpu || traffic_ <= maps : std::min(shape_.C, shape_.K) >= kWide;
   }
   std::string_view provider() const override { return "tile"; }
   std::string implementation() const override { return "with norms"; }
-  // Where what the blocks leave of dw is less than the maps that need not be read once more. Only a GPU minds.
+  // In training where what the blocks leave of dw is less than the maps that need not be read once more, which only a
+  // GPU minds; for the thin ends only there, where norms are around them.
   bool is_profitable() const override { return is_profitable_; }
   size_t wgrad_workspace() const override { return workspace_; }
   bool takes_norms() const override { return true; }
@@ -58,12 +63,13 @@ class TileConvolution : public Convolution {
                                     .workspace = workspace});
   }
   int wgrad_launches(bool db) const override { return db ? 4 : 2; }
+  size_t wgrad_traffic() const override { return traffic_; }
 
  private:
   ConvShape shape_;
   kernels::TileWindow window_;
   bool relu_;
-  size_t workspace_ = 0;
+  size_t workspace_ = 0, traffic_ = 0;
   bool is_profitable_ = true;
 };
 

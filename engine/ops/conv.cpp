@@ -130,7 +130,7 @@ void ConvOp::compile(const CompileContext& context) {
 
 bool ConvOp::takes_gradient() const {
   const bool sums_dy = a_.bias && sums_bias_ && !leaves_bias_out_;
-  return takes_norms() && !a_.relu && !sums_dy;
+  return takes_norms() && shape_.K % 8 == 0 && !a_.relu && !sums_dy;
 }
 
 size_t ConvOp::dx_aux_bytes() const {
@@ -224,12 +224,11 @@ void ConvOp::backward(const OpRun& run) {
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
   const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
   if (takes_norms()) {
-    const size_t partial = kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S);
     const int mask = takes_gradient_ && norm_behind_.residual && norm_behind_.relu && !norm_behind_.masked;
-    return {.launches = 2 + 2 * db + a_.relu,
+    return {.launches = conv_->wgrad_launches(false) + 2 * db + a_.relu,
             .y = 1 + mask,
             .dy = 1 + db + 2 * a_.relu,
-            .bytes = 2.0 * static_cast<double>(partial)};
+            .bytes = static_cast<double>(conv_->wgrad_traffic())};
   }
   const int launches = conv_->wgrad_launches(db), sums = launches > conv_->wgrad_launches(false) ? 1 : 0;
   return {.launches = launches + wants_dx[0] + a_.relu, .dy = 1 + sums + wants_dx[0] + 2 * a_.relu};

@@ -86,7 +86,7 @@ class ConvOp : public ConvBase {
     if (!applies_norm_ || input != 0) return AuxUse::none;
     return takes_norms() ? AuxUse::forward_and_backward : AuxUse::forward;
   }
-  bool applies_norm() const override { return has_epilogue_ || takes_norms(); }
+  bool applies_norm() const override { return has_epilogue_ || (takes_norms() && shape_.C % 8 == 0); }
   void apply_norm(const NormReading& norm) override { applies_norm_ = true, norm_ = norm; }
   bool takes_norms() const override { return trains_ && conv_->takes_norms(); }
   void give_moments() override { gives_moments_ = true; }

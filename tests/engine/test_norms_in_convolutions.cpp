@@ -16,8 +16,8 @@ namespace {
 using ::testing::UnorderedElementsAre;
 
 // Norms behind and before convolutions; two with a residual, that nobody else reads and that others do; one that a pool
-// reads too, one that two convolutions read, one behind a convolution that the tiles do not take, and one that a
-// convolution with a ReLU of its own reads.
+// reads too, one that two convolutions read, one behind a convolution that the tiles do not take, one behind that of a
+// single channel, and one that a convolution with a ReLU of its own reads.
 std::string chain(const std::string& norm) {
   return "  c1: {op: conv, in: input, filters: 32}\n"
          "  n1: {op: " +
@@ -116,8 +116,8 @@ TEST(NormsInConvolutions, AreThoseWhoseReadersAllTakeThem) {
   const Program& p = network.program(4, Mode::train);
   // n1 is read by two convolutions; n4 by a pool; n3 has a residual.
   EXPECT_THAT(nodes_where(p, &Op::leaves_value), UnorderedElementsAre("n1", "n2", "n5"));
-  // That before n1 has one input channel, and c5 has 112.
-  EXPECT_THAT(nodes_where(p, &Op::leaves_gradient), UnorderedElementsAre("n2", "n3", "n4", "n7"));
+  // c5 has 112 input channels.
+  EXPECT_THAT(nodes_where(p, &Op::leaves_gradient), UnorderedElementsAre("n1", "n2", "n3", "n4", "n7"));
   Network on_their_own(model(kBatch), *device, apart().network);
   EXPECT_TRUE(nodes_where(on_their_own.program(4, Mode::train), &Op::leaves_value).empty());
   auto cpu = make_cpu_device(1);
