@@ -25,14 +25,39 @@ void launch_sum_pixels(Stream& stream, const char* name, T, const TensorView& x,
          partials);
 }
 
-struct StoreSums {
-  float* out;
-  bool accumulate;
-  template <class P>
-  __device__ __forceinline__ void operator()(int, int64_t i, const P& sum) const {
-    store_pack(out + i, sum, accumulate);
-  }
+// Sum s is that of blocks first[s] to first[s + 1]. No padding: see Branches in aspp.cu.
+struct SumList {
+  const float* data[kMostSums] = {};
+  float* out[kMostSums] = {};
+  int64_t stride[kMostSums] = {}, n[kMostSums] = {};
+  int parts[kMostSums] = {}, first[kMostSums] = {}, lanes[kMostSums] = {}, accumulate[kMostSums] = {};
 };
+constexpr int kSumColumns = 16;  // packs of a block, whose rows divide the parts
+
+template <int L>
+__device__ __forceinline__ void sum_columns(const SumList& k, int s, float* scratch) {
+  using P = Pack<L, 1>;
+  const ThreadTile tile(kSumColumns);
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) - k.first[s]) * kSumColumns;
+  for (int64_t base = begin; base < begin + kSumColumns; base += tile.columns) {
+    const int64_t i = (base + tile.column) * L;
+    Sums<P> sums;
+    if (i < k.n[s])
+      for (int p = tile.row; p < k.parts[s]; p += tile.rows) sums[0] += load_pack<P>(k.data[s] + p * k.stride[s] + i);
+    reduce_rows(tile, sums, scratch);
+    if (tile.row == 0 && i < k.n[s]) store_pack(k.out[s] + i, sums[0], k.accumulate[s] != 0);
+  }
+}
+__global__ void __launch_bounds__(kThreads) sum_list(SumList k, int count) {
+  Shared shared;
+  float* scratch = shared.take<float>(reduce_scratch<Sums<Pack<4, 1>>>(kThreads, kSumColumns));
+  int s = 0;
+  while (s + 1 < count && static_cast<int>(blockIdx.x) >= k.first[s + 1]) ++s;
+  if (k.lanes[s] == 4)
+    sum_columns<4>(k, s, scratch);
+  else
+    sum_columns<1>(k, s, scratch);
+}
 
 struct Parts {  // without padding: see Branches in aspp.cu
   const void* data[kMostParts] = {};
@@ -81,9 +106,32 @@ void channel_sum(Stream& stream, const ChannelSum& k) {
 }
 
 void sum_partials(Stream& stream, const Partials& k, float* out, bool accumulate) {
-  with_lanes<float>({row_map(k.data, k.n, k.stride), row_map(out, k.n)}, [&](auto lanes) {
-    launch_partials<lanes>(stream, "sum_partials", 1, k, 16, StoreSums{out, accumulate});
-  });
+  if (out == nullptr) return;
+  std::vector<PartialSums> one{{k.data, k.parts, k.stride, k.n, out, accumulate}};
+  if (stream.pending != nullptr)
+    stream.pending->push_back(one[0]);
+  else
+    pending_sums(stream, {&one});
+}
+
+void pending_sums(Stream& stream, const PendingSums& k) {
+  for (size_t at = 0; at < k.sums->size(); at += kMostSums) {
+    SumList list;
+    int64_t blocks = 0;
+    const int count = static_cast<int>(std::min(k.sums->size() - at, size_t{kMostSums}));
+    for (int s = 0; s < count; ++s) {
+      const PartialSums& p = (*k.sums)[at + s];
+      const auto whole = [](const float* m) { return reinterpret_cast<uintptr_t>(m) % 16 == 0; };
+      const int lanes = whole(p.data) && whole(p.out) && p.stride % 4 == 0 && p.n % 4 == 0 ? 4 : 1;
+      list.data[s] = p.data, list.out[s] = p.out, list.stride[s] = p.stride, list.n[s] = p.n;
+      list.parts[s] = p.parts, list.lanes[s] = lanes, list.accumulate[s] = p.accumulate;
+      list.first[s] = static_cast<int>(blocks);
+      blocks += (p.n / lanes + kSumColumns - 1) / kSumColumns;
+    }
+    launch(stream, "sum_partials", {static_cast<unsigned>(blocks)}, {kThreads},
+           shared_bytes<float>(reduce_scratch<Sums<Pack<4, 1>>>(kThreads, kSumColumns)), sum_list, list, count);
+  }
+  k.sums->clear();
 }
 
 void image_sum(Stream& stream, const ImageSum& k) {

@@ -2,6 +2,7 @@
 //
 //   channel_sum: sum[c] (+)= sum over n, h, w of x[n,h,w,c]: the gradient of a bias
 //   image_sum:   sum[n,c] = scale * sum over h, w of x[n,h,w,c]
+//   pending_sums: many sums of blocks' partial results, as they end the gradients of weights
 //   add_images:  y[n,h,w,c] (+)= parts_0[n,h,w,c] + parts_1[n,h,w,c] + ... + scale * image[n,c] + bias[c]
 //
 // With scale 1 / (H * W) the second is Keras' GlobalAveragePooling2D(keepdims=True) and PyTorch's AdaptiveAvgPool2d(1),
@@ -34,6 +35,13 @@ inline PixelParts channel_sum_parts(const TensorView& x) {  // of folded pixels
 inline size_t channel_sum_workspace(const TensorView& x) {  // the map's data may be null
   return static_cast<size_t>(channel_sum_parts(x).parts) * channel_sum_fold(x) * x.C * sizeof(float);
 }
+
+// Makes the sums that wait in Stream::pending, up to kMostSums by a launch, and empties it.
+struct PendingSums {
+  std::vector<PartialSums>* sums;
+};
+REGOLITH_KERNEL(pending_sums, PendingSums);
+inline constexpr int kMostSums = 64;
 
 inline constexpr int kMostParts = 8;
 

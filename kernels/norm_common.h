@@ -344,15 +344,14 @@ inline void reduce_channels(Stream& stream, int samples, const float* partial, i
 
 // Sums over the samples of (samples, total_rows(), C) sums into the gradients of beta and gamma, and of biases.
 inline void reduce_samples(Stream& stream, const NormBackward& k, const float* sums) {
-  const int C = k.norm.x.C;
-  reduce_channels(stream, 1, sums, k.norm.samples(), total_rows(k) * C,
-                  {.C = C,
-                   .D = 1,
-                   .dbeta = k.dbeta,
-                   .dgamma = k.dgamma,
-                   .dx_sums = k.dx_sums,
-                   .dresidual_sums = k.dresidual_sums,
-                   .accumulate = k.accumulate_parameters});
+  const int C = k.norm.x.C, rows = total_rows(k);
+  const auto row = [&](int r, float* to) {
+    sum_partials(stream, {sums + r * C, k.norm.samples(), int64_t{rows} * C, C}, to, k.accumulate_parameters);
+  };
+  row(0, k.dbeta);
+  row(1, k.dgamma);
+  row(2, k.dx_sums);
+  row(0, k.dresidual_sums);
 }
 
 // Calls f with whether the kernels draw.

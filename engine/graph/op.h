@@ -90,6 +90,7 @@ struct OpRun {
 // or write its maps whole. Backward reads of the inputs and the output what the op saves, and writes each dx once more.
 struct Passes {
   int launches = 1;
+  int sums = 0;           // that may wait, as late_sums() says; not among the launches
   int x = 1, others = 1;  // input 0; each further one
   int y = 1, dy = 1;
   double bytes = 0;  // of workspaces
@@ -106,6 +107,10 @@ struct NormReading {
 
 // Whether an op has the sums over the pixels of the dx that it writes, without a pass for them.
 enum class GradientSums { none, zero, known };  // zero: by definition
+
+// When the sums must be made that end an op's backward, of partial results in its workspace (Stream::pending): at once;
+// after the op, with what waits there already; or at the end of the pass, for which a GPU's plan keeps the workspace.
+enum class LateSums { none, after_op, after_pass };
 
 // When an op reads the auxiliary output of an input's producer.
 enum class AuxUse { none, forward, forward_and_backward };
@@ -189,6 +194,7 @@ class Op {
   virtual std::string provider() const { return "kernel"; }
   virtual size_t forward_workspace() const { return 0; }
   virtual size_t backward_workspace() const { return 0; }
+  virtual LateSums late_sums() const { return LateSums::none; }
   virtual std::vector<Prepacked> prepacked() const { return {}; }
   // Whether forward reads parameter k beside those copies.
   virtual bool forward_reads(size_t /*k*/) const { return true; }

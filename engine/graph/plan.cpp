@@ -247,8 +247,10 @@ class Planner {
       if (const int last = last_aux_use(i); last > i) p.aux = take(" aux", node(i).op->aux_bytes(), i, last);
       if (p.backward) p.dx_aux = take(" dx aux", node(i).op->dx_aux_bytes(), backward_step(i), aux_reader_step(i));
       p.forward_workspace = take(" workspace", node(i).op->forward_workspace(), i, i);
+      const bool kept = options_.late_sums && node(i).op->late_sums() == LateSums::after_pass;
       if (p.backward)
-        p.backward_workspace = take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(i));
+        p.backward_workspace =
+            take(" workspace", node(i).op->backward_workspace(), backward_step(i), backward_step(kept ? 0 : i));
     }
   }
 

@@ -10,9 +10,10 @@
 namespace regolith {
 
 struct PlanOptions {
-  bool training = true;  // false: forward only
-  bool views = true;     // concat's inputs live inside its output
-  bool reuse = true;     // false: no two tensors share memory, for tests that poison
+  bool training = true;    // false: forward only
+  bool views = true;       // concat's inputs live inside its output
+  bool reuse = true;       // false: no two tensors share memory, for tests that poison
+  bool late_sums = false;  // workspaces are kept for LateSums::after_pass
 };
 
 // A piece of the arena, alive from step `first` to step `last`. Steps: forward of node i is i, the losses are n,

@@ -21,7 +21,10 @@ class AttentionGateOp : public StridedOp<AttentionGateOp> {
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
-  Passes backward_passes(const std::vector<bool>&) const override { return {.launches = 6, .x = 2, .others = 2}; }
+  Passes backward_passes(const std::vector<bool>&) const override {
+    return {.launches = 2, .sums = 4, .x = 2, .others = 2};
+  }
+  LateSums late_sums() const override { return LateSums::after_op; }  // the workspace holds a map as well
 
  private:
   int filters_;

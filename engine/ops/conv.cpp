@@ -128,10 +128,7 @@ void ConvOp::compile(const CompileContext& context) {
   }
 }
 
-bool ConvOp::takes_gradient() const {
-  const bool sums_dy = a_.bias && sums_bias_ && !leaves_bias_out_;
-  return takes_norms() && shape_.K % 8 == 0 && !a_.relu && !sums_dy;
-}
+bool ConvOp::takes_gradient() const { return takes_norms() && shape_.K % 8 == 0 && !a_.relu && !sums_dy(); }
 
 size_t ConvOp::dx_aux_bytes() const {
   const int64_t strips = int64_t{shape_.N} * kernels::tile_strips(shape_.H);
@@ -144,7 +141,11 @@ size_t ConvOp::aux_bytes() const {
   return a_.emits_sums && has_epilogue_ ? size_t{2} * shape_.N * shape_.K * sizeof(float) : 0;
 }
 
-size_t ConvOp::backward_workspace() const { return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace()); }
+size_t ConvOp::backward_workspace() const {
+  if (!takes_norms()) return std::max(conv_->dgrad_workspace(), conv_->wgrad_workspace());
+  const TensorView dy{nullptr, shape_.N, shape_.P(), shape_.Q(), shape_.K, shape_.K, DType::f32};
+  return aligned(conv_->wgrad_workspace()) + (sums_dy() ? kernels::channel_sum_workspace(dy) : 0);
+}
 
 // The dropout of a norm whose run is `of`.
 static DropoutDraws draws_of(const NormReading& norm, const OpRun& run, const OpRun& of) {
@@ -206,12 +207,15 @@ void ConvOp::backward(const OpRun& run) {
   if (a_.relu)
     kernels::activation_backward(*run.stream,
                                  {.f = kernels::Activation::relu, .saved = run.y, .dy = run.dy, .dx = run.dy});
-  float* db = a_.bias && sums_bias_ && !leaves_bias_out_ ? run.params[1].grad : nullptr;
+  float* db = sums_dy() ? run.params[1].grad : nullptr;
   if (takes_norms()) {
     backward_with_norms(run);
     if (run.trains && db != nullptr)
-      kernels::channel_sum(*run.stream,
-                           {.x = run.dy, .sum = db, .accumulate = run.accumulate_grads, .workspace = run.workspace});
+      kernels::channel_sum(
+          *run.stream, {.x = run.dy,
+                        .sum = db,
+                        .accumulate = run.accumulate_grads,
+                        .workspace = static_cast<unsigned char*>(run.workspace) + aligned(conv_->wgrad_workspace())});
     return;
   }
   if (run.trains)
@@ -222,10 +226,11 @@ void ConvOp::backward(const OpRun& run) {
 }
 
 Passes ConvOp::backward_passes(const std::vector<bool>& wants_dx) const {
-  const bool db = a_.bias && sums_bias_ && !leaves_bias_out_;
+  const bool db = sums_dy();
   if (takes_norms()) {
     const int mask = takes_gradient_ && norm_behind_.residual && norm_behind_.relu && !norm_behind_.masked;
-    return {.launches = conv_->wgrad_launches(false) + 2 * db + a_.relu,
+    return {.launches = 1 + db + a_.relu,
+            .sums = 1 + db,
             .y = 1 + mask,
             .dy = 1 + db + 2 * a_.relu,
             .bytes = static_cast<double>(conv_->wgrad_traffic())};

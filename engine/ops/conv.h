@@ -98,11 +98,13 @@ class ConvOp : public ConvBase {
   bool forward_reads(size_t k) const override { return k > 0 || conv_->prepacked(WeightUse::forward).bytes == 0; }
   size_t forward_workspace() const override { return conv_->forward_workspace(); }
   size_t backward_workspace() const override;
+  LateSums late_sums() const override { return takes_norms() ? LateSums::after_pass : LateSums::none; }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
+  bool sums_dy() const { return a_.bias && sums_bias_ && !leaves_bias_out_; }  // for the gradient of the bias
   kernels::NormOnLoad norm_on_load(const OpRun& run) const;
   void backward_with_norms(const OpRun& run);
   bool leaves_bias_out_ = false;

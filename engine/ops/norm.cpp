@@ -122,10 +122,11 @@ Passes NormOp::forward_passes() const {
 }
 
 Passes NormOp::backward_passes(const std::vector<bool>&) const {
-  const int samples = groups_ > 0, first = !takes_sums_;  // a launch that sums over samples; a pass for the sums
-  if (leaves_gradient_) return {.launches = 1 + first + samples, .x = first, .y = first, .dy = first};
-  if (takes_sums_) return {.launches = 2 + samples};
-  return {.launches = samples ? 2 : 3, .x = 2, .y = 2, .dy = 2};
+  const int samples = groups_ > 0 ? 2 + gives_sums_ : 0,
+            first = !takes_sums_;  // sums over samples; a pass for the sums
+  if (leaves_gradient_) return {.launches = 1 + first, .sums = samples, .x = first, .y = first, .dy = first};
+  if (takes_sums_) return {.launches = 2, .sums = samples};
+  return {.launches = samples > 0 ? 1 : 3, .sums = samples, .x = 2, .y = 2, .dy = 2};
 }
 
 Inference GroupNormOp::infer(const std::vector<Shape>& inputs) {

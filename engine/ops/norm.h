@@ -28,6 +28,7 @@ class NormOp : public Op {
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;
   size_t backward_workspace() const override { return forward_workspace(); }
+  LateSums late_sums() const override { return LateSums::after_pass; }
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
   Passes forward_passes() const override;

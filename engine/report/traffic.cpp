@@ -1,6 +1,9 @@
 #include "engine/report/traffic.h"
 
+#include <utility>
+
 #include "engine/tensor/planned_device.h"
+#include "kernels/channel_sum.h"
 
 namespace regolith {
 namespace {
@@ -15,6 +18,7 @@ class Model {
       forward(static_cast<int>(i));
       if (plan_.nodes[i].backward) backward(static_cast<int>(i));
     }
+    add_sums();
     for (const LossHead& h : graph_.heads) add(2, 2 * map(h.node));  // the pixels' losses, and their sum
     return total_;
   }
@@ -36,6 +40,7 @@ class Model {
     return static_cast<double>(elements);
   }
   static bool same(const Placement& a, int buffer, int channel) { return a.buffer == buffer && a.channel == channel; }
+  void add_sums() { add((std::exchange(sums_, 0) + kernels::kMostSums - 1) / kernels::kMostSums, 0); }
   void add(int launches, double bytes) { total_.launches += launches, total_.bytes += bytes; }
 
   void forward(int i) {
@@ -60,6 +65,9 @@ class Model {
     const bool hands_on = n.op->joins_channels() || n.op->is_sum();  // dx is dy or its channels: a copy at most
     if (!hands_on) {
       const Passes p = n.op->backward_passes(at.wants_dx);
+      const LateSums late = n.op->late_sums();
+      sums_ += p.sums;
+      if (late == LateSums::after_op) add_sums();
       add(p.launches, p.dy * map(i) + weights(n) * static_cast<double>(element_ + sizeof(float)) + p.bytes);
       if (n.inferred.saves_output) add(0, p.y * map(i));
       for (size_t k = 0; k < n.inputs.size(); ++k)
@@ -84,6 +92,7 @@ class Model {
   const Graph& graph_;
   const Plan& plan_;
   size_t element_;
+  int sums_ = 0;  // that wait
   Traffic total_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "engine/base/error.h"
 #include "kernels/add.h"
+#include "kernels/channel_sum.h"
 
 namespace regolith {
 
@@ -27,7 +28,8 @@ Program::Program(Graph graph, Device& device, const ProgramOptions& options)
   if (options.training && options.bias_sums) share_bias_sums();
   leave_biases_to_sums();
   if (options.training && options.norms_in_convolutions) put_norms_into_convolutions();
-  plan_ = make_plan(graph_, options.plan, options.type);
+  options_.plan.late_sums = device.kind() != DeviceKind::cpu;
+  plan_ = make_plan(graph_, options_.plan, options.type);
 }
 
 bool Program::may_leave_to_readers(int node, const std::vector<int>& readers) const {
@@ -234,6 +236,11 @@ void Program::forward(DeviceStream& stream, int first_sample) {
 }
 
 void Program::backward(DeviceStream& stream, bool accumulate, const std::function<void(int node)>& done) {
+  struct Waiting {
+    DeviceStream& stream;
+    std::vector<PartialSums> sums{};
+    ~Waiting() { stream.pending = nullptr; }
+  } waiting{stream};
   for (int i = static_cast<int>(runs_.size()) - 1; i >= 0; --i) {
     const NodePlan& p = plan_.nodes[i];
     if (!p.backward) continue;
@@ -243,7 +250,10 @@ void Program::backward(DeviceStream& stream, bool accumulate, const std::functio
     run.accumulate_grads = accumulate;
     run.workspace = buffer(p.backward_workspace, arena_);
     if (observer_ != nullptr) observer_->begin(node, true);
+    const LateSums late = node.op->late_sums();
+    stream.pending = late == LateSums::none ? nullptr : &waiting.sums;
     node.op->backward(run);
+    if (done || late == LateSums::after_op || !options_.plan.late_sums) kernels::pending_sums(stream, {&waiting.sums});
     for (size_t k = 0; k < run.dx.size(); ++k) {
       if (p.temp[k] >= 0)
         kernels::add_forward(stream, {.a = run.dx[k], .b = {}, .y = gradients_[i][k], .accumulate = p.accumulate[k]});
@@ -251,6 +261,7 @@ void Program::backward(DeviceStream& stream, bool accumulate, const std::functio
     if (observer_ != nullptr) observer_->end(node, true);
     if (done) done(i);
   }
+  kernels::pending_sums(stream, {&waiting.sums});
 }
 
 }  // namespace regolith

@@ -160,7 +160,7 @@ void launch_partials(Stream& stream, const char* name, int images, const Partial
          columns, finish);
 }
 
-// out[i] = the sum of element i of one image, or adds it: kernels/channel_sum.cu.
+// out[i] = the sum of element i of one image, or adds it, now or later (Stream::pending). out: null, or not wanted.
 void sum_partials(Stream& stream, const Partials& k, float* out, bool accumulate);
 
 // y = scale * the sums of each image's partials (parts, N, C), or adds them. y: (N, 1, 1, C).

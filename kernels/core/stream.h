@@ -2,9 +2,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace regolith {
+
+// out[i] = the sum of data[p * stride + i] over p < parts, or adds it, for i < n: what blocks left of it.
+struct PartialSums {
+  const float* data;
+  int parts;
+  int64_t stride, n;
+  float* out;
+  bool accumulate;
+};
 
 enum class Execution : int {
   gpu,      // compiled by nvcc, one CUDA thread per thread
@@ -19,6 +30,9 @@ class Stream {
   virtual Execution execution() const = 0;
   // Multiprocessors of the GPU, or threads of the host: what a launcher sizes its grid by.
   virtual int processors() const = 0;
+  // Where sum_partials() leaves what it was to launch, for pending_sums() to do at once (kernels/channel_sum.h); null:
+  // it does it. Who sets this keeps the data until then.
+  std::vector<PartialSums>* pending = nullptr;
   // The cudaStream_t of a CUDA stream, whose device is selected on this thread then; null elsewhere.
   virtual void* native() const { return nullptr; }
   // Host streams only: runs `work` now (CPU device) or later (simulated device). `name` must be a literal or outlive
