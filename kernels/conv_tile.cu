@@ -108,25 +108,37 @@ __device__ __forceinline__ void copy_window(const TensorView& m, const Window& w
   });
 }
 
-// The weights (K, taps, C) into a tile of this pitch.
+// Channels of a map that a block has.
+struct Slice {
+  int all, first, width;
+  __device__ __forceinline__ Slice(int channels, int most, int number)
+      : all(channels), first(number * most), width(channels - first < most ? channels - first : most) {}
+  template <class T>
+  __device__ __forceinline__ TensorView of(TensorView m) const {
+    if (m) m.data = m.as<T>() + first, m.C = width;
+    return m;
+  }
+};
+
+// The weights (K, taps, channels of the slice) into a tile of this pitch, whose taps have `filled` channels.
 template <class T>
-__device__ __forceinline__ void copy_weights(const void* w, int K, int taps, int C, T* tile, int pitch) {
-  const T* const from = static_cast<const T*>(w);
-  const int filled = tile_channels(C), vectors = filled / 8;
+__device__ __forceinline__ void copy_weights(const T* from, int K, int taps, const Slice& in, int filled, T* tile,
+                                             int pitch) {
+  const int vectors = filled / 8;
   for (int i = thread_rank(); i < tile_channels(K) * taps * vectors; i += block_threads()) {
     const int row = i / vectors, c = (i - row * vectors) * 8, k = row / taps;
-    copy_channels(tile + k * pitch + (row - k * taps) * filled + c, from + row * C + c, k < K ? C - c : 0, C % 8 == 0);
+    copy_channels(tile + k * pitch + (row - k * taps) * filled + c, from + row * in.all + in.first + c,
+                  k < K ? in.width - c : 0, in.all % 8 == 0);
   }
 }
 
-// Copies the coefficients of a sample, `rows` of C, to shared memory.
-__device__ __forceinline__ void copy_coefficients(const float* from, bool per_image, int n, int rows, int C,
-                                                  float* to) {
-  const int filled = tile_channels(C);
-  from += per_image ? static_cast<int64_t>(n) * rows * C : 0;
+// Copies the coefficients of a sample, `rows` of the slice's channels, to shared memory, as rows of `filled`.
+__device__ __forceinline__ void copy_coefficients(const float* from, bool per_image, int n, int rows, const Slice& in,
+                                                  int filled, float* to) {
+  from += (per_image ? static_cast<int64_t>(n) * rows * in.all : 0) + in.first;
   for (int i = thread_rank(); i < rows * filled; i += block_threads()) {
     const int row = i / filled, c = i - row * filled;
-    to[i] = c < C ? from[row * C + c] : 0;
+    to[i] = c < in.width ? from[row * in.all + c] : 0;
   }
 }
 
@@ -191,20 +203,22 @@ __device__ __forceinline__ void merge_lanes(Sums<Pixel, 2>& s) {
     for (int i = 0; i < 2; ++i) s[i] += shuffle_xor(s[i], mask);
 }
 
-// The tiles of the strips that a block has: unit blockIdx.x, then every gridDim.x-th.
+// The tiles of the strips that a block has: unit blockIdx.x / slices, then every gridDim.x / slices-th. So the blocks
+// that differ in their slice alone are neighbours, and read the same pixels at the same time.
 struct Tiles {
-  int per_row, per_strip, strips, units;
-  __device__ __forceinline__ Tiles(const TensorView& m)
+  int per_row, per_strip, strips, units, step;
+  __device__ __forceinline__ Tiles(const TensorView& m, int slices)
       : per_row((m.W + kColumns - 1) / kColumns),
         per_strip(per_row * (kTileStrip / kRows)),
         strips(tile_strips(m.H)),
-        units(m.N * strips) {}
+        units(m.N * strips),
+        step(static_cast<int>(gridDim.x) / slices) {}
 };
 struct Tile {
   int unit, index = 0;  // of the unit
   __device__ __forceinline__ explicit Tile(int first) : unit(first) {}
   __device__ __forceinline__ void advance(const Tiles& all) {
-    if (++index == all.per_strip) index = 0, unit += static_cast<int>(gridDim.x);
+    if (++index == all.per_strip) index = 0, unit += all.step;
   }
   __device__ __forceinline__ int n(const Tiles& all) const { return unit / all.strips; }
   __device__ __forceinline__ int h(const Tiles& all) const {
@@ -261,18 +275,21 @@ template <class T, int kK>
 __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
     conv_tile(TileForward k, DropoutNumbers numbers, int stages) {
   constexpr int kChunks = kK / kChunk;
-  const TensorView &x = k.x, &y = k.y;
-  const int C = tile_channels(x.C), K = y.C, filled = tile_channels(K);
+  const int slices = tile_slices(k.y.C, kK), block = static_cast<int>(blockIdx.x) / slices;
+  const Slice in_all(k.x.C, k.x.C, 0), of_y(k.y.C, kK, static_cast<int>(blockIdx.x) % slices);
+  const TensorView &x = k.x, y = of_y.of<T>(k.y);
+  const int C = tile_channels(x.C), K = of_y.width, filled = tile_channels(k.y.C < kK ? k.y.C : kK);
   const int R = k.window.R, S = k.window.S, columns = kColumns + S - 1;
-  const auto s = take_shared<ForwardShared<T>>(C, K, kK, k.window, stages);
-  const Tiles tiles(y);
+  const auto s = take_shared<ForwardShared<T>>(C, filled, kK, k.window, stages);
+  const Tiles tiles(y, slices);
   const auto window = [&](const Tile& t) {
     return Window{t.n(tiles), t.h(tiles) - k.window.pad[0], t.w(tiles) - k.window.pad[1], kRows + R - 1, columns};
   };
   ChunkMoments moments[kChunks][kHeld];
   T* const stage = s.stage + warp_rank() * kColumns * kStagePitch;
-  copy_weights(k.w, K, R * S, x.C, s.weights, s.weights_pitch);
-  Tile t(static_cast<int>(blockIdx.x));
+  copy_weights(static_cast<const T*>(k.w) + static_cast<int64_t>(of_y.first) * R * S * x.C, K, R * S, in_all, C,
+               s.weights, s.weights_pitch);
+  Tile t(block);
   T *tile = s.tile, *other = stages == 2 ? s.second : s.tile;
   if (t.unit < tiles.units) copy_window<T>(x, window(t), tile, s.pitch);
   commit_copies();
@@ -281,7 +298,7 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
     wait_for_copies<0>();
     if (k.norm.coefficients != nullptr) {
       if (t.index == 0) {
-        copy_coefficients(k.norm.coefficients, k.norm.per_image, in.n, 3, x.C, s.coefficients);
+        copy_coefficients(k.norm.coefficients, k.norm.per_image, in.n, 3, in_all, C, s.coefficients);
         sync_block();
       }
       const Affine affine(s.coefficients, C);
@@ -323,7 +340,7 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
       sync_warp();  // the staging area may still be read
       sums.each(K, [&](int r, int n, float v) {
         if (n / kChunk != chunk) return;
-        if (k.bias != nullptr && n < K) v += k.bias[n];
+        if (k.bias != nullptr && n < K) v += k.bias[of_y.first + n];
         if (k.relu) v = v < 0 ? 0.0f : v;
         stage[(sums.row(r) - warp_rank() * kColumns) * kStagePitch + n % kChunk] = T(v);
       });
@@ -357,9 +374,9 @@ __global__ void __launch_bounds__(kThreads, kK <= 32 ? 2 : 1)
           const float* const of_warp = s.moments + w * 2 * filled + c;
           m.merge(Pack<1, 1>(of_warp[0]), Pack<1, 1>(of_warp[filled]), s.counts[w]);
         }
-        float* const to = k.moments + static_cast<int64_t>(t.unit) * 2 * K + c;
+        float* const to = k.moments + static_cast<int64_t>(t.unit) * 2 * of_y.all + of_y.first + c;
         to[0] = m.mean.v[0][0];
-        to[K] = m.m2.v[0][0];
+        to[of_y.all] = m.m2.v[0][0];
       }
     }
     if (stages == 1) {
@@ -463,7 +480,7 @@ class WeightSums {
 template <class T>
 struct BackwardShared {
   int border, dy_pitch, x_pitch, weights_pitch;
-  T *weights, *dy, *y;                    // (K, taps, C), (border pixels, K), the same where the norm behind reads y
+  T *weights, *dy, *y;                    // (K, taps, C), (border pixels, K), the same of y where few
   T *x, *stage;                           // (pixels, C), (warps, 16 or 32 pixels, kChunk)
   float *coefficients, *gradient, *sums;  // (3, C), (5, K), (warps, 2, C)
   template <class A>
@@ -474,12 +491,12 @@ struct BackwardShared {
         weights_pitch(window.R * window.S * tile_channels(C) + 8) {
     a.take(weights, static_cast<size_t>(kK) * weights_pitch);
     a.take(dy, static_cast<size_t>(border) * dy_pitch);
-    a.take(y, reads_y ? static_cast<size_t>(border) * dy_pitch : 0);
+    a.take(y, reads_y && kK <= 64 ? static_cast<size_t>(border) * dy_pitch : 0);
     a.take(x, static_cast<size_t>(kRows) * kColumns * x_pitch);
     a.take(stage, static_cast<size_t>(kWarps) * (kHost ? 32 : 16) * kStagePitch);
     a.take(coefficients, 3 * tile_channels(C));
     a.take(gradient, 5 * tile_channels(K));
-    a.take(sums, static_cast<size_t>(kWarps) * 2 * C);
+    a.take(sums, static_cast<size_t>(kWarps) * 2 * tile_channels(C));
   }
 };
 
@@ -488,30 +505,34 @@ template <class T, int kTaps, int kK, int kC, bool kDrops>
 __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kGradientBlocks : 1)
     conv_tile_gradient(TileBackward k, DropoutNumbers numbers, DropoutNumbers gradient_numbers, float* partial) {
   constexpr int kSide = kSideOf<kTaps>, columns = kColumns + kSide - 1;
-  constexpr int kPart = kHost ? 32 : 16;  // pixels of a warp at once
-  const TensorView &x = k.x, &dy = k.dy;
-  const int C = x.C, K = dy.C, filled = tile_channels(C), outputs = tile_channels(K);
+  constexpr int kPart = kHost ? 32 : 16;           // pixels of a warp at once
+  constexpr bool kSlices = kC == 64 || kK == 128;  // else one has all inputs: see tile_input_slice()
+  const int slices = kSlices ? tile_slices(k.x.C, kC) : 1, block = static_cast<int>(blockIdx.x) / slices;
+  const Slice all_of_y(k.dy.C, k.dy.C, 0), of_x(k.x.C, kC, kSlices ? static_cast<int>(blockIdx.x) % slices : 0);
+  const TensorView x = of_x.of<T>(k.x), &dy = k.dy;
+  const int C = of_x.width, K = dy.C, filled = tile_channels(k.x.C < kC ? k.x.C : kC), outputs = tile_channels(K);
   const bool reads_y = k.gradient.coefficients != nullptr;
-  const auto s = take_shared<BackwardShared<T>>(C, K, kK, kC, k.window, reads_y);
-  const Tiles tiles(x);
+  const auto s = take_shared<BackwardShared<T>>(filled, outputs, kK, kC, k.window, reads_y);
+  const Tiles tiles(x, slices);
   T* const stage = s.stage + warp_rank() * kPart * kStagePitch;
   WeightSums<T, kTaps, kK, kC> dw;
-  if (k.dx) copy_weights(k.w, K, kTaps, C, s.weights, s.weights_pitch);
-  for (Tile t(static_cast<int>(blockIdx.x)); t.unit < tiles.units; t.advance(tiles)) {
+  if (k.dx) copy_weights(static_cast<const T*>(k.w), K, kTaps, of_x, filled, s.weights, s.weights_pitch);
+  for (Tile t(block); t.unit < tiles.units; t.advance(tiles)) {
     const int n = t.n(tiles), h0 = t.h(tiles), w0 = t.w(tiles);
     const Window in{n, h0, w0, kRows, kColumns};
     const Window out{n, h0 + k.window.pad[0] - (kSide - 1), w0 + k.window.pad[1] - (kSide - 1), kRows + kSide - 1,
                      columns};
     sync_block();  // the tiles before have been read
     copy_window<T>(dy, out, s.dy, s.dy_pitch);
-    if (reads_y) copy_window<T>(k.gradient.x, out, s.y, s.dy_pitch);
+    if (kK <= 64 && reads_y) copy_window<T>(k.gradient.x, out, s.y, s.dy_pitch);
     if (k.dw != nullptr || k.norm.coefficients != nullptr) copy_window<T>(x, in, s.x, s.x_pitch);
     commit_copies();
     if (t.index == 0) {
       if (k.norm.coefficients != nullptr)
-        copy_coefficients(k.norm.coefficients, k.norm.per_image, n, 3, C, s.coefficients);
-      if (reads_y) copy_coefficients(k.gradient.coefficients, k.gradient.per_image, n, 5, K, s.gradient);
-      for (int i = thread_rank(); i < kWarps * 2 * C; i += block_threads()) s.sums[i] = 0;
+        copy_coefficients(k.norm.coefficients, k.norm.per_image, n, 3, of_x, filled, s.coefficients);
+      if (reads_y)
+        copy_coefficients(k.gradient.coefficients, k.gradient.per_image, n, 5, all_of_y, outputs, s.gradient);
+      for (int i = thread_rank(); i < kWarps * 2 * filled; i += block_threads()) s.sums[i] = 0;
       sync_block();
     }
     wait_for_copies<0>();
@@ -526,11 +547,12 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
           if (pixel >= 0) store(p, where_positive(y.read(pixel, c), load<V>(p) * V(gradient_numbers.scale)));
         });
       }
+      const Image<const T> raw(k.gradient.x, n);
       Drop<kDrops> drop(gradient_numbers, n, K);
       out.each(dy.H, dy.W, outputs, [&](int place, int pixel, int c) {
         if (pixel < 0) return;
         T* const p = s.dy + place * s.dy_pitch + c;
-        const V d = affine.centred(load<V>(s.y + place * s.dy_pitch + c), c);
+        const V d = affine.centred(kK <= 64 ? load<V>(s.y + place * s.dy_pitch + c) : raw.read(pixel, c), c);
         V g = load<V>(p);
         if (masks) g = where_positive(affine.of_centred(d, c), g);
         if (!saved) g = drop(g, pixel, c);
@@ -541,9 +563,9 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
     const bool normed = k.norm.coefficients != nullptr, sums_end = k.sums != nullptr && t.index == tiles.per_strip - 1;
     sync_block();
     if (k.dx) {
-      const Image<T> dx(k.dx, n);
+      const Image<T> dx(of_x.of<T>(k.dx), n);
       const int h = h0 + warp_rank();
-      float* const of_warp = s.sums + warp_rank() * 2 * C;
+      float* const of_warp = s.sums + warp_rank() * 2 * filled;
       for (int part = 0; part < kColumns; part += kPart) {
         for (int c0 = 0; c0 < C; c0 += kChunk) {
           const int width = C - c0 < kChunk ? C - c0 : kChunk;
@@ -561,7 +583,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
           g.each(width,
                  [&](int r, int c, float v) { stage[(g.row(r) - warp_rank() * kPart) * kStagePitch + c] = T(v); });
           sync_warp();
-          Drop<kDrops> drop(numbers, n, C);
+          Drop<kDrops> drop(numbers, n, of_x.all);
           Sums<Pixel, 2> sums[kHeld];
           each_staged<kPart>([&](int held, int v, int pixel) {
             const int c = c0 + v * 8, w = w0 + part + pixel, at = h * x.W + w;
@@ -572,7 +594,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
             if (k.sums != nullptr) {
               const V d = affine.centred(load<V>(s.x + (warp_rank() * kColumns + part + pixel) * s.x_pitch + c), c);
               if (k.norm.relu) value = where_positive(affine.of_centred(d, c), value);
-              store(staged, drop(value, at, c));
+              store(staged, drop(value, at, of_x.first + c));
               value = load<V>(staged);  // as it will be read
               sums[held][0].v[0] += value;
               sums[held][1].v[0] = fma(value, d, sums[held][1].v[0]);
@@ -586,7 +608,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
             merge_lanes(sums[held]);
             if (c >= C || lane() / 4 != 0) continue;
             store(of_warp + c, load<V>(of_warp + c) + sums[held][0].v[0]);
-            store(of_warp + C + c, load<V>(of_warp + C + c) + sums[held][1].v[0]);
+            store(of_warp + filled + c, load<V>(of_warp + filled + c) + sums[held][1].v[0]);
           }
         }
       }
@@ -594,16 +616,17 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
     if (normed) {
       sync_block();  // x has been read as it was
       const V least(k.norm.relu ? 0.0f : -INFINITY);
-      Drop<kDrops> drop(numbers, n, C);
+      Drop<kDrops> drop(numbers, n, of_x.all);
       in.each(x.H, x.W, filled, [&](int place, int pixel, int c) {
         T* const p = s.x + place * s.x_pitch + c;
-        if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, c));
+        if (pixel >= 0) store(p, drop(max(least, affine(load<V>(p), c)), pixel, of_x.first + c));
       });
       if (sums_end) {
-        for (int c = thread_rank(); c < 2 * C; c += block_threads()) {
+        for (int c = thread_rank(); c < 2 * filled; c += block_threads()) {
           float sum = s.sums[c];
-          for (int w = 1; w < kWarps; ++w) sum += s.sums[w * 2 * C + c];
-          k.sums[static_cast<int64_t>(t.unit) * 2 * C + c] = sum;
+          for (int w = 1; w < kWarps; ++w) sum += s.sums[w * 2 * filled + c];
+          const int row = c / filled, in_row = c - row * filled;
+          if (in_row < C) k.sums[(int64_t{2} * t.unit + row) * of_x.all + of_x.first + in_row] = sum;
         }
       }
       sync_block();
@@ -611,9 +634,9 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
     if (k.dw != nullptr) dw.add(s.dy, s.dy_pitch, columns, s.x, s.x_pitch, K, C);
   }
   if (k.dw == nullptr) return;
-  partial += static_cast<int64_t>(blockIdx.x) * K * kTaps * C;
+  partial += static_cast<int64_t>(block) * K * kTaps * of_x.all + of_x.first;
   dw.each(K, C, [&](int out, int tap, int in, float sum) {
-    if (out < K && in < C) partial[(out * kTaps + tap) * C + in] = sum;
+    if (out < K && in < C) partial[(out * kTaps + tap) * of_x.all + in] = sum;
   });
 }
 
@@ -648,10 +671,10 @@ template <class T, int kTaps, int kK, int kC>
 void launch_backward(Stream& stream, const TileBackward& k) {
   constexpr bool kTwice = kK == 32 && kC == 32;  // without draws there are registers for two blocks
   const bool drops = !kTwice || k.norm.dropout || (k.gradient.dropout && !k.gradient.y);
-  const int C = k.x.C, K = k.dy.C, blocks = tile_blocks(k.x.N, k.x.H, C, K);
+  const int C = k.x.C, K = k.dy.C, blocks = tile_blocks(k.x.N, k.x.H, C, K, k.window.R, k.window.S);
   float* const partial = static_cast<float*>(k.workspace);
-  launch(stream, "tile_backward", {static_cast<unsigned>(blocks)}, {kThreads},
-         shared_bytes_of<BackwardShared<T>>(C, K, kK, kC, k.window, k.gradient.coefficients != nullptr),
+  launch(stream, "tile_backward", {static_cast<unsigned>(blocks * tile_slices(C, kC))}, {kThreads},
+         shared_bytes_of<BackwardShared<T>>(std::min(C, kC), K, kK, kC, k.window, k.gradient.coefficients != nullptr),
          drops ? conv_tile_gradient<T, kTaps, kK, kC, true> : conv_tile_gradient<T, kTaps, kK, kC, !kTwice>, k,
          dropout_numbers(k.norm.dropout), dropout_numbers(k.gradient.dropout), partial);
   const int64_t n = static_cast<int64_t>(K) * kTaps * C;
@@ -664,11 +687,13 @@ void tile_forward(Stream& stream, const TileForward& k) {
   check("tile_forward", k.x, k.y, k.window, k.norm);
   with_half_type(k.x.dtype, "tile_forward", [&](auto t) {
     using T = decltype(t);
-    const int C = k.x.C, K = k.y.C, kK = tile_outputs(K);
-    const auto bytes = [&](int stages) { return shared_bytes_of<ForwardShared<T>>(C, K, kK, k.window, stages); };
+    const int C = k.x.C, K = k.y.C, kK = tile_output_slice(C, K, k.window.R, k.window.S), slices = tile_slices(K, kK);
+    const auto bytes = [&](int stages) {
+      return shared_bytes_of<ForwardShared<T>>(C, std::min(K, kK), kK, k.window, stages);
+    };
     const int stages = kWarp > 1 && bytes(2) <= shared_limit(stream) ? 2 : 1;
-    const int strips = k.y.N * tile_strips(k.y.H), most = stream.processors() * (kK == 32 ? 2 : 1);
-    launch(stream, "tile_forward", {static_cast<unsigned>(std::min(strips, std::max(most, 1)))}, {kThreads},
+    const int strips = k.y.N * tile_strips(k.y.H), most = stream.processors() * (kK == 32 ? 2 : 1) / slices;
+    launch(stream, "tile_forward", {static_cast<unsigned>(std::min(strips, std::max(most, 1)) * slices)}, {kThreads},
            bytes(stages), kK == 32 ? conv_tile<T, 32> : conv_tile<T, 64>, k, dropout_numbers(k.norm.dropout), stages);
   });
 }
@@ -686,15 +711,16 @@ void tile_backward(Stream& stream, const TileBackward& k) {
     using T = decltype(t);
     const auto with_taps = [&](auto taps) {
       constexpr int kTaps = taps;
-      const bool wide = tile_outputs(k.dy.C) == 64;
-      switch (tile_inputs(k.x.C)) {
-        case 32:
-          return wide ? launch_backward<T, kTaps, 64, 32>(stream, k) : launch_backward<T, kTaps, 32, 32>(stream, k);
-        case 64:
-          return wide ? launch_backward<T, kTaps, 64, 64>(stream, k) : launch_backward<T, kTaps, 32, 64>(stream, k);
-        default:
-          return launch_backward<T, kTaps, 32, 96>(stream, k);
-      }
+      const auto run = [&](auto outputs, auto inputs) { launch_backward<T, kTaps, outputs, inputs>(stream, k); };
+      constexpr std::integral_constant<int, 32> k32;
+      constexpr std::integral_constant<int, 64> k64;
+      constexpr std::integral_constant<int, 96> k96;
+      const int outputs = tile_outputs(k.dy.C), slice = tile_input_slice(k.x.C, k.dy.C, k.window.R, k.window.S);
+      if (outputs == 128)
+        return run(std::integral_constant<int, 128>{}, std::integral_constant < int, kTaps == 9 ? 32 : 64 > {});
+      if (slice == 96) return run(k32, k96);
+      if (slice == 32) return outputs == 64 ? run(k64, k32) : run(k32, k32);
+      return outputs == 64 ? run(k64, k64) : run(k32, k64);
     };
     if (k.window.R == 3) return with_taps(std::integral_constant<int, 9>{});
     if (k.window.R == 2) return with_taps(std::integral_constant<int, 4>{});

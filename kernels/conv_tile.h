@@ -7,9 +7,9 @@
 //              dx = w^T * dy, which the activation's mask makes the g of the norm before, and the sums that its
 //              gradient wants; dw from the same tiles
 //
-// A block keeps the weights in shared memory, and goes over strips of kTileStrip rows of an image in tiles of 8 x 32
-// pixels: a tile with its border is loaded once, for all taps. Norms are computed as norm_common.h does it, to the same bits.
-// Sums of products are fp32. All sums are in an order that depends on the shapes alone.
+// A block keeps the weights of its channels in shared memory, and goes over strips of kTileStrip rows of an image in
+// tiles of 8 x 32 pixels: a tile with its border is loaded once, for all taps. Norms are computed as norm_common.h does
+// it, to the same bits. Sums of products are fp32. All sums are in an order that depends on the shapes alone.
 //
 // Maps are bf16 or fp16 (in the fast execution bf16) and may be slices of channels. In shared memory channels are
 // filled up with zeros to a multiple of 16: so the thin ends of a network run here too. What runs: tile_refusal().
@@ -28,10 +28,10 @@
 
 namespace regolith::kernels {
 
-inline constexpr int kTileStrip = 8;     // rows of an image whose sums are one partial result
-inline constexpr int kTileOutputs = 64;  // output channels, at most
-inline constexpr int kTileInputs = 96;   // input channels, at most
-inline constexpr int kTileBlocks = 132;  // of backward, for each that fits on a multiprocessor: those of an H100
+inline constexpr int kTileStrip = 8;      // rows of an image whose sums are one partial result
+inline constexpr int kTileOutputs = 128;  // output channels, at most
+inline constexpr int kTileInputs = 256;   // input channels, at most
+inline constexpr int kTileBlocks = 132;   // of backward, for each that fits on a multiprocessor: those of an H100
 inline constexpr size_t kTileShared = 227 * 1024;  // bytes of shared memory of a block, at most
 
 // Strips of an image of H rows.
@@ -95,37 +95,53 @@ struct TileBackward {
 };
 REGOLITH_KERNEL(tile_backward, TileBackward);
 
-// Channels as the kernels are compiled for them.
-constexpr int tile_outputs(int K) { return K <= 32 ? 32 : 64; }
-constexpr int tile_inputs(int C) { return C <= 32 ? 32 : C <= 64 ? 64 : 96; }
 constexpr int tile_channels(int C) { return (C + 15) / 16 * 16; }  // as they lie in shared memory
+constexpr size_t tile_border(int R, int S) { return static_cast<size_t>(kTileStrip + R - 1) * (32 + S - 1); }  // pixels
+constexpr int tile_least(int a, int b) { return a < b ? a : b; }
 
-// Bytes of shared memory of a block, of the larger direction.
-constexpr size_t tile_shared(int C, int K, int R, int S) {
-  C = tile_channels(C), K = tile_channels(K);
-  const size_t weights = static_cast<size_t>(tile_outputs(K)) * (R * S * C + 8) * 2;
-  const size_t border = static_cast<size_t>(kTileStrip + R - 1) * (32 + S - 1) * 2;
-  const size_t backward = 2 * border * (tile_outputs(K) + 8) + size_t{kTileStrip} * 32 * (tile_inputs(C) + 8) * 2 +
-                          8 * 16 * 40 * 2 + (3 * C + 5 * K) * 4 + 8 * 2 * size_t(C) * 4;
-  const size_t forward = border * (C + 8) + 8 * 32 * 40 * 2 + 3 * C * 4 + 8 * (2 * size_t(K) + 1) * 4;
-  return weights + (backward > forward ? backward : forward) + 16 * 16;
+// Blocks share out the channels where those are many. Of forward, a block has all inputs and a slice of the outputs, of
+// one of two sizes that the kernel is compiled for.
+constexpr size_t tile_forward_shared(int C, int slice, int R, int S) {
+  C = tile_channels(C);
+  return static_cast<size_t>(slice) * (R * S * C + 8) * 2 + tile_border(R, S) * (C + 8) * 2 + 8 * 32 * 40 * 2 +
+         3 * C * 4 + 8 * (2 * size_t(slice) + 1) * 4 + 16 * 16;
 }
+constexpr int tile_output_slice(int C, int K, int R, int S) {
+  return K <= 32 || tile_forward_shared(C, 64, R, S) > kTileShared ? 32 : 64;
+}
+// Of backward, all outputs, as the kernel is compiled for them, and a slice of the inputs. Where the outputs are many,
+// y is not in shared memory beside dy.
+constexpr int tile_outputs(int K) { return K <= 32 ? 32 : K <= 64 ? 64 : 128; }
+constexpr int tile_input_slice(int C, int K, int R, int S) {
+  if (K > 64) return R * S == 9 ? 32 : 64;
+  return C <= 32 ? 32 : C <= 64 || C > 96 || K > 32 ? 64 : 96;
+}
+constexpr size_t tile_backward_shared(int C, int K, int R, int S) {
+  const int slice = tile_input_slice(C, K, R, S), width = tile_channels(tile_least(C, slice));
+  return static_cast<size_t>(tile_outputs(K)) * (R * S * width + 8) * 2 +
+         (K > 64 ? 1 : 2) * tile_border(R, S) * (tile_outputs(K) + 8) * 2 + size_t{kTileStrip} * 32 * (slice + 8) * 2 +
+         8 * 16 * 40 * 2 + (3 * width + 5 * tile_channels(K)) * 4 + 8 * 2 * size_t(width) * 4 + 16 * 16;
+}
+
 // Why the kernels do not take such a convolution on a GPU that gives a block `shared` bytes; "": they do.
 inline std::string tile_refusal(int C, int K, int R, int S, size_t shared = kTileShared) {
-  if (C > kTileInputs || K > kTileOutputs || (C > 64 && K > 32))
-    return std::to_string(C) + " channels to " + std::to_string(K) + ": more than 64 to 64, or 96 to 32";
+  if (C > kTileInputs || K > kTileOutputs)
+    return std::to_string(C) + " channels to " + std::to_string(K) + ": more than " + std::to_string(kTileInputs) +
+           " to " + std::to_string(kTileOutputs);
   if (!(R == S && R >= 1 && R <= 3)) return "a window other than 1x1, 2x2 and 3x3";
-  if (tile_shared(C, K, R, S) > shared) return "more shared memory than a block has";
+  if (tile_forward_shared(C, tile_output_slice(C, K, R, S), R, S) > shared || tile_backward_shared(C, K, R, S) > shared)
+    return "more shared memory than a block has";
   return "";
 }
 
-// Blocks of backward for maps x of N images of H rows; each leaves a partial result of dw.
-inline int tile_blocks(int N, int H, int C, int K) {
-  const int strips = N * tile_strips(H), most = kTileBlocks * (tile_outputs(K) == 32 && tile_inputs(C) == 32 ? 2 : 1);
-  return strips < most ? strips : most;
+constexpr int tile_slices(int channels, int slice) { return (channels + slice - 1) / slice; }
+// Blocks of backward for each slice, of maps x of N images of H rows; each leaves a partial result of its part of dw.
+inline int tile_blocks(int N, int H, int C, int K, int R, int S) {
+  const int slice = tile_input_slice(C, K, R, S), most = kTileBlocks * (tile_outputs(K) == 32 && slice == 32 ? 2 : 1);
+  return tile_least(N * tile_strips(H), most / tile_slices(C, slice));
 }
 inline size_t tile_workspace(int N, int H, int C, int K, int R, int S) {
-  return static_cast<size_t>(tile_blocks(N, H, C, K)) * K * R * S * C * sizeof(float);
+  return static_cast<size_t>(tile_blocks(N, H, C, K, R, S)) * K * R * S * C * sizeof(float);
 }
 
 }  // namespace regolith::kernels

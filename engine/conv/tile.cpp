@@ -17,13 +17,13 @@ class TileConvolution : public Convolution {
     workspace_ = std::max(partial, kernels::channel_sum_workspace(dy));
     const size_t maps = static_cast<size_t>(x.elements() + dy.elements()) * size_of(request.type);
     traffic_ = 2 * partial;
-    is_profitable_ =
-        request.needs_wgrad ? execution != Execution::gpu || traffic_ <= maps : std::min(shape_.C, shape_.K) >= kWide;
+    is_profitable_ = request.needs_wgrad ? execution != Execution::gpu || traffic_ <= 2 * maps
+                                         : std::min(shape_.C, shape_.K) >= kWide;
   }
   std::string_view provider() const override { return "tile"; }
   std::string implementation() const override { return "with norms"; }
-  // In training where what the blocks leave of dw is less than the maps that need not be read once more, which only a
-  // GPU minds; for the thin ends only there, where norms are around them.
+  // In training where what the blocks leave of dw is less than the passes over the maps that it and a norm are spared,
+  // which only a GPU minds; for the thin ends only there, where norms are around them.
   bool is_profitable() const override { return is_profitable_; }
   size_t wgrad_workspace() const override { return workspace_; }
   bool takes_norms() const override { return true; }

@@ -11,7 +11,10 @@ namespace {
 class Model {
  public:
   explicit Model(const Program& program)
-      : graph_(program.graph()), plan_(program.plan()), element_(size_of(program.options().type)) {}
+      : graph_(program.graph()),
+        plan_(program.plan()),
+        element_(size_of(program.options().type)),
+        late_sums_(program.options().plan.late_sums) {}
 
   Traffic passes() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
@@ -67,7 +70,7 @@ class Model {
       const Passes p = n.op->backward_passes(at.wants_dx);
       const LateSums late = n.op->late_sums();
       sums_ += p.sums;
-      if (late == LateSums::after_op) add_sums();
+      if (late == LateSums::after_op || !late_sums_) add_sums();
       add(p.launches, p.dy * map(i) + weights(n) * static_cast<double>(element_ + sizeof(float)) + p.bytes);
       if (n.inferred.saves_output) add(0, p.y * map(i));
       for (size_t k = 0; k < n.inputs.size(); ++k)
@@ -92,6 +95,7 @@ class Model {
   const Graph& graph_;
   const Plan& plan_;
   size_t element_;
+  bool late_sums_;
   int sums_ = 0;  // that wait
   Traffic total_;
 };
