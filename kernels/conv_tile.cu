@@ -71,7 +71,7 @@ struct Image {
   __device__ __forceinline__ T* at(int pixel, int c) const { return data + static_cast<int64_t>(pixel) * pitch + c; }
   __device__ __forceinline__ V read(int pixel, int c) const {
     const T* const p = at(pixel, c);
-    if (vectors) return load<V>(p);
+    if (vectors) return c < channels ? load<V>(p) : V(0);
     V v(0);
     REGOLITH_UNROLL
     for (int l = 0; l < 8; ++l)
@@ -482,7 +482,7 @@ struct BackwardShared {
   int border, dy_pitch, x_pitch, weights_pitch;
   T *weights, *dy, *y;                    // (K, taps, C), (border pixels, K), the same of y where few
   T *x, *stage;                           // (pixels, C), (warps, 16 or 32 pixels, kChunk)
-  float *coefficients, *gradient, *sums;  // (3, C), (5, K), (warps, 2, C)
+  float *coefficients, *gradient, *sums;  // (3, C), (5 + 2, K), (warps, 2, C)
   template <class A>
   REGOLITH_HOST_DEVICE BackwardShared(A& a, int C, int K, int kK, int kC, const TileWindow& window, bool reads_y)
       : border((kRows + window.R - 1) * (kColumns + window.S - 1)),
@@ -495,7 +495,7 @@ struct BackwardShared {
     a.take(x, static_cast<size_t>(kRows) * kColumns * x_pitch);
     a.take(stage, static_cast<size_t>(kWarps) * (kHost ? 32 : 16) * kStagePitch);
     a.take(coefficients, 3 * tile_channels(C));
-    a.take(gradient, 5 * tile_channels(K));
+    a.take(gradient, 7 * tile_channels(K));
     a.take(sums, static_cast<size_t>(kWarps) * 2 * tile_channels(C));
   }
 };
@@ -532,13 +532,15 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
         copy_coefficients(k.norm.coefficients, k.norm.per_image, n, 3, of_x, filled, s.coefficients);
       if (reads_y)
         copy_coefficients(k.gradient.coefficients, k.gradient.per_image, n, 5, all_of_y, outputs, s.gradient);
+      if (kDrops && k.gradient.squeeze != nullptr)
+        copy_coefficients(k.gradient.squeeze, true, n, 2, all_of_y, outputs, s.gradient + 5 * outputs);
       for (int i = thread_rank(); i < kWarps * 2 * filled; i += block_threads()) s.sums[i] = 0;
       sync_block();
     }
     wait_for_copies<0>();
     if (reads_y) {
       const Affine affine(s.gradient, outputs);
-      const float *slope = s.gradient + 3 * outputs, *offset = slope + outputs;
+      const float *slope = s.gradient + 3 * outputs, *offset = slope + outputs, *squeeze = offset + outputs;
       const bool saved = static_cast<bool>(k.gradient.y), masks = k.gradient.relu && !saved;
       if (saved) {  // first, for all at once takes too many registers
         const Image<const T> y(k.gradient.y, n);
@@ -554,8 +556,9 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
         T* const p = s.dy + place * s.dy_pitch + c;
         const V d = affine.centred(kK <= 64 ? load<V>(s.y + place * s.dy_pitch + c) : raw.read(pixel, c), c);
         V g = load<V>(p);
-        if (masks) g = where_positive(affine.of_centred(d, c), g);
         if (!saved) g = drop(g, pixel, c);
+        if (kDrops && k.gradient.squeeze != nullptr) g = fma(load<V>(squeeze + c), g, load<V>(squeeze + outputs + c));
+        if (masks) g = where_positive(affine.of_centred(d, c), g);
         store(p, fma(load<V>(affine.scale + c), g, fma(load<V>(slope + c), d, load<V>(offset + c))));
       });
     }
@@ -669,8 +672,8 @@ void with_half_type(DType t, const char* kernel, F&& f) {
 
 template <class T, int kTaps, int kK, int kC>
 void launch_backward(Stream& stream, const TileBackward& k) {
-  constexpr bool kTwice = kK == 32 && kC == 32;  // without draws there are registers for two blocks
-  const bool drops = !kTwice || k.norm.dropout || (k.gradient.dropout && !k.gradient.y);
+  constexpr bool kTwice = kK == 32 && kC == 32;  // without these there are registers for two blocks
+  const bool drops = !kTwice || k.norm.dropout || k.gradient.squeeze || (k.gradient.dropout && !k.gradient.y);
   const int C = k.x.C, K = k.dy.C, blocks = tile_blocks(k.x.N, k.x.H, C, K, k.window.R, k.window.S);
   float* const partial = static_cast<float*>(k.workspace);
   launch(stream, "tile_backward", {static_cast<unsigned>(blocks * tile_slices(C, kC))}, {kThreads},

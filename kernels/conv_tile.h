@@ -75,6 +75,9 @@ struct GradientOnLoad {
   DropoutDraws dropout{};
   // With relu: the masks are taken from what the norm made of x and its residual, instead of from x. Or null.
   TensorView y;
+  // (N, 2, K), without y: before the activation's mask, dy (* dropout) is multiplied by the first row of its image, and
+  // the second added, as a squeeze behind the norm leaves them (squeeze_excite.h). Or null.
+  const float* squeeze = nullptr;
 };
 
 struct TileBackward {
@@ -120,7 +123,7 @@ constexpr size_t tile_backward_shared(int C, int K, int R, int S) {
   const int slice = tile_input_slice(C, K, R, S), width = tile_channels(tile_least(C, slice));
   return static_cast<size_t>(tile_outputs(K)) * (R * S * width + 8) * 2 +
          (K > 64 ? 1 : 2) * tile_border(R, S) * (tile_outputs(K) + 8) * 2 + size_t{kTileStrip} * 32 * (slice + 8) * 2 +
-         8 * 16 * 40 * 2 + (3 * width + 5 * tile_channels(K)) * 4 + 8 * 2 * size_t(width) * 4 + 16 * 16;
+         8 * 16 * 40 * 2 + (3 * width + 7 * tile_channels(K)) * 4 + 8 * 2 * size_t(width) * 4 + 16 * 16;
 }
 
 // Why the kernels do not take such a convolution on a GPU that gives a block `shared` bytes; "": they do.

@@ -336,7 +336,7 @@ void backward_passes(Stream& stream, NormBackward k) {
            dropout_numbers(n.dropout));
   }
   const float* const partial = strips ? k.sums : workspace;
-  const int parts = static_cast<int>(strips ? strips_of_sample(n) : summing);
+  const int parts = static_cast<int>(k.whole_sums ? 1 : strips ? strips_of_sample(n) : summing);
   const bool last = S == 1;  // then these sums are the parameters' gradients
   StoreChannelSums finish{.C = C,
                           .D = D,
@@ -396,6 +396,9 @@ void norm_backward(Stream& stream, const NormBackward& given) {
     throw KernelError("norm_backward: sums of dx need the deviations of groups of several channels");
   if ((k.on_load != nullptr || k.sums != nullptr) && k.norm.ranks != nullptr)
     throw KernelError("norm_backward: sums of all ranks are those of a norm that writes dx");
+  if (k.squeeze != nullptr && (k.on_load == nullptr || !k.dresidual || k.sums != nullptr || k.norm.groups == 0))
+    throw KernelError(
+        "norm_backward: a squeeze leaves its gradient to a group norm that writes that of a residual alone");
   if (k.on_load != nullptr && k.dx) throw KernelError("norm_backward: dx is left to the reader of dy");
   if (k.sums == nullptr && k.on_load == nullptr && group_norm_backward(stream, k)) return;
   with_packs("norm_backward", {k.norm.x, k.y, k.dy, k.dx, k.dresidual}, [&](auto t, auto pack) {

@@ -93,11 +93,16 @@ struct NormBackward {
   // where it is more. Null: not wanted.
   float *dx_sums = nullptr, *dresidual_sums = nullptr;
   bool accumulate_dx = false, accumulate_dresidual = false, accumulate_parameters = false;
-  // Sums of the strips of dy, as tile_backward leaves them: dy is g. Or null.
+  // Sums of the strips of dy, as tile_backward leaves them: dy is g. Or null. whole_sums: those of each image instead,
+  // and dy is not needed.
   const float* sums = nullptr;
+  bool whole_sums = false;
   // (samples, 5, C), for a reader of dy that takes the gradient of x from it (GradientOnLoad of conv_tile.h): dx is
   // null then, and dy is not to be the memory of dresidual. Or null.
   float* on_load = nullptr;
+  // With on_load and dresidual, (N, 2, C): of each image dy is first to be multiplied by the first row and the second
+  // added, as a squeeze behind leaves them (squeeze_excite.h). Or null.
+  const float* squeeze = nullptr;
 };
 REGOLITH_KERNEL(norm_backward, NormBackward);
 

@@ -181,7 +181,8 @@ struct GradientPlanes {
   Plane<const T> x, y, dy;
   Plane<T> dx, dresidual;
   bool relu, accumulate_dx, accumulate_dresidual;
-  float kept;  // what dropout multiplies by where y is not zero
+  float kept;            // what dropout multiplies by where y is not zero
+  const float* squeeze;  // of the sample
   __device__ __forceinline__ GradientPlanes(const NormBackward& k, const Part& part, const DropoutNumbers& numbers)
       : x(part.of<const T>(k.norm.x)),
         y(part.of<const T>(k.y)),
@@ -191,11 +192,13 @@ struct GradientPlanes {
         relu(k.norm.relu),
         accumulate_dx(k.accumulate_dx),
         accumulate_dresidual(k.accumulate_dresidual),
-        kept(numbers.scale) {}
-  // The gradient at the input of the activation. `drop` draws where there is no y, and only there.
+        kept(numbers.scale),
+        squeeze(k.squeeze == nullptr ? nullptr : k.squeeze + part.sample * 2 * k.norm.x.C + part.c0) {}
+  // The gradient at the input of the activation, from g at its output. `drop` draws where there is no y, and only
+  // there.
   template <class P, class D>
-  __device__ __forceinline__ P gradient(const Affine<P>& affine, const P& value, int64_t p, int c, D& drop) const {
-    const P g = load_pack<P>(dy.at(p, c));
+  __device__ __forceinline__ P gradient(const Affine<P>& affine, const P& value, const P& g, int64_t p, int c,
+                                        D& drop) const {
     if constexpr (!D::draws) {
       if (y.data != nullptr) return where_positive(load_pack<P>(y.at(p, c)), g * P(kept));
     }
@@ -212,9 +215,15 @@ REGOLITH_DEVICE_LOOP void gradient_sums(GradientPlanes<T> a, Range range, int C,
       range, cache_block<T>(range.end - range.begin, C), C, scratch,
       [&](Sums<P, 2>& s, int c, int64_t first, int64_t last, int step) {
         const Affine<P> affine(channels, c);
+        [[maybe_unused]] P times(1), plus(0);
+        if constexpr (kWrites)
+          if (a.squeeze != nullptr) times = load_pack<P>(a.squeeze + c), plus = load_pack<P>(a.squeeze + C + c);
         for (int64_t p = first; p < last; p += step) {
           a.dy.ahead(p + kAhead, c);
-          const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c, drop);
+          const P value = load_pack<P>(a.x.at(p, c));
+          P g = load_pack<P>(a.dy.at(p, c));
+          if constexpr (kWrites) g = fma(g, times, plus);
+          g = a.gradient(affine, value, g, p, c, drop);
           if constexpr (kWrites) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);
           s[0] += g;
           s[1] = fma(g, value - affine.mean, s[1]);
@@ -242,7 +251,8 @@ REGOLITH_DEVICE_LOOP void apply_gradient(GradientPlanes<T> a, Range range, int C
 #endif
     for (int64_t p = first; p < last; p += step) {
       a.dy.ahead(p + kAhead, c);
-      const P value = load_pack<P>(a.x.at(p, c)), g = a.gradient(affine, value, p, c, drop);
+      const P value = load_pack<P>(a.x.at(p, c)),
+              g = a.gradient(affine, value, load_pack<P>(a.dy.at(p, c)), p, c, drop);
       if (a.dx.data != nullptr)
         store_pack(a.dx.at(p, c), fma(affine.scale, g, fma(b, value - affine.mean, e)), a.accumulate_dx);
       if (a.dresidual.data != nullptr) store_pack(a.dresidual.at(p, c), g, a.accumulate_dresidual);

@@ -56,22 +56,49 @@ __device__ __forceinline__ Pack<L, K> dropped(const Pack<L, K>& x, Factors& fact
   return r;
 }
 
-// partial (N, B, C): sums over a block's pixels of x, or of dy * x (* dropout), or of dy * max(x).
-template <class T, class P, bool kGradient, Finish kFinish>
+// The norm before, in the channels from c on: h of x - mean.
+template <class P>
+struct Normed {
+  P mean, scale, beta;
+  __device__ __forceinline__ Normed(const float* norm, int n, int C, int c) {
+    norm += static_cast<int64_t>(n) * 3 * C + c;
+    mean = load_pack<P>(norm), scale = load_pack<P>(norm + C), beta = load_pack<P>(norm + 2 * C);
+  }
+  __device__ __forceinline__ P operator()(const P& centred) const { return fma(centred, scale, beta); }
+};
+
+// partial (N, B, C): sums over a block's pixels of x, or of dy * x (* dropout), or of dy * max(x). kNormed: (N, B, 2,
+// C), of the slope of ReLU, or of its product with dy (* dropout), and of that times x - mean.
+template <class T, class P, bool kGradient, Finish kFinish, bool kNormed>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
-    squeeze_sums(Samples<const T> x, Samples<const T> dy, int C, DropoutNumbers numbers, size_t scratch,
-                 float* partial) {
+    squeeze_sums(Samples<const T> x, Samples<const T> dy, int C, const float* norm, DropoutNumbers numbers,
+                 size_t scratch, float* partial) {
+  constexpr int kSums = kNormed ? 2 : 1;
   Shared shared;
   float* folds = shared.take<float>(scratch);
   const int n = static_cast<int>(blockIdx.y);
   const Plane<const T> xs = x.of(n), gs = dy.of(n);
   [[maybe_unused]] Factors factors(numbers);
   factors.sample(n);
-  float* sums = partial + (static_cast<int64_t>(n) * gridDim.x + blockIdx.x) * C;
+  float* sums = partial + (static_cast<int64_t>(n) * gridDim.x + blockIdx.x) * kSums * C;
   const Range range = block_range(dy.pixels());
-  block_reduce<P, Sums<P>>(
+  block_reduce<P, Sums<P, kSums>>(
       range, cache_block<T>(range.end - range.begin, C), C, folds,
-      [&](Sums<P>& sum, int c, int64_t first, int64_t last, int step) {
+      [&](Sums<P, kSums>& sum, int c, int64_t first, int64_t last, int step) {
+        if constexpr (kNormed) {
+          if (first >= last) return;
+          const Normed<P> normed(norm, n, C, c);
+          for (int64_t p = first; p < last; p += step) {
+            const P d = load_pack<P>(xs.at(p, c)) - normed.mean;
+            P g(1);
+            if constexpr (kGradient) g = load_pack<P>(gs.at(p, c));
+            if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
+            g = where_positive(normed(d), g);
+            sum[0] += g;
+            sum[1] = fma(g, d, sum[1]);
+          }
+          return;
+        }
         for (int64_t p = first; p < last; p += step) {
           if constexpr (!kGradient) {
             sum[0] += load_pack<P>(xs.at(p, c));
@@ -86,9 +113,11 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
           }
         }
       },
-      [&](Sums<P>& sum, int c, int64_t done) {
-        if (done > 0) sum[0] += load_pack<P>(sums + c);
-        store_pack(sums + c, sum[0]);
+      [&](Sums<P, kSums>& sum, int c, int64_t done) {
+        for (int i = 0; i < kSums; ++i) {
+          if (done > 0) sum[i] += load_pack<P>(sums + i * C + c);
+          store_pack(sums + i * C + c, sum[i]);
+        }
       });
 }
 
@@ -121,15 +150,35 @@ __device__ __forceinline__ void dense_columns(const float* w, int rows, int colu
   }
 }
 
-// f(c, sums over the blocks of partial (blocks, C)), L channels at a time.
-template <int L, class F>
-__device__ __forceinline__ void for_samples_sums(const float* partial, int blocks, int C, F&& f) {
-  for (int c = thread_rank() * L; c < C; c += block_threads() * L) {
-    Vec<L> sum(0);
-    for (int b = 0; b < blocks; ++b) sum += load<Vec<L>>(partial + static_cast<int64_t>(b) * C + c);
-    f(c, sum);
+// A sample's partial sums (blocks, C), or with a norm (blocks, 2, C), and what its norm makes of them.
+template <int L>
+struct SampleSums {
+  using V = Vec<L>;
+  const float *partial, *norm;
+  int blocks, C, rows;
+  __device__ __forceinline__ SampleSums(const SqueezeExcite& k, const float* all, int parts, int64_t n)
+      : norm(k.norm == nullptr ? nullptr : k.norm + n * 3 * k.x.C),
+        blocks(parts),
+        C(k.x.C),
+        rows(k.norm == nullptr ? 1 : 2) {
+    partial = all + n * blocks * rows * C;
   }
-}
+  __device__ __forceinline__ V row(int r, int c) const {
+    V sum(0);
+    for (int b = 0; b < blocks; ++b) sum += load<V>(partial + (static_cast<int64_t>(b) * rows + r) * C + c);
+    return sum;
+  }
+  // Of x as the squeeze reads it, or of dy times that.
+  __device__ __forceinline__ V of_x(int c) const {
+    if (norm == nullptr) return row(0, c);
+    return fma(row(1, c), load<V>(norm + C + c), row(0, c) * load<V>(norm + 2 * C + c));
+  }
+  // f(c, of_x(c)), L channels at a time.
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) const {
+    for (int c = thread_rank() * L; c < C; c += block_threads() * L) f(c, of_x(c));
+  }
+};
 
 struct DenseShared {
   float *of_C, *of_hidden;  // (C), (hidden): of the block's sample
@@ -140,14 +189,17 @@ struct DenseShared {
   }
 };
 
-// The dense layers of all samples, a block each, from partial (N, blocks, C). Rows of W1 are read LC, those of W2 LH
+// The dense layers of all samples, a block each, from partial of squeeze_sums. Rows of W1 are read LC, those of W2 LH
 // numbers at a time.
 template <int LC, int LH>
 __global__ void __launch_bounds__(kThreads, 2) squeeze_gates(SqueezeExcite k, const float* partial, int blocks) {
   const int64_t n = blockIdx.x;
   const int C = k.x.C;
   const auto shared = take_shared<DenseShared>(C, k.hidden);
-  for_samples_sums<LC>(partial + n * blocks * C, blocks, C, [&](int c, Vec<LC> sum) {
+  const SampleSums<LC> sums(k, partial, blocks, n);
+  sums.each([&](int c, Vec<LC> sum) {
+    if (k.norm != nullptr)
+      for (int r = 0; r < 2; ++r) store(k.slopes + (n * 2 + r) * C + c, sums.row(r, c));
     sum *= Vec<LC>(1 / static_cast<float>(k.x.H * k.x.W));
     store(shared.of_C + c, sum);
     store(k.mean + n * C + c, sum);
@@ -164,8 +216,9 @@ __global__ void __launch_bounds__(kThreads, 2) squeeze_gates(SqueezeExcite k, co
 
 // What the loss is to the dense layers, a sample a block: gates (N, C) is the gradient at the sigmoid's input, units
 // (N, hidden) that at the ReLU's, offset (N, C) that of every pixel of x by way of the mean.
+// With a norm, `sums` and `affine` of SqueezeExciteBackward.
 struct GateGradients {
-  float *gates, *units, *offset;
+  float *gates, *units, *offset, *sums, *affine;
 };
 template <int LC, int LH>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -173,7 +226,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t n = blockIdx.x;
   const int C = k.x.C;
   const auto shared = take_shared<DenseShared>(C, k.hidden);
-  for_samples_sums<LC>(partial + n * blocks * C, blocks, C, [&](int c, const Vec<LC>& sum) {
+  const SampleSums<LC> sums(k, partial, blocks, n);
+  sums.each([&](int c, const Vec<LC>& sum) {
     const Vec<LC> s = load<Vec<LC>>(k.scale + n * C + c), g = sum * s * (Vec<LC>(1) - s);
     store(shared.of_C + c, g);
     store(to.gates + n * C + c, g);
@@ -186,7 +240,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
   sync_block();
   dense_columns<LC, 1>(k.reduce, k.hidden, C, shared.of_hidden, [&](int c, const Vec<LC>& sum) {
-    store(to.offset + n * C + c, sum * Vec<LC>(1 / static_cast<float>(k.x.H * k.x.W)));
+    using V = Vec<LC>;
+    const V offset = sum * V(1 / static_cast<float>(k.x.H * k.x.W)), s = load<V>(k.scale + n * C + c);
+    store(to.offset + n * C + c, offset);
+    if (to.affine == nullptr) return;
+    for (int r = 0; r < 2; ++r) {
+      const int64_t at = (n * 2 + r) * C + c;
+      if (k.norm != nullptr) store(to.sums + at, fma(sums.row(r, c), s, load<V>(k.slopes + at) * offset));
+      store(to.affine + at, r == 0 ? s : offset);
+    }
   });
 }
 
@@ -227,9 +289,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-template <class T, class P, Finish kFinish>
+template <class T, class P, Finish kFinish, bool kNormed>
 __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
-    squeeze_scale(Samples<const T> x, Samples<T> y, int C, const float* scale, DropoutNumbers numbers) {
+    squeeze_scale(Samples<const T> x, Samples<T> y, int C, const float* norm, const float* scale,
+                  DropoutNumbers numbers) {
   const int n = static_cast<int>(blockIdx.y);
   const Plane<const T> xs = x.of(n);
   const Plane<T> ys = y.of(n);
@@ -237,6 +300,15 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
   factors.sample(n);
   for_each_tile<T, P>(block_range(y.pixels()), C, [&](int c, int64_t first, int64_t last, int step) {
     const P s = load_pack<P>(scale + static_cast<int64_t>(n) * C + c);
+    if constexpr (kNormed) {
+      const Normed<P> normed(norm, n, C, c);
+      for (int64_t p = first; p < last; p += step) {
+        P v = max(P(0), normed(load_pack<P>(xs.at(p, c)) - normed.mean)) * s;
+        if constexpr (kFinish == Finish::dropout) v = dropped(v, factors, numbers.spatial, p, C, c);
+        store_pack(ys.at(p, c), v);
+      }
+      return;
+    }
     for (int64_t p = first; p < last; p += step) {
       if constexpr (kFinish == Finish::pool) {
         const Window<const T, P> w(xs, Window<const T, P>::corner(p, y.W), y.W, c);
@@ -300,14 +372,19 @@ void check(const char* kernel, const SqueezeExcite& k, const TensorView& x, cons
     throw KernelError(std::string(kernel) + ": " + std::to_string(k.hidden) + " hidden units for " +
                       std::to_string(x.C) + " channels; expected 1 to as many as there are channels");
   }
-  if (k.pool && k.dropout) throw KernelError(std::string(kernel) + ": takes pooling or dropout, not both");
+  if (k.pool && (k.dropout || k.norm != nullptr))
+    throw KernelError(std::string(kernel) + ": takes pooling or dropout, not both, and no norm with pooling");
 }
 
+// f(what becomes of x * s, whether there is a norm)
 template <class F>
 void with_finish(const SqueezeExcite& k, F&& f) {
-  if (k.pool) return f(std::integral_constant<Finish, Finish::pool>{});
-  if (k.dropout) return f(std::integral_constant<Finish, Finish::dropout>{});
-  f(std::integral_constant<Finish, Finish::plain>{});
+  constexpr std::integral_constant<Finish, Finish::dropout> dropout;
+  constexpr std::integral_constant<Finish, Finish::plain> plain;
+  const bool drops = static_cast<bool>(k.dropout);
+  if (k.pool) return f(std::integral_constant<Finish, Finish::pool>{}, std::false_type{});
+  if (k.norm != nullptr) return drops ? f(dropout, std::true_type{}) : f(plain, std::true_type{});
+  drops ? f(dropout, std::false_type{}) : f(plain, std::false_type{});
 }
 
 // Calls f with the lanes of rows of C and of rows of `hidden` numbers. The caller adds some of each, or null.
@@ -324,16 +401,16 @@ void with_dense_lanes(const SqueezeExcite& k, const float* of_C, const float* of
 }
 
 // partial of squeeze_sums.
-template <bool kGradient, class FinishOf>
+template <bool kGradient, class FinishOf, class NormedOf>
 void launch_sums(Stream& stream, const char* name, const SqueezeExcite& op, const TensorView& dy, unsigned blocks,
-                 FinishOf finish) {
+                 FinishOf finish, NormedOf normed) {
   with_packs(name, {op.x, dy}, [&](auto t, auto pack) {
     using T = decltype(t);
     using P = decltype(pack);
-    const size_t scratch = reduce_scratch<Sums<P>>(kThreads, op.x.C / P::size);
+    const size_t scratch = reduce_scratch<Sums<P, normed ? 2 : 1>>(kThreads, op.x.C / P::size);
     launch(stream, name, {blocks, static_cast<unsigned>(op.x.N)}, {kThreads}, shared_bytes<float>(scratch),
-           squeeze_sums<T, P, kGradient, finish>, samples_of<const T>(op.x), samples_of<const T>(dy), op.x.C,
-           dropout_numbers(op.dropout), scratch, static_cast<float*>(op.workspace));
+           squeeze_sums<T, P, kGradient, finish, normed>, samples_of<const T>(op.x), samples_of<const T>(dy), op.x.C,
+           op.norm, dropout_numbers(op.dropout), scratch, static_cast<float*>(op.workspace));
   });
 }
 
@@ -352,19 +429,24 @@ void squeeze_excite_forward(Stream& stream, const SqueezeExciteForward& k) {
   const int C = op.x.C;
   const unsigned N = static_cast<unsigned>(op.x.N), blocks = k.sums != nullptr ? 1 : sum_blocks(stream, op.x);
   if (k.sums == nullptr) {
-    launch_sums<false>(stream, "squeeze_sums", op, op.x, blocks, std::integral_constant<Finish, Finish::plain>{});
+    constexpr std::integral_constant<Finish, Finish::plain> plain;
+    if (op.norm != nullptr)
+      launch_sums<false>(stream, "squeeze_sums", op, op.x, blocks, plain, std::true_type{});
+    else
+      launch_sums<false>(stream, "squeeze_sums", op, op.x, blocks, plain, std::false_type{});
   }
   const float* partial = k.sums != nullptr ? k.sums : static_cast<const float*>(op.workspace);
   with_dense_lanes(op, k.sums, nullptr, nullptr, [&](auto c, auto h) {
     launch(stream, "squeeze_gates", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, op.hidden), squeeze_gates<c, h>,
            op, partial, static_cast<int>(blocks));
   });
-  with_finish(op, [&](auto finish) {
+  with_finish(op, [&](auto finish, auto normed) {
     with_packs("squeeze_excite_forward", {op.x, k.y}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);
-      launch(stream, "squeeze_scale", {scale_blocks(stream, k.y), N}, {kThreads}, 0, squeeze_scale<T, P, finish>,
-             samples_of<const T>(op.x), samples_of<T>(k.y), C, op.scale, dropout_numbers(op.dropout));
+      launch(stream, "squeeze_scale", {scale_blocks(stream, k.y), N}, {kThreads}, 0,
+             squeeze_scale<T, P, finish, normed>, samples_of<const T>(op.x), samples_of<T>(k.y), C, op.norm, op.scale,
+             dropout_numbers(op.dropout));
     });
   });
 }
@@ -376,19 +458,22 @@ void squeeze_excite_backward(Stream& stream, const SqueezeExciteBackward& k) {
   const int C = op.x.C, hidden = op.hidden;
   const int64_t rows = op.x.N;
   const unsigned N = static_cast<unsigned>(op.x.N), blocks = sum_blocks(stream, k.dy);
-  float *partial = static_cast<float*>(op.workspace), *gates = partial + std::max<int64_t>(512, rows) * C;
+  float *partial = static_cast<float*>(op.workspace), *gates = partial + std::max<int64_t>(512, rows) * 2 * C;
   float *offset = gates + rows * C, *units = offset + rows * C;
-  with_finish(op, [&](auto finish) { launch_sums<true>(stream, "squeeze_gradient_sums", op, k.dy, blocks, finish); });
+  with_finish(op, [&](auto finish, auto normed) {
+    launch_sums<true>(stream, "squeeze_gradient_sums", op, k.dy, blocks, finish, normed);
+  });
   with_dense_lanes(op, k.dreduce, k.dexpand, units, [&](auto c, auto h) {
     launch(stream, "squeeze_gate_gradients", {N}, {kThreads}, shared_bytes_of<DenseShared>(C, hidden),
-           squeeze_gate_gradients<c, h>, op, partial, static_cast<int>(blocks), GateGradients{gates, units, offset});
+           squeeze_gate_gradients<c, h>, op, partial, static_cast<int>(blocks),
+           GateGradients{gates, units, offset, k.sums, k.affine});
     launch(stream, "squeeze_parameter_gradients", {blocks_for(stream, static_cast<int64_t>(C) * hidden, 64), 2},
            {kThreads}, 0, squeeze_parameter_gradients<c, h>,
            DenseGradient{units, op.mean, hidden, C, k.dreduce, k.dreduce_bias},
            DenseGradient{gates, op.activation, C, hidden, k.dexpand, k.dexpand_bias}, op.x.N, k.accumulate_parameters);
   });
   if (!k.dx) return;
-  with_finish(op, [&](auto finish) {
+  with_finish(op, [&](auto finish, auto) {
     with_packs("squeeze_excite_backward", {op.x, k.dy, k.dx}, [&](auto t, auto pack) {
       using T = decltype(t);
       using P = decltype(pack);

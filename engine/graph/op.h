@@ -103,6 +103,7 @@ struct NormReading {
   bool masked = false;  // its dresidual is the masked dy, as long as it is read
   float rate = 0;       // of dropout
   bool spatial = false;
+  bool squeezed = false;  // the dropout is that of a squeeze behind it, which left its gradient too
 };
 
 // Whether an op has the sums over the pixels of the dx that it writes, without a pass for them.
@@ -166,7 +167,13 @@ class Op {
   virtual void take_moments() {}
   // It gives the norm that left its value to it alone the sums that the norm's backward wants, beside dx;
   virtual void give_sums() {}
-  virtual void take_sums() {}
+  virtual void take_sums(bool /*of_images*/) {}  // not of strips
+  // A squeeze that alone reads a norm of each image does both, for such a norm: it reads through it, gives it the sums,
+  // and leaves its gradient to the convolution before the norm.
+  virtual bool may_squeeze_norm() const { return false; }
+  // One that reads a norm with a residual, whose masked gradient a norm writes: the norm makes it of the squeeze's dy.
+  virtual bool may_leave_gradient() const { return false; }
+  virtual void take_squeeze() {}
   // and it takes its dy from that of the norm behind, with coefficients that the norm leaves beside dx.
   virtual bool takes_gradient() const { return false; }
   virtual void leave_gradient() {}

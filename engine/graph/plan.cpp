@@ -89,9 +89,11 @@ class Planner {
     return last;
   }
 
-  // When the op that wrote input 0 of node i runs backward.
+  // When the op that wrote input 0 of node i runs backward, or, where that leaves its gradient, the one before it.
   int aux_reader_step(int i) const {
-    return node(i).inputs.empty() ? backward_step(i) : backward_step(node(i).inputs[0]);
+    if (node(i).inputs.empty()) return backward_step(i);
+    const int before = node(i).inputs[0];
+    return node(before).op->leaves_gradient() ? aux_reader_step(before) : backward_step(before);
   }
 
   bool may_be_strided(int i) const {
@@ -195,6 +197,12 @@ class Planner {
         if (op.joins_channels()) plan_.concat_copies += p.grad.buffer != giver.grad.buffer;
         written = true;
       }
+    }
+    for (int i = 0; i < n_; ++i) {  // the op before a norm may read that of the norm's residual
+      const std::vector<int>& inputs = node(i).inputs;
+      for (size_t k = 1; k < inputs.size(); ++k)
+        if (node(i).op->leaves_gradient() && plan_.nodes[inputs[k]].grad)
+          extend(plan_.nodes[inputs[k]].grad.buffer, backward_step(inputs[0]));
     }
   }
 

@@ -196,7 +196,8 @@ void ConvOp::backward_with_norms(const OpRun& run) {
       k.dy = norm.dx[1];
     } else {
       k.gradient.relu = n.relu;
-      k.gradient.dropout = draws_of(n, run, norm);
+      k.gradient.dropout = draws_of(n, run, n.squeezed ? *norm.behind : norm);
+      if (n.squeezed) k.gradient.squeeze = norm.behind->dx_aux + int64_t{2} * shape_.N * shape_.K;
       if (n.residual && n.relu) k.gradient.y = norm.y;
     }
   }

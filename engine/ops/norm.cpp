@@ -96,20 +96,23 @@ void NormOp::backward(const OpRun& run) {
   const bool residual = epilogue.residual && run.dx[1];
   if (leaves_gradient_ && run.dx[0].data != run.dy.data)  // there it would have been overwritten
     kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0]});
-  kernels::norm_backward(*run.stream, {.norm = arguments(run),
-                                       .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
-                                       .dy = run.dy,
-                                       .dx = leaves_gradient_ ? TensorView{} : run.dx[0],
-                                       .dresidual = residual ? run.dx[1] : TensorView{},
-                                       .dgamma = run.params[0].grad,
-                                       .dbeta = run.params[1].grad,
-                                       .dx_sums = run.dx_sums[0],
-                                       .dresidual_sums = epilogue.residual ? run.dx_sums[1] : nullptr,
-                                       .accumulate_dx = run.accumulate[0],
-                                       .accumulate_dresidual = residual && run.accumulate[1],
-                                       .accumulate_parameters = run.accumulate_grads,
-                                       .sums = takes_sums_ ? run.behind->dx_aux : nullptr,
-                                       .on_load = leaves_gradient_ ? run.dx_aux : nullptr});
+  kernels::norm_backward(*run.stream,
+                         {.norm = arguments(run),
+                          .y = epilogue.residual && epilogue.relu ? run.y : TensorView{},
+                          .dy = run.dy,
+                          .dx = leaves_gradient_ ? TensorView{} : run.dx[0],
+                          .dresidual = residual ? run.dx[1] : TensorView{},
+                          .dgamma = run.params[0].grad,
+                          .dbeta = run.params[1].grad,
+                          .dx_sums = run.dx_sums[0],
+                          .dresidual_sums = epilogue.residual ? run.dx_sums[1] : nullptr,
+                          .accumulate_dx = run.accumulate[0],
+                          .accumulate_dresidual = residual && run.accumulate[1],
+                          .accumulate_parameters = run.accumulate_grads,
+                          .sums = takes_sums_ ? run.behind->dx_aux : nullptr,
+                          .whole_sums = sums_of_images_,
+                          .on_load = leaves_gradient_ ? run.dx_aux : nullptr,
+                          .squeeze = takes_squeeze_ ? run.behind->dx_aux + 2 * run.y.N * shape_.C : nullptr});
 }
 
 // Group norm by a block for each bundle of channels, which stays in shared memory; batch norm by the three passes of

@@ -47,7 +47,8 @@ class NormOp : public Op {
   void leave_to_readers() override { left_to_readers_ = true; }
   NormReading reading() const override;
   void take_moments() override { takes_moments_ = true; }
-  void take_sums() override { takes_sums_ = true; }
+  void take_sums(bool of_images) override { takes_sums_ = true, sums_of_images_ = of_images; }
+  void take_squeeze() override { takes_squeeze_ = true; }
   void leave_gradient() override { leaves_gradient_ = true; }
   bool leaves_value() const override { return trains_ && left_to_readers_; }
   bool leaves_gradient() const override { return leaves_gradient_; }
@@ -61,7 +62,8 @@ class NormOp : public Op {
   int64_t statistics() const;  // pairs of mean and rstd
   int group_channels() const { return groups_ > 0 ? shape_.C / groups_ : 1; }
   bool trains_ = false;  // backward will run
-  bool left_to_readers_ = false, takes_moments_ = false, takes_sums_ = false, leaves_gradient_ = false;
+  bool left_to_readers_ = false, takes_moments_ = false, takes_sums_ = false, sums_of_images_ = false,
+       leaves_gradient_ = false, takes_squeeze_ = false;
   kernels::Norm arguments(const OpRun& run) const;
   int groups_;  // 0: batch norm
   float epsilon_, momentum_ = 0;

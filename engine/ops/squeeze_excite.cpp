@@ -4,6 +4,7 @@
 
 #include "engine/base/error.h"
 #include "engine/ops/registry.h"
+#include "kernels/add.h"
 
 namespace regolith {
 
@@ -40,8 +41,26 @@ size_t SqueezeExciteOp::forward_workspace() const {
   return kernels::squeeze_excite_workspace(shape_.N, shape_.C, hidden_);
 }
 
+NormReading SqueezeExciteOp::reading() const {
+  return {.per_image = true,
+          .relu = true,
+          .rate = epilogue.dropout.rate,
+          .spatial = epilogue.dropout.spatial,
+          .squeezed = true};
+}
+
+size_t SqueezeExciteOp::saved_memory() const {
+  return normed_ ? size_t{2} * shape_.N * shape_.C * sizeof(float) : 0;  // the slopes of the norm's ReLU
+}
+
+// The norm's sums, then what makes the gradient at its output.
+size_t SqueezeExciteOp::dx_aux_bytes() const {
+  return leaves_gradient() ? size_t{4} * shape_.N * shape_.C * sizeof(float) : 0;
+}
+
 kernels::SqueezeExcite SqueezeExciteOp::arguments(const OpRun& run) const {
   const size_t channels = aligned(static_cast<size_t>(shape_.N) * shape_.C * sizeof(float));
+  const size_t units = aligned(static_cast<size_t>(shape_.N) * hidden_ * sizeof(float));
   unsigned char* saved = static_cast<unsigned char*>(run.saved);
   return {.x = run.x[0],
           .hidden = hidden_,
@@ -54,30 +73,39 @@ kernels::SqueezeExcite SqueezeExciteOp::arguments(const OpRun& run) const {
           .scale = reinterpret_cast<float*>(saved + channels),
           .pool = epilogue.pool,
           .dropout = dropout_draws(run, epilogue.dropout.rate, epilogue.dropout.spatial),
+          .norm = normed_ ? run.x_aux[0] : nullptr,
+          .slopes = normed_ ? reinterpret_cast<float*>(saved + 2 * channels + units) : nullptr,
           .workspace = run.workspace};
 }
 
 void SqueezeExciteOp::forward(const OpRun& run) {
-  kernels::squeeze_excite_forward(*run.stream, {.op = arguments(run), .y = run.y, .sums = run.x_aux[0]});
+  kernels::squeeze_excite_forward(*run.stream,
+                                  {.op = arguments(run), .y = run.y, .sums = normed_ ? nullptr : run.x_aux[0]});
 }
 
 void SqueezeExciteOp::backward(const OpRun& run) {
-  kernels::squeeze_excite_backward(*run.stream, {.op = arguments(run),
-                                                 .dy = run.dy,
-                                                 .dx = run.dx[0],
-                                                 .dreduce = run.params[0].grad,
-                                                 .dreduce_bias = run.params[1].grad,
-                                                 .dexpand = run.params[2].grad,
-                                                 .dexpand_bias = run.params[3].grad,
-                                                 .accumulate_dx = run.accumulate[0],
-                                                 .accumulate_parameters = run.accumulate_grads});
+  if (leaves_gradient() && run.dx[0].data != run.dy.data)  // there it would have been overwritten
+    kernels::add_forward(*run.stream, {.a = run.dy, .b = {}, .y = run.dx[0]});
+  kernels::squeeze_excite_backward(
+      *run.stream, {.op = arguments(run),
+                    .dy = run.dy,
+                    .dx = leaves_gradient() ? TensorView{} : run.dx[0],
+                    .dreduce = run.params[0].grad,
+                    .dreduce_bias = run.params[1].grad,
+                    .dexpand = run.params[2].grad,
+                    .dexpand_bias = run.params[3].grad,
+                    .accumulate_dx = run.accumulate[0],
+                    .accumulate_parameters = run.accumulate_grads,
+                    .sums = run.dx_aux,
+                    .affine = leaves_gradient() ? run.dx_aux + int64_t{2} * shape_.N * shape_.C : nullptr});
 }
 
 Passes SqueezeExciteOp::forward_passes() const {
-  return reads_statistics ? Passes{.launches = 2} : Passes{.launches = 3, .x = 2};
+  return reads_statistics && !normed_ ? Passes{.launches = 2} : Passes{.launches = 3, .x = 2};
 }
 
 Passes SqueezeExciteOp::backward_passes(const std::vector<bool>& wants_dx) const {
+  if (leaves_gradient()) return {.launches = 3};
   return {.launches = 3 + wants_dx[0], .x = 1 + epilogue.pool, .dy = 1 + wants_dx[0]};
 }
 

@@ -26,7 +26,18 @@ class SqueezeExciteOp : public StridedOp<SqueezeExciteOp> {
   std::string describe() const override;
   bool forward_in_place() const override { return true; }
   bool backward_in_place() const override { return true; }
-  AuxUse reads_aux(size_t) const override { return reads_statistics ? AuxUse::forward : AuxUse::none; }
+  AuxUse reads_aux(size_t) const override {
+    return normed_ ? AuxUse::forward_and_backward : reads_statistics ? AuxUse::forward : AuxUse::none;
+  }
+  bool may_squeeze_norm() const override { return trains_ && !epilogue.pool; }
+  void apply_norm(const NormReading&) override { normed_ = true; }
+  NormReading reading() const override;
+  bool may_leave_gradient() const override { return trains_ && !epilogue.pool && !epilogue.dropout; }
+  void leave_gradient() override { leaves_gradient_ = true; }
+  bool leaves_gradient() const override { return normed_ || leaves_gradient_; }
+  size_t saved_memory() const override;
+  size_t dx_aux_bytes() const override;
+  void compile(const CompileContext& context) override { trains_ = context.training; }
   std::string random_name() const override { return epilogue.dropout.name; }
   Inference infer(const std::vector<Shape>& inputs) override;
   size_t forward_workspace() const override;
@@ -39,6 +50,7 @@ class SqueezeExciteOp : public StridedOp<SqueezeExciteOp> {
  private:
   kernels::SqueezeExcite arguments(const OpRun& run) const;
   int ratio_, hidden_ = 1;
+  bool trains_ = false, normed_ = false, leaves_gradient_ = false;
   Shape shape_;
 };
 

@@ -53,10 +53,12 @@ void Program::leave_norms_to_readers() {
 }
 
 // Whether the norm is the first to give its residual a gradient, and the next to do so and the residual's own backward
-// come later than that of `reader`.
+// come later than that of `reader`; or the latter comes before, but leaves it as it is (the plan keeps its memory).
 bool Program::keeps_residual_gradient(int norm, int reader, const std::vector<std::vector<bool>>& gradients) const {
   const int residual = graph_.nodes[norm].inputs[1];
-  if (residual > reader || !gradients[norm][1] || graph_.is_head(residual)) return false;
+  if (!gradients[norm][1] || graph_.is_head(residual)) return false;
+  const Op& op = *graph_.nodes[residual].op;
+  if (residual > reader && !(op.takes_norms() && !op.overwrites_dy())) return false;
   for (int c = static_cast<int>(graph_.nodes.size()) - 1; c >= reader; --c) {
     const std::vector<int>& inputs = graph_.nodes[c].inputs;
     for (size_t k = 0; k < gradients[c].size(); ++k)
@@ -74,7 +76,12 @@ void Program::put_norms_into_convolutions() {
     const int input = graph_.nodes[i].inputs[0];
     Op& before = *graph_.nodes[input].op;
     NormReading reading = norm.reading();
-    const bool left = may_leave_to_readers(i, consumers[i]);
+    const int reader = graph_.sole_reader(i);
+    const bool gives =
+        !gradients[i].empty() && gradients[i][0] && graph_.sole_reader(input) == i && before.takes_gradient();
+    const bool plain = reading.per_image && reading.relu && !reading.residual && reading.rate == 0;
+    const bool squeezed = gives && plain && reader >= 0 && graph_.nodes[reader].op->may_squeeze_norm();
+    const bool left = squeezed || may_leave_to_readers(i, consumers[i]);
     if (left) {
       norm.leave_to_readers();
       for (int c : consumers[i]) graph_.nodes[c].op->apply_norm(reading);
@@ -83,14 +90,20 @@ void Program::put_norms_into_convolutions() {
       before.give_moments();
       norm.take_moments();
     }
-    const int reader = graph_.sole_reader(i);
-    if (left && reader >= 0 && !gradients[reader].empty() && gradients[reader][0]) {
+    if (squeezed) {
+      norm.take_sums(true);
+      reading = graph_.nodes[reader].op->reading();
+    } else if (left && reader >= 0 && !gradients[reader].empty() && gradients[reader][0]) {
       graph_.nodes[reader].op->give_sums();
-      norm.take_sums();
+      norm.take_sums(false);
       reading.relu = false, reading.rate = 0;  // the reader has masked its dx
     }
-    if (!gradients[i].empty() && gradients[i][0] && graph_.sole_reader(input) == i && before.takes_gradient()) {
+    if (gives) {
       if (reading.residual) reading.masked = keeps_residual_gradient(i, input, gradients);
+      if (reading.masked && reading.per_image && reader >= 0 && graph_.nodes[reader].op->may_leave_gradient()) {
+        graph_.nodes[reader].op->leave_gradient();
+        norm.take_squeeze();
+      }
       norm.leave_gradient();
       before.take_gradient(reading);
       graph_.nodes[input].inferred.saves_output = true;

@@ -59,6 +59,20 @@ std::string chain(const std::string& norm) {
          "  r7: {op: relu, in: a7}\n"
          "  l: {op: conv, in: r7, filters: 5, kernel: 1}\n";
 }
+// Squeezes: behind a norm, with dropout, and behind one with a residual.
+const std::string kSqueezes =
+    "  c1: {op: conv, in: input, filters: 24}\n"
+    "  n1: {op: group_norm, in: c1, groups: 8}\n"
+    "  r1: {op: relu, in: n1}\n"
+    "  q1: {op: squeeze_excite, in: r1, ratio: 4}\n"
+    "  d1: {op: dropout, in: q1, rate: 0.25}\n"
+    "  c2: {op: conv, in: d1, filters: 16, kernel: 2}\n"
+    "  n2: {op: group_norm, in: c2, groups: 8}\n"
+    "  s2: {op: conv, in: d1, filters: 16, kernel: 1}\n"
+    "  a2: {op: add, in: [n2, s2]}\n"
+    "  r2: {op: relu, in: a2}\n"
+    "  q2: {op: squeeze_excite, in: r2, ratio: 4}\n"
+    "  l: {op: conv, in: q2, filters: 5, kernel: 1}\n";
 const std::string kBatch = chain("batch_norm"), kGroups = chain("group_norm, groups: 8");
 
 Variant variant(Precision precision = Precision::bf16) {
@@ -118,6 +132,11 @@ TEST(NormsInConvolutions, AreThoseWhoseReadersAllTakeThem) {
   EXPECT_THAT(nodes_where(p, &Op::leaves_value), UnorderedElementsAre("n1", "n2", "n5"));
   // The window of c5 is too large.
   EXPECT_THAT(nodes_where(p, &Op::leaves_gradient), UnorderedElementsAre("n1", "n2", "n3", "n4", "n7"));
+  // Squeezes hand on their gradient; one without a residual takes the norm as well.
+  Network squeezes(model(kSqueezes), *device, variant().network);
+  const Program& q = squeezes.program(4, Mode::train);
+  EXPECT_THAT(nodes_where(q, &Op::leaves_value), UnorderedElementsAre("n1"));
+  EXPECT_THAT(nodes_where(q, &Op::leaves_gradient), UnorderedElementsAre("n1", "q1", "n2", "q2"));
   Network on_their_own(model(kBatch), *device, apart().network);
   EXPECT_TRUE(nodes_where(on_their_own.program(4, Mode::train), &Op::leaves_value).empty());
   auto cpu = make_cpu_device(1);
@@ -127,7 +146,7 @@ TEST(NormsInConvolutions, AreThoseWhoseReadersAllTakeThem) {
 }
 
 TEST(NormsInConvolutions, ResultsAreThoseOfNormsOnTheirOwn) {
-  for (const std::string& nodes : {kBatch, kGroups}) {
+  for (const std::string& nodes : {kBatch, kGroups, kSqueezes}) {
     const Graph graph = model(nodes);
     for (const Mode mode : {Mode::train, Mode::gradients_of_eval}) {
       auto device = make_simulated_device(2);
@@ -140,14 +159,16 @@ TEST(NormsInConvolutions, ResultsAreThoseOfNormsOnTheirOwn) {
 
 TEST(NormsInConvolutions, TheCheckedKernelsAgree) {
   for (const Precision precision : {Precision::bf16, Precision::fp16}) {
-    const Graph graph = model(kGroups);
-    auto checked = make_simulated_device(3, Execution::checked);
-    expect_near(run(*checked, graph, variant(precision)), run(*checked, graph, apart(variant(precision))), graph);
+    for (const std::string& nodes : {kGroups, kSqueezes}) {
+      const Graph graph = model(nodes);
+      auto checked = make_simulated_device(3, Execution::checked);
+      expect_near(run(*checked, graph, variant(precision)), run(*checked, graph, apart(variant(precision))), graph);
+    }
   }
 }
 
 TEST(NormsInConvolutions, TheOrderOfTheWorkChangesNothing) {
-  for (const std::string& nodes : {kBatch, kGroups}) {
+  for (const std::string& nodes : {kBatch, kGroups, kSqueezes}) {
     auto first = make_simulated_device(4);
     const Outcome expected = run(*first, model(nodes), variant());
     for (uint64_t seed = 5; seed <= 7; ++seed) {

@@ -152,14 +152,16 @@ void expect_close(const Outcome& a, const Outcome& b, double relative) {
 
 // Convolutions that take the norms train like those between norms on their own, and like plain loops; and always to the
 // same bits. A loss is the mean over pixels of what logits say that some 12 layers have rounded, by 2^-9 of a value at
-// random each, in both runs; training corrects the errors of the steps before: 2 * sqrt(12) * 2^-9 < 2^-6.
+// random each, in both runs; training corrects the errors of the steps before: 2 * sqrt(12) * 2^-9 < 2^-6. So slowly
+// that the images are not learned by heart: of a focal loss near zero an error of the logits is a share three times as
+// large.
 TEST(Trainer, FiftyStepsWithNormsInConvolutions) {
   for (const char* norm : {"batch", "group"}) {
     Variant inside;
     inside.norm = norm;
     inside.channels = 16;
     inside.repeat = 2;
-    inside.lr = 1e-3;
+    inside.lr = 5e-4;
     inside.network.precision = Precision::bf16;
     Variant loops = inside;
     inside.network.conv.provider = "auto";

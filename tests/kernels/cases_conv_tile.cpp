@@ -21,6 +21,7 @@ struct Tile {
   bool spatial = false;
   bool bias = false, relu = false;  // of the convolution
   bool residual = false;            // the norm behind added one: its masks come from its output
+  bool squeezed = false;            // a squeeze behind that norm left its gradient
   bool moments = true;              // wanted of y, and the sums of dx
   bool dx = true, accumulate = false;
   int beside = 0;  // channels of the parents of maps on both sides of them
@@ -141,6 +142,12 @@ TestCase backward_case(const Tile& k) {
     Buffer *raw = gradient ? &fixture.input("y", k.y(), kSmall) : nullptr,
            *made = gradient && k.residual ? &fixture.input("norm's output", k.y(), integers(0, 1)) : nullptr;
     const Layout in = oracle.x(), out = oracle.y();
+    Values of_squeeze;
+    for (int row = 0; row < 2 * k.shape.N; ++row)
+      for (double e : fixture.draw(k.shape.K, row % 2 == 0 ? kScales : integers(-1, 1), DType::f32))
+        of_squeeze.push_back(e);
+    Buffer* squeeze =
+        k.squeezed ? &fixture.input("squeeze", {1, 1, 2 * k.shape.N, k.shape.K}, of_squeeze, DType::f32) : nullptr;
     Buffer* dx = !k.dx ? nullptr : k.accumulate ? &fixture.inout("dx", k.x(), kSmall) : &fixture.output("dx", k.x());
     const Layout strips{1, in.N * kernels::tile_strips(in.H), 2, in.C};
     Buffer* sums = sums_wanted ? &fixture.output("sums", strips, DType::f32) : nullptr;
@@ -159,7 +166,10 @@ TestCase backward_case(const Tile& k) {
         if (made)
           g[i] = made->values()[i] > 0 ? g[i] / (1 - static_cast<double>(k.rate)) : 0;
         else
-          g[i] = (k.relu_behind && d * of(1) + of(2) <= 0 ? 0 : g[i]) * drop[i];
+          g[i] *= drop[i];
+        const size_t image = out.size() / out.N, row = i / image * 2 * out.C + i % out.C;
+        if (squeeze) g[i] = g[i] * of_squeeze[row] + of_squeeze[row + out.C];
+        if (!made && k.relu_behind && d * of(1) + of(2) <= 0) g[i] = 0;
         g[i] = of(1) * g[i] + of(3) * d + of(4);
       }
     }
@@ -183,35 +193,35 @@ TestCase backward_case(const Tile& k) {
     Values dw_expected = oracle.wgrad(a, g);
     for (size_t i = 0; i < dw_expected.size() && k.accumulate; ++i) dw_expected[i] += dw.values()[i];
     const double largest = *std::max_element(most.begin(), most.end());
-    return CaseRun{
-        .run =
-            [&, k, coefs, gradient, raw, made, dx, sums, step, workspace] {
-              const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
-              kernels::tile_backward(
-                  fixture.stream(),
-                  {.x = x.map(),
-                   .norm = {coefs ? coefs->as<float>() : nullptr, k.before == Around::images, k.relu_before,
-                            k.draws(kKeyBefore, step)},
-                   .w = w.as<void>(),
-                   .dy = dy.map(),
-                   .gradient = {map(raw), gradient ? gradient->as<float>() : nullptr, k.behind == Around::images,
-                                k.relu_behind, k.draws(kKeyBehind, step), map(made)},
-                   .window = k.window(),
-                   .dx = map(dx),
-                   .accumulate_dx = k.accumulate,
-                   .sums = sums ? sums->as<float>() : nullptr,
-                   .dw = dw.as<float>(),
-                   .accumulate_dw = k.accumulate,
-                   .workspace = workspace});
-            },
-        .check =
-            [&dw, dx, sums, dx_expected, dw_expected, sum, largest] {
-              if (dx) dx->expect(dx_expected, kExact);
-              if (sums) sums->expect(sum, {.atol = 1e-6 * largest});
-              dw.expect(dw_expected, kExact);
-            },
-        .bytes = static_cast<int64_t>((out.size() + 2 * in.size()) * size_of(fixture.dtype())),
-        .flops = 4 * k.shape.macs()};
+    return CaseRun{.run =
+                       [&, k, coefs, gradient, raw, made, squeeze, dx, sums, step, workspace] {
+                         const auto map = [](Buffer* b) { return b ? b->map() : TensorView{}; };
+                         kernels::tile_backward(
+                             fixture.stream(),
+                             {.x = x.map(),
+                              .norm = {coefs ? coefs->as<float>() : nullptr, k.before == Around::images, k.relu_before,
+                                       k.draws(kKeyBefore, step)},
+                              .w = w.as<void>(),
+                              .dy = dy.map(),
+                              .gradient = {map(raw), gradient ? gradient->as<float>() : nullptr,
+                                           k.behind == Around::images, k.relu_behind, k.draws(kKeyBehind, step),
+                                           map(made), squeeze ? squeeze->as<float>() : nullptr},
+                              .window = k.window(),
+                              .dx = map(dx),
+                              .accumulate_dx = k.accumulate,
+                              .sums = sums ? sums->as<float>() : nullptr,
+                              .dw = dw.as<float>(),
+                              .accumulate_dw = k.accumulate,
+                              .workspace = workspace});
+                       },
+                   .check =
+                       [&dw, dx, sums, dx_expected, dw_expected, sum, largest] {
+                         if (dx) dx->expect(dx_expected, kExact);
+                         if (sums) sums->expect(sum, {.atol = 1e-6 * largest});
+                         dw.expect(dw_expected, kExact);
+                       },
+                   .bytes = static_cast<int64_t>((out.size() + 2 * in.size()) * size_of(fixture.dtype())),
+                   .flops = 4 * k.shape.macs()};
   };
   return {.name = std::string("tile_backward_") + k.name,
           .make = make,
@@ -278,6 +288,18 @@ const Tile kTiles[] = {
      .beside = 3},
     {.name = "few_channels", .shape = same3(1, 8, 33, 5, 3), .bias = true, .relu = true, .accumulate = true},
     {.name = "half_vectors_2x2", .shape = same2(2, 9, 20, 24, 40), .before = Around::images, .behind = Around::batch},
+    {.name = "squeezed",
+     .shape = same3(2, 9, 20, 32, 32),
+     .before = Around::images,
+     .behind = Around::images,
+     .relu_behind = true,
+     .squeezed = true},
+    {.name = "squeezed_dropout",
+     .shape = same2(2, 9, 7, 16, 104),
+     .behind = Around::images,
+     .relu_behind = true,
+     .rate = 0.5,
+     .squeezed = true},
     {.name = "slices_2x2",
      .shape = same2(2, 9, 7, 128, 112),
      .before = Around::images,

@@ -25,6 +25,7 @@ struct Norm {
   bool bias_sums = false;   // the gradients of biases before it
   bool strips = false;      // the moments of x, and in backward the sums of dy, are given strip by strip
   bool on_load = false;     // coefficients in place of y, and of dx
+  bool squeezed = false;    // a squeeze behind left its gradient
   bool training = true;     // batch norm
   bool x_bias = false;      // batch norm of an x that lacks its bias
   float rate = 0;           // of dropout
@@ -279,6 +280,9 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
       sums[at + k.C] += gradient[i] * (in.x[i] - in.used.mean[k.statistic(i)]);
     }
   }
+  const Values squeeze = k.squeezed ? fixture.draw(2 * k.N * k.C, normal(1, 0.5), DType::f32) : Values{};
+  const Layout of_squeeze{1, 1, 2 * k.N, k.C};
+  Buffer* squeezes = k.squeezed ? &fixture.input("squeeze", of_squeeze, squeeze, DType::f32) : nullptr;
   Buffer* strip_sums = k.strips ? &fixture.input("sums", of_strips(k), sums, DType::f32) : nullptr;
   Buffer* coefficients = k.on_load ? &fixture.output("on_load", {1, k.samples(), 5, k.C}, DType::f32) : nullptr;
   Buffer& x = fixture.input("x", k.layout(16, 8), in.x);
@@ -313,7 +317,8 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
                                    .accumulate_dresidual = k.accumulate,
                                    .accumulate_parameters = k.accumulate,
                                    .sums = strip_sums ? strip_sums->as<float>() : nullptr,
-                                   .on_load = coefficients ? coefficients->as<float>() : nullptr};
+                                   .on_load = coefficients ? coefficients->as<float>() : nullptr,
+                                   .squeeze = squeezes ? squeezes->as<float>() : nullptr};
   instance.run = [&fixture, args] { kernels::norm_backward(fixture.stream(), args); };
   instance.check = [=, &dx, &dgamma, &dbeta, t = fixture.dtype()] {
     const auto expect = [&](Buffer& b, Values expected, Tolerance tolerance) {
@@ -321,6 +326,10 @@ CaseRun backward_instance(const Norm& k, Fixture& fixture) {
       b.expect(expected, tolerance);
     };
     Values of_activation = gradient;
+    for (size_t i = 0; i < gradient.size() && k.squeezed; ++i) {
+      const double* const row = &squeeze[i / (k.size() / k.N) * 2 * k.C + i % k.C];
+      of_activation[i] = gradient[i] * row[0] + row[k.C];
+    }
     for (size_t i = 0; i < of_activation.size() && !k.strips; ++i) of_activation[i] *= factors[i];
     const Gradients d = backward(k, in.used, in.x, in.gamma, in.h, of_activation);
     const double root = std::sqrt(static_cast<double>(k.size() / k.C));
@@ -495,6 +504,15 @@ const Register cases_of_norms(describe({
      .slices = true,
      .accumulate = true,
      .on_load = true},
+    {.name = "squeezed",
+     .N = 3,
+     .H = 5,
+     .W = 6,
+     .C = 32,
+     .groups = 8,
+     .residual = true,
+     .on_load = true,
+     .squeezed = true},
     {.name = "strips", .N = 3, .H = 17, .W = 7, .C = 32, .groups = 0, .strips = true},
     {.name = "strips_on_load",
      .N = 4,

@@ -19,6 +19,7 @@ struct Squeeze {
   bool accumulate = false;  // all gradients
   bool in_place = false;    // y over x, dx over dy
   bool large = false;
+  bool normed = false;  // x is what a norm makes of the map
 
   Layout x(int before = 0, int after = 0) const { return {N, H, W, C, slices ? before : 0, slices ? after : 0}; }
   Layout y(int before = 0, int after = 0) const {
@@ -83,6 +84,7 @@ Excited forward(const Squeeze& k, const Values& x, const Weights& w) {
 struct Gradients {
   Values dx;
   Weights w;
+  Values offset = {};  // of dx: the part of every pixel of an image
 };
 Gradients backward(const Squeeze& k, const Values& x, const Weights& w, const Excited& e, const Values& dy) {
   const size_t C = k.C, hidden = k.hidden, N = k.N, pixels = static_cast<size_t>(k.H) * k.W;
@@ -114,9 +116,37 @@ Gradients backward(const Squeeze& k, const Values& x, const Weights& w, const Ex
       }
     }
   }
-  for (size_t i = 0; i < x.size(); ++i) d.dx[i] += dmean[i / C / pixels * C + i % C] / static_cast<double>(pixels);
+  for (double& m : dmean) m /= static_cast<double>(pixels);
+  for (size_t i = 0; i < x.size(); ++i) d.dx[i] += dmean[i / C / pixels * C + i % C];
+  d.offset = dmean;
   return d;
 }
+
+// A norm of each image before the squeeze: mean, scale and beta of each channel, and what it makes of a map.
+struct NormBefore {
+  Values coefficients, centred, x;
+  NormBefore(const Squeeze& k, Fixture& fixture, const Values& map) : centred(map), x(map) {
+    if (!k.normed) return;
+    const size_t C = k.C, rows = 3 * C, image = static_cast<size_t>(k.H) * k.W * C;
+    coefficients = fixture.draw(k.N * rows, normal(1, 0.5), DType::f32);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double* const of = &coefficients[i / image * rows + i % C];
+      centred[i] = map[i] - of[0];
+      x[i] = std::max(0.0, centred[i] * of[C] + of[2 * C]);
+    }
+  }
+  // (N, 2, C): sums over the images of g where x is not zero, and of that times `centred`.
+  Values sums(const Squeeze& k, const Values& g) const {
+    const size_t C = k.C, image = static_cast<size_t>(k.H) * k.W * C;
+    Values sum(2 * C * k.N);
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (x[i] <= 0) continue;
+      sum[i / image * 2 * C + i % C] += g[i];
+      sum[i / image * 2 * C + C + i % C] += g[i] * centred[i];
+    }
+    return sum;
+  }
+};
 
 Weights draw_weights(const Squeeze& k, Fixture& fixture) {
   return draw_weights(k, [&](size_t n, double sigma) { return fixture.draw(n, normal(sigma), DType::f32); });
@@ -141,7 +171,8 @@ kernels::SqueezeExcite shared_arguments(const Squeeze& k, Fixture& fixture, cons
 CaseRun forward_instance(const Squeeze& k, Fixture& fixture) {
   const Weights w = draw_weights(k, fixture);
   const Values values = fixture.draw(k.x().size(), normal(1, 0.5), fixture.dtype());
-  const Excited e = forward(k, values, w);
+  const NormBefore norm(k, fixture, values);
+  const Excited e = forward(k, norm.x, w);
   Buffer& x = k.in_place ? fixture.inout("x", k.x(16, 8), values) : fixture.input("x", k.x(16, 8), values);
   Buffer& y = k.in_place ? x : fixture.output("y", k.y(0, 32));
   const Layout gates{1, 1, k.N, k.C}, units{1, 1, k.N, k.hidden};
@@ -154,11 +185,19 @@ CaseRun forward_instance(const Squeeze& k, Fixture& fixture) {
   args.op.activation = activation.as<float>();
   args.op.scale = scale.as<float>();
   if (k.sums) args.sums = fixture.input("sums", gates, rounded(e.sums), DType::f32).as<float>();
+  const Layout pairs{1, 1, 2 * k.N, k.C};
+  Buffer* const slopes = k.normed ? &fixture.output("slopes", pairs, DType::f32) : nullptr;
+  if (k.normed) {
+    args.op.norm = fixture.input("norm", {1, 1, 3 * k.N, k.C}, norm.coefficients, DType::f32).as<float>();
+    args.op.slopes = slopes->as<float>();
+  }
+  const Values of_slopes = norm.sums(k, Values(k.x().size(), 1));
   const int64_t maps = static_cast<int64_t>(k.x().size()) * (k.sums ? 1 : 2) + static_cast<int64_t>(k.y().size());
   return {.run = [&fixture, args] { kernels::squeeze_excite_forward(fixture.stream(), args); },
           .check =
-              [&, e] {
+              [&, e, slopes, of_slopes] {
                 const Tolerance within = tolerance(DType::f32, 256, 4);
+                if (slopes) slopes->expect(of_slopes, {.atol = 1e-3, .rtol = 1e-4});  // a thread adds up thousands
                 mean.expect(e.mean, within);
                 activation.expect(e.activation, within);
                 scale.expect(e.scale, within);
@@ -171,8 +210,9 @@ CaseRun backward_instance(const Squeeze& k, Fixture& fixture) {
   const Weights w = draw_weights(k, fixture);
   const Values values = fixture.draw(k.x().size(), normal(1, 0.5), fixture.dtype());
   const Values dy_values = fixture.draw(k.y().size(), normal(), fixture.dtype());
-  const Excited e = forward(k, values, w);
-  Gradients d = backward(k, values, w, e, dy_values);
+  const NormBefore norm(k, fixture, values);
+  const Excited e = forward(k, norm.x, w);
+  Gradients d = backward(k, norm.x, w, e, dy_values);
   Buffer& x = fixture.input("x", k.x(16, 8), values);
   Buffer& dy = k.in_place ? fixture.inout("dy", k.y(0, 16), dy_values) : fixture.input("dy", k.y(0, 16), dy_values);
   const auto gradient = [&](const char* name, const Layout& layout, Values& expected,
@@ -182,7 +222,7 @@ CaseRun backward_instance(const Squeeze& k, Fixture& fixture) {
     for (size_t i = 0; i < expected.size(); ++i) expected[i] += b.values()[i];
     return b;
   };
-  Buffer& dx = k.in_place ? dy : gradient("dx", k.x(8, 8), d.dx, fixture.dtype());
+  Buffer& dx = k.in_place || k.normed ? dy : gradient("dx", k.x(8, 8), d.dx, fixture.dtype());
   Buffer& reduce = gradient("dreduce", {1, 1, k.hidden, k.C}, d.w.reduce, DType::f32);
   Buffer& reduce_bias = gradient("dreduce_bias", {1, 1, 1, k.hidden}, d.w.reduce_bias, DType::f32);
   Buffer& expand = gradient("dexpand", {1, 1, k.C, k.hidden}, d.w.expand, DType::f32);
@@ -190,7 +230,7 @@ CaseRun backward_instance(const Squeeze& k, Fixture& fixture) {
   const Layout gates{1, 1, k.N, k.C}, units{1, 1, k.N, k.hidden};
   kernels::SqueezeExciteBackward args{.op = shared_arguments(k, fixture, w),
                                       .dy = dy.map(),
-                                      .dx = dx.map(),
+                                      .dx = k.normed ? TensorView{} : dx.map(),
                                       .dreduce = reduce.as<float>(),
                                       .dreduce_bias = reduce_bias.as<float>(),
                                       .dexpand = expand.as<float>(),
@@ -201,17 +241,37 @@ CaseRun backward_instance(const Squeeze& k, Fixture& fixture) {
   args.op.mean = fixture.input("mean", gates, rounded(e.mean), DType::f32).as<float>();
   args.op.activation = fixture.input("activation", units, rounded(e.activation), DType::f32).as<float>();
   args.op.scale = fixture.input("scale", gates, rounded(e.scale), DType::f32).as<float>();
+  const Layout pairs{1, 1, 2 * k.N, k.C};
+  Buffer* const sums = k.normed ? &fixture.output("sums", pairs, DType::f32) : nullptr;
+  Buffer* const affine = k.normed ? &fixture.output("affine", pairs, DType::f32) : nullptr;
+  if (k.normed) {
+    args.op.norm = fixture.input("norm", {1, 1, 3 * k.N, k.C}, norm.coefficients, DType::f32).as<float>();
+    args.op.slopes =
+        fixture.input("slopes", pairs, rounded(norm.sums(k, Values(values.size(), 1))), DType::f32).as<float>();
+    args.sums = sums->as<float>();
+    args.affine = affine->as<float>();
+  }
+  Values expected_affine;
+  for (int n = 0; n < k.N; ++n)
+    for (const Values& from : {e.scale, d.offset})
+      expected_affine.insert(expected_affine.end(), &from[n * k.C], &from[n * k.C] + k.C);
+  const Values expected_sums = norm.sums(k, d.dx);
+  const bool normed = k.normed;
   const int64_t maps = static_cast<int64_t>(k.x().size()) * (k.pool ? 3 + k.accumulate : 2 + k.accumulate) +
                        2 * static_cast<int64_t>(k.y().size());
   return {.run = [&fixture, args] { kernels::squeeze_excite_backward(fixture.stream(), args); },
           .check =
-              [&, d] {
+              [&, d, sums, affine, expected_sums, expected_affine, normed] {
                 const Tolerance within = tolerance(DType::f32, 4096, 32);
+                if (normed) {
+                  sums->expect(expected_sums, tolerance(DType::f32, 4096, 64));
+                  affine->expect(expected_affine, within);
+                }
                 reduce.expect(d.w.reduce, within);
                 reduce_bias.expect(d.w.reduce_bias, within);
                 expand.expect(d.w.expand, within);
                 expand_bias.expect(d.w.expand_bias, within);
-                dx.expect(d.dx, tolerance(fixture.dtype(), 256, 4));
+                if (!normed) dx.expect(d.dx, tolerance(fixture.dtype(), 256, 4));
               },
           .bytes = maps * static_cast<int64_t>(size_of(fixture.dtype()))};
 }
@@ -279,6 +339,34 @@ const Squeeze kSqueezes[] = {
      .accumulate = true},
     {.name = "dropout_odd_channels", .N = 2, .H = 3, .W = 5, .C = 13, .hidden = 4, .rate = 0.5f, .in_place = true},
     {.name = "spatial_dropout", .N = 3, .H = 4, .W = 5, .C = 48, .hidden = 3, .rate = 0.2f, .spatial = true},
+    {.name = "normed", .N = 3, .H = 5, .W = 6, .C = 48, .hidden = 3, .accumulate = true, .normed = true},
+    {.name = "normed_dropout",
+     .N = 2,
+     .H = 6,
+     .W = 5,
+     .C = 32,
+     .hidden = 4,
+     .rate = 0.3f,
+     .slices = true,
+     .normed = true},
+    {.name = "normed_odd_channels",
+     .N = 2,
+     .H = 3,
+     .W = 5,
+     .C = 13,
+     .hidden = 4,
+     .rate = 0.5f,
+     .spatial = true,
+     .normed = true},
+    {.name = "large_normed",
+     .N = 4,
+     .H = 64,
+     .W = 128,
+     .C = 32,
+     .hidden = 2,
+     .rate = 0.1f,
+     .large = true,
+     .normed = true},
     {.name = "large", .N = 4, .H = 64, .W = 128, .C = 32, .hidden = 2, .sums = true, .large = true},
     {.name = "large_dropout",
      .N = 4,
