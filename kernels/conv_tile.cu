@@ -505,7 +505,8 @@ template <class T, int kTaps, int kK, int kC, bool kDrops>
 __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kGradientBlocks : 1)
     conv_tile_gradient(TileBackward k, DropoutNumbers numbers, DropoutNumbers gradient_numbers, float* partial) {
   constexpr int kSide = kSideOf<kTaps>, columns = kColumns + kSide - 1;
-  constexpr int kPart = kHost ? 32 : 16;           // pixels of a warp at once
+  constexpr int kPart = kHost ? 32 : 16;  // pixels of a warp at once
+  constexpr bool kSqueezes = kDrops && kTaps * kK * kC < kTileSqueezed;
   constexpr bool kSlices = kC == 64 || kK == 128;  // else one has all inputs: see tile_input_slice()
   const int slices = kSlices ? tile_slices(k.x.C, kC) : 1, block = static_cast<int>(blockIdx.x) / slices;
   const Slice all_of_y(k.dy.C, k.dy.C, 0), of_x(k.x.C, kC, kSlices ? static_cast<int>(blockIdx.x) % slices : 0);
@@ -532,7 +533,7 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
         copy_coefficients(k.norm.coefficients, k.norm.per_image, n, 3, of_x, filled, s.coefficients);
       if (reads_y)
         copy_coefficients(k.gradient.coefficients, k.gradient.per_image, n, 5, all_of_y, outputs, s.gradient);
-      if (kDrops && k.gradient.squeeze != nullptr)
+      if (kSqueezes && k.gradient.squeeze != nullptr)
         copy_coefficients(k.gradient.squeeze, true, n, 2, all_of_y, outputs, s.gradient + 5 * outputs);
       for (int i = thread_rank(); i < kWarps * 2 * filled; i += block_threads()) s.sums[i] = 0;
       sync_block();
@@ -549,6 +550,15 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
           if (pixel >= 0) store(p, where_positive(y.read(pixel, c), load<V>(p) * V(gradient_numbers.scale)));
         });
       }
+      const bool squeezed = kSqueezes && k.gradient.squeeze != nullptr;
+      if (squeezed) {  // likewise
+        Drop<kDrops> drop(gradient_numbers, n, K);
+        out.each(dy.H, dy.W, outputs, [&](int place, int pixel, int c) {
+          T* const p = s.dy + place * s.dy_pitch + c;
+          if (pixel >= 0)
+            store(p, fma(load<V>(squeeze + c), drop(load<V>(p), pixel, c), load<V>(squeeze + outputs + c)));
+        });
+      }
       const Image<const T> raw(k.gradient.x, n);
       Drop<kDrops> drop(gradient_numbers, n, K);
       out.each(dy.H, dy.W, outputs, [&](int place, int pixel, int c) {
@@ -556,9 +566,8 @@ __global__ void __launch_bounds__(kThreads, kK == 32 && kC == 32 && !kDrops ? kG
         T* const p = s.dy + place * s.dy_pitch + c;
         const V d = affine.centred(kK <= 64 ? load<V>(s.y + place * s.dy_pitch + c) : raw.read(pixel, c), c);
         V g = load<V>(p);
-        if (!saved) g = drop(g, pixel, c);
-        if (kDrops && k.gradient.squeeze != nullptr) g = fma(load<V>(squeeze + c), g, load<V>(squeeze + outputs + c));
         if (masks) g = where_positive(affine.of_centred(d, c), g);
+        if (!saved && !squeezed) g = drop(g, pixel, c);
         store(p, fma(load<V>(affine.scale + c), g, fma(load<V>(slope + c), d, load<V>(offset + c))));
       });
     }
@@ -708,6 +717,8 @@ void tile_backward(Stream& stream, const TileBackward& k) {
          "what the norm behind read must have the shape and the element type of dy");
   expect("tile_backward", k.gradient.coefficients == nullptr || k.dy.C % 8 == 0,
          "the norm behind has a multiple of 8 channels");
+  expect("tile_backward", k.gradient.squeeze == nullptr || tile_squeezes(k.x.C, k.dy.C, k.window.R, k.window.S),
+         "weights of so many channels leave no registers for what a squeeze left");
   expect("tile_backward", k.sums == nullptr || (k.dx && k.norm.coefficients != nullptr),
          "sums are those of dx, for the norm before");
   with_half_type(k.x.dtype, "tile_backward", [&](auto t) {

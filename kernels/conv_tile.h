@@ -119,6 +119,11 @@ constexpr int tile_input_slice(int C, int K, int R, int S) {
   if (K > 64) return R * S == 9 ? 32 : 64;
   return C <= 32 ? 32 : C <= 64 || C > 96 || K > 32 ? 64 : 96;
 }
+// Whether backward takes what a squeeze left: where its sums of dw leave registers for it.
+inline constexpr int kTileSqueezed = 9 * 64 * 64;
+constexpr bool tile_squeezes(int C, int K, int R, int S) {
+  return R * S * tile_outputs(K) * tile_input_slice(C, K, R, S) < kTileSqueezed;
+}
 constexpr size_t tile_backward_shared(int C, int K, int R, int S) {
   const int slice = tile_input_slice(C, K, R, S), width = tile_channels(tile_least(C, slice));
   return static_cast<size_t>(tile_outputs(K)) * (R * S * width + 8) * 2 +

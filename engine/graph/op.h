@@ -171,6 +171,7 @@ class Op {
   // A squeeze that alone reads a norm of each image does both, for such a norm: it reads through it, gives it the sums,
   // and leaves its gradient to the convolution before the norm.
   virtual bool may_squeeze_norm() const { return false; }
+  virtual bool takes_squeezed_gradient() const { return false; }  // such a convolution
   // One that reads a norm with a residual, whose masked gradient a norm writes: the norm makes it of the squeeze's dy.
   virtual bool may_leave_gradient() const { return false; }
   virtual void take_squeeze() {}

@@ -92,6 +92,9 @@ class ConvOp : public ConvBase {
   void give_moments() override { gives_moments_ = true; }
   void give_sums() override { gives_sums_ = true; }
   bool takes_gradient() const override;
+  bool takes_squeezed_gradient() const override {
+    return takes_norms() && kernels::tile_squeezes(shape_.C, shape_.K, shape_.R, shape_.S);
+  }
   void take_gradient(const NormReading& norm) override { takes_gradient_ = true, norm_behind_ = norm; }
   size_t dx_aux_bytes() const override;
   void compile(const CompileContext& context) override;

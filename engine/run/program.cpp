@@ -80,7 +80,8 @@ void Program::put_norms_into_convolutions() {
     const bool gives =
         !gradients[i].empty() && gradients[i][0] && graph_.sole_reader(input) == i && before.takes_gradient();
     const bool plain = reading.per_image && reading.relu && !reading.residual && reading.rate == 0;
-    const bool squeezed = gives && plain && reader >= 0 && graph_.nodes[reader].op->may_squeeze_norm();
+    const bool squeezed = gives && plain && reader >= 0 && before.takes_squeezed_gradient() &&
+                          graph_.nodes[reader].op->may_squeeze_norm();
     const bool left = squeezed || may_leave_to_readers(i, consumers[i]);
     if (left) {
       norm.leave_to_readers();
