@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  13020
-engine   17660
+kernels  13330
+engine   17800
 models    565
 losses     550
 data      3035
