@@ -97,19 +97,19 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
             sum[0] += g;
             sum[1] = fma(g, d, sum[1]);
           }
-          return;
-        }
-        for (int64_t p = first; p < last; p += step) {
-          if constexpr (!kGradient) {
-            sum[0] += load_pack<P>(xs.at(p, c));
-          } else if constexpr (kFinish == Finish::pool) {
-            const Window<const T, P> w(xs, Window<const T, P>::corner(p, dy.W), dy.W, c);
-            const P top = max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0])));
-            sum[0] = fma(load_pack<P>(gs.at(p, c)), top, sum[0]);
-          } else {
-            P g = load_pack<P>(gs.at(p, c));
-            if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
-            sum[0] = fma(g, load_pack<P>(xs.at(p, c)), sum[0]);
+        } else {
+          for (int64_t p = first; p < last; p += step) {
+            if constexpr (!kGradient) {
+              sum[0] += load_pack<P>(xs.at(p, c));
+            } else if constexpr (kFinish == Finish::pool) {
+              const Window<const T, P> w(xs, Window<const T, P>::corner(p, dy.W), dy.W, c);
+              const P top = max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0])));
+              sum[0] = fma(load_pack<P>(gs.at(p, c)), top, sum[0]);
+            } else {
+              P g = load_pack<P>(gs.at(p, c));
+              if constexpr (kFinish == Finish::dropout) g = dropped(g, factors, numbers.spatial, p, C, c);
+              sum[0] = fma(g, load_pack<P>(xs.at(p, c)), sum[0]);
+            }
           }
         }
       },
@@ -307,16 +307,16 @@ __global__ REGOLITH_FLAT void __launch_bounds__(kThreads, 2)
         if constexpr (kFinish == Finish::dropout) v = dropped(v, factors, numbers.spatial, p, C, c);
         store_pack(ys.at(p, c), v);
       }
-      return;
-    }
-    for (int64_t p = first; p < last; p += step) {
-      if constexpr (kFinish == Finish::pool) {
-        const Window<const T, P> w(xs, Window<const T, P>::corner(p, y.W), y.W, c);
-        store_pack(ys.at(p, c), max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0]))) * s);
-      } else {
-        P v = load_pack<P>(xs.at(p, c)) * s;
-        if constexpr (kFinish == Finish::dropout) v = dropped(v, factors, numbers.spatial, p, C, c);
-        store_pack(ys.at(p, c), v);
+    } else {
+      for (int64_t p = first; p < last; p += step) {
+        if constexpr (kFinish == Finish::pool) {
+          const Window<const T, P> w(xs, Window<const T, P>::corner(p, y.W), y.W, c);
+          store_pack(ys.at(p, c), max_with_nan(w.v[3], max_with_nan(w.v[2], max_with_nan(w.v[1], w.v[0]))) * s);
+        } else {
+          P v = load_pack<P>(xs.at(p, c)) * s;
+          if constexpr (kFinish == Finish::dropout) v = dropped(v, factors, numbers.spatial, p, C, c);
+          store_pack(ys.at(p, c), v);
+        }
       }
     }
   });
