@@ -165,14 +165,14 @@ INSTANTIATE_TEST_SUITE_P(Devices, CudnnNetworks,
                            return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param);
                          });
 
-// A network of one convolution of each kind that asks for plans.
+// A network of one convolution of each kind that asks for plans, not of the tiles.
 Graph small_network() {
   return read_model(
       Yaml::load_string("input: {height: 32, width: 32, channels: 32}\n"
                         "nodes:\n"
                         "  a: {op: conv, in: input, filters: 64}\n"
                         "  u: {op: conv_transpose, in: a, filters: 32, stride: 2}\n"
-                        "  b: {op: conv, in: u, filters: 32}\n",
+                        "  b: {op: conv, in: u, filters: 32, kernel: 5}\n",
                         "model.yaml"));
 }
 using Choices = std::map<std::string, std::string>;
