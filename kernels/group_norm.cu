@@ -12,8 +12,6 @@ namespace {
 
 constexpr int kBundleThreads = 512;
 
-// A block does all passes over `channels` channels of sample y, from channel x * channels.
-
 template <class T>
 struct BundleShared {
   Channels channels;
@@ -34,6 +32,7 @@ REGOLITH_HOST_DEVICE size_t bundle_scratch(int channels) {
   return a > b ? a : b;
 }
 
+// All passes over `channels` channels of sample y, from channel x * channels.
 template <class T, class P, bool kTile, bool kDrops>
 __global__ void __launch_bounds__(kBundleThreads, 1)
     group_norm_bundle(NormForward k, DropoutNumbers numbers, int channels) {

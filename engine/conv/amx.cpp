@@ -1,7 +1,7 @@
 #include <omp.h>
 
+#include <array>
 #include <memory>
-#include <optional>
 
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
@@ -26,8 +26,7 @@ class AmxConvolution : public Convolution {
   std::string_view provider() const override { return "amx"; }
   std::string implementation() const override { return ""; }
   bool is_profitable() const override {
-    const ConvShape& s = request_.shape;
-    return request_.frozen && s.C <= 256 && forward_->yield() > 0.7;
+    return request_.frozen && request_.shape.C <= 256 && forward_->yield() > 0.7;
   }
 
   size_t forward_workspace() const override { return forward_->workspace_bytes(has_forward_epilogue()); }
@@ -109,10 +108,8 @@ struct AmxProvider : ConvProvider {
     if (!TiledPass::available()) return UnsupportedReason{"needs a processor with AMX-BF16, and a build on such a one"};
     if (s.stride != one || s.dilation != one) return UnsupportedReason{"takes stride 1 undilated"};
     if (s.C % 16 != 0) return UnsupportedReason{"takes input channels in multiples of 16"};
-    for (const int i : {0, 1}) {
-      if (std::max(s.pad_before[i], s.pad_after[i]) >= (i == 0 ? s.R : s.S))
-        return UnsupportedReason{"takes paddings smaller than the window"};
-    }
+    if (std::max(s.pad_before[0], s.pad_after[0]) >= s.R || std::max(s.pad_before[1], s.pad_after[1]) >= s.S)
+      return UnsupportedReason{"takes paddings smaller than the window"};
     if (s.P() < 1 || s.Q() < 1) return UnsupportedReason{"the output would be empty"};
     return std::make_unique<AmxConvolution>(request);
   }

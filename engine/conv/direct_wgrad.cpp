@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/conv/division.h"
 #include "kernels/core/register_tile.h"
 
 namespace regolith {
@@ -14,7 +15,6 @@ using namespace kernels::fast;
 using V = Vec<kL>;
 constexpr int kPanel = 2 * kL;  // output channels of a tile
 
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 size_t whole_lines(size_t words) { return (words + 15) / 16 * 16; }
 
 // Input channels of a tile: what the registers hold, 16 of them where there are no pairs.

@@ -7,18 +7,18 @@
 #include <cstddef>
 
 #include "engine/conv/provider.h"
+#include "engine/conv/wgrad_kernel.h"
 
 namespace regolith {
 
-class DirectWgrad {
+class DirectWgrad : public WgradKernel {
  public:
   // `type`: of x and dy, fp32 or bf16. `threads`: how many of the machine's it uses.
   DirectWgrad(const ConvShape& shape, DType type, int threads);
   static bool multiplies_pairs();  // of bf16, on this processor
-  size_t workspace() const { return threads_ * (packed_ + sums_) * sizeof(float); }
-
-  // dw (K,R,S,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
-  void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const;
+  const char* name() const override { return "direct"; }
+  size_t workspace() const override { return threads_ * (packed_ + sums_) * sizeof(float); }
+  void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const override;
 
  private:
   template <int Taps, class T>

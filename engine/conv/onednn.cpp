@@ -101,8 +101,7 @@ struct Compiled {
   Primitive forward;
   std::optional<Primitive> dgrad, dgrad_add, dgrad_bias, wgrad;
   std::optional<Reorder> pack_forward, pack_dgrad, write_dw, add_dw;
-  std::optional<DirectWgrad> direct_wgrad;
-  std::optional<TiledWgrad> tiled_wgrad;
+  std::unique_ptr<const WgradKernel> own_wgrad;
 
   Compiled(const ConvRequest& request, memory::data_type type, WeightGradients who) {
     using Tag = memory::format_tag;
@@ -149,8 +148,9 @@ struct Compiled {
       if (dgrad->weights != adjoint) pack_dgrad.emplace(adjoint, dgrad->weights);
     }
     if (request.needs_wgrad && who == WeightGradients::direct)
-      direct_wgrad.emplace(s, request.type, omp_get_max_threads());
-    if (request.needs_wgrad && who == WeightGradients::tiled) tiled_wgrad.emplace(s, omp_get_max_threads());
+      own_wgrad = std::make_unique<DirectWgrad>(s, request.type, omp_get_max_threads());
+    if (request.needs_wgrad && who == WeightGradients::tiled)
+      own_wgrad = std::make_unique<TiledWgrad>(s, omp_get_max_threads());
     if (request.needs_wgrad && who == WeightGradients::library) {
       using Wgrad = dnnl::convolution_backward_weights;
       const Wgrad::primitive_desc desc(cpu(), direct_algorithm, x, memory::desc(size, f32, Tag::any),
@@ -202,8 +202,7 @@ class OnednnConvolution : public Convolution {
     std::string text = c.forward.name;
     if (c.dgrad && c.dgrad->name != text) text += ", dgrad " + c.dgrad->name;
     if (c.wgrad && c.wgrad->name != c.forward.name) text += ", wgrad " + c.wgrad->name;
-    if (c.direct_wgrad) text += ", wgrad direct";
-    if (c.tiled_wgrad) text += ", wgrad tiles";
+    if (c.own_wgrad) text += std::string(", wgrad ") + c.own_wgrad->name();
     return via_fp32_ ? text + " via fp32" : text;
   }
 
@@ -217,8 +216,7 @@ class OnednnConvolution : public Convolution {
   bool has_dgrad_epilogue() const override { return !via_fp32_; }
   size_t wgrad_workspace() const override {
     const Compiled& c = *compiled_;
-    if (c.direct_wgrad) return c.direct_wgrad->workspace();
-    if (c.tiled_wgrad) return c.tiled_wgrad->workspace();
+    if (c.own_wgrad) return c.own_wgrad->workspace();
     return c.wgrad ? scratch_at() + c.wgrad->scratch.get_size() : 0;
   }
 
@@ -280,18 +278,12 @@ class OnednnConvolution : public Convolution {
 
   void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
-    require(compiled_->direct_wgrad || compiled_->tiled_wgrad || compiled_->wgrad, "wgrad");
+    require(compiled_->own_wgrad || compiled_->wgrad, "wgrad");
     check_x(provider(), request_, x);
     check_y(provider(), request_, dy);
-    if (compiled_->direct_wgrad) {
-      stream.enqueue("direct_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
-        c->direct_wgrad->run(x, dy, dw, db, accumulate, workspace);
-      });
-      return;
-    }
-    if (compiled_->tiled_wgrad) {
-      stream.enqueue("tiled_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
-        c->tiled_wgrad->run(x, dy, dw, db, accumulate, workspace);
+    if (compiled_->own_wgrad) {
+      stream.enqueue("own_wgrad", [c = compiled_, x = x.data, dy = dy.data, dw, db, accumulate, workspace] {
+        c->own_wgrad->run(x, dy, dw, db, accumulate, workspace);
       });
       return;
     }

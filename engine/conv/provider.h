@@ -157,9 +157,9 @@ class ConvProvider {
 };
 
 // "auto" tries the providers in the order of conv_providers() and takes the first that supports the request and is
-// profitable: tile (CUDA), `thin` for the thin ends, amx, winograd, upscale, onednn (CPU) or cudnn (CUDA). `reference`
-// is used where it is named, and beside tile on the simulated device. Throws GraphError, with every provider's reason,
-// where none supports the request.
+// profitable: amx (CPU), tile (CUDA), `thin` for the thin ends, winograd, upscale, onednn (CPU) or cudnn (CUDA).
+// `reference` is used where it is named, and beside tile on the simulated device. Throws GraphError, with every
+// provider's reason, where none supports the request.
 std::unique_ptr<Convolution> pick_convolution(Device& device, const ConvRequest& request, const ConvChoice& choice);
 
 // The providers of this build, in the order in which "auto" asks them.

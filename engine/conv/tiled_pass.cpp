@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "engine/base/error.h"
+#include "engine/conv/division.h"
 #include "kernels/core/tile_products.h"
 
 namespace regolith {
@@ -20,9 +21,6 @@ constexpr int kPanel = 128 * 1024;  // elements, more or less: two of them stay 
 constexpr int kLeastPixels = 256, kLeastStrips = 16;
 constexpr size_t kTileBytes = sizeof(bf16) * kTileDepth * kTileColumns;  // of weights
 
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-int round_up(int a, int b) { return ceil_div(a, b) * b; }
-
 }  // namespace
 
 TiledPass::TiledPass(const TiledShape& s, int threads) : shape_(s), threads_(threads) {
@@ -32,13 +30,9 @@ TiledPass::TiledPass(const TiledShape& s, int threads) : shape_(s), threads_(thr
   // Strips of equal size, and many enough for some threads.
   const int all = static_cast<int>(std::min<int64_t>(int64_t{s.N} * s.P * columns_, 1 << 30));
   const int target = std::clamp(all / kLeastStrips, kLeastPixels, std::max(kLeastPixels, kPanel / s.C));
-  const auto equal_parts = [&](int whole, int pixels) {
-    const int parts = static_cast<int>(std::max<int64_t>(1, (int64_t{whole} * pixels + target / 2) / target));
-    return ceil_div(whole, std::min(whole, parts));
-  };
-  rows_ = equal_parts(s.P, columns_);
+  rows_ = equal_parts(s.P, columns_, target);
   in_rows_ = rows_ + s.R - 1;
-  images_ = rows_ < s.P ? 1 : equal_parts(s.N, in_rows_ * columns_);
+  images_ = rows_ < s.P ? 1 : equal_parts(s.N, in_rows_ * columns_, target);
   strips_ = ceil_div(s.N, images_) * row_strips();
   depth_ = round_up(((images_ - 1) * in_rows_ + rows_) * columns_, kBlock);
   pixels_ = std::max(images_ * in_rows_ * columns_, depth_ + (s.R - 1) * columns_ + s.S - 1);

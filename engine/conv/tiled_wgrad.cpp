@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "engine/base/error.h"
+#include "engine/conv/division.h"
 #include "kernels/core/tile_products.h"
 
 namespace regolith {
@@ -17,9 +18,6 @@ constexpr int kBlock = kTileRows;  // channels of a tile, of input and of output
 static_assert(kTileRows == 32 && kTileColumns == 32 && kTileDepth == 32);
 // Of a chunk, more or less: what a tap reads of a block's panels fits into the first cache.
 constexpr int kPixels = 256;
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 }  // namespace
 
@@ -49,14 +47,9 @@ TiledWgrad::TiledWgrad(const ConvShape& shape, int threads) : shape_(shape), thr
   for (int w = 0; w < s.S; ++w)
     if (w * s.dilation[1] / s.stride[1] % 2 == 1) parities_ = 2;
   columns_ = round_up(s.Q() + more, 2);  // a pair of pixels has a row
-  // Chunks of kPixels or so, of equal size.
-  const auto equal_parts = [](int whole, int pixels) {
-    const int parts = std::max(1, (whole * pixels + kPixels / 2) / kPixels);
-    return ceil_div(whole, std::min(whole, parts));
-  };
-  rows_ = equal_parts(s.P(), columns_);
+  rows_ = equal_parts(s.P(), columns_, kPixels);
   in_rows_ = rows_ + halo;
-  images_ = rows_ < s.P() ? 1 : equal_parts(s.N, in_rows_ * columns_);
+  images_ = rows_ < s.P() ? 1 : equal_parts(s.N, in_rows_ * columns_, kPixels);
   chunks_ = ceil_div(s.N, images_) * ceil_div(s.P(), rows_);
   depth_ = round_up(((images_ - 1) * in_rows_ + rows_) * columns_, kTileDepth);
   pitch_ = depth_ % 64 == 0 ? depth_ + 32 : depth_;  // an odd number of lines: neighbours share no sets of the cache
@@ -73,9 +66,9 @@ TiledWgrad::TiledWgrad(const ConvShape& shape, int threads) : shape_(shape), thr
   sums_bytes_ = block * group_blocks_ + sizeof(float) * k_blocks_ * kBlock;  // and those of db
 }
 
-const float* TiledWgrad::sums_of(const std::byte* workspace, int part, int group) const {
-  return reinterpret_cast<const float*>(workspace + (part * groups_ + group) * (x_bytes_ + dy_bytes_ + sums_bytes_) +
-                                        x_bytes_ + dy_bytes_);
+float* TiledWgrad::sums_of(std::byte* workspace, int part, int group) const {
+  return reinterpret_cast<float*>(workspace + (part * groups_ + group) * (x_bytes_ + dy_bytes_ + sums_bytes_) +
+                                  x_bytes_ + dy_bytes_);
 }
 
 #if REGOLITH_TILES
@@ -185,11 +178,7 @@ void TiledWgrad::add_products(const Part& t, bool first) const {
         const bf16* a = t.pdy + static_cast<ptrdiff_t>(kb) * kBlock * pitch_;
         const uint32_t* b = t.px + ((phase * parities_ + shift % 2) * group_blocks_ + cb) * panel +
                             (dh / s.stride[0] * columns_ + shift) / 2 * kBlock;
-        if (first) {
-          Tiles::clear();
-        } else {
-          Tiles::load(to, kBlock);
-        }
+        first ? Tiles::clear() : Tiles::load(to, kBlock);
         for (int d = 0; d < depth_; d += kTileDepth, a += kTileDepth, b += kTileDepth / 2 * kBlock)
           Tiles::add(a, a + 16 * static_cast<ptrdiff_t>(pitch_), a_row, b, b + kL, b_row);
         Tiles::store(to, kBlock);
@@ -217,7 +206,7 @@ void TiledWgrad::add_up(const Part& t) const {
 }
 
 // A tile of dw from the threads' sums of it.
-void TiledWgrad::write_tile(const std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const {
+void TiledWgrad::write_tile(std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const {
   const ConvShape& s = shape_;
   const int taps = s.R * s.S, group = cb / group_blocks_, width = std::min(kBlock, s.C - cb * kBlock);
   const __mmask32 there = width < kBlock ? (1u << width) - 1 : ~0u;
@@ -249,7 +238,7 @@ void TiledWgrad::run(const void* x, const void* dy, float* dw, float* db, bool a
 #pragma omp parallel for num_threads(threads_) schedule(static)
   for (int t = 0; t < parts * groups_; ++t) {
     const int part = t / groups_, group = t % groups_, c0 = group * group_blocks_;
-    float* sums = const_cast<float*>(sums_of(workspace, part, group));
+    float* sums = sums_of(workspace, part, group);
     std::byte* packed = reinterpret_cast<std::byte*>(sums) - x_bytes_ - dy_bytes_;
     add_up({static_cast<const bf16*>(x), static_cast<const bf16*>(dy), part, parts, c0,
             std::min(c_blocks_, c0 + group_blocks_), reinterpret_cast<uint32_t*>(packed),

@@ -7,18 +7,18 @@
 #include <cstddef>
 
 #include "engine/conv/provider.h"
+#include "engine/conv/wgrad_kernel.h"
 
 namespace regolith {
 
-class TiledWgrad {
+class TiledWgrad : public WgradKernel {
  public:
   // `threads`: how many of the machine's it uses.
   TiledWgrad(const ConvShape& shape, int threads);
   static bool available();  // on this processor, in this build
-  size_t workspace() const { return threads_ * (x_bytes_ + dy_bytes_ + sums_bytes_); }
-
-  // x, dy: bf16. dw (K,R,S,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
-  void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const;
+  const char* name() const override { return "tiles"; }
+  size_t workspace() const override { return threads_ * (x_bytes_ + dy_bytes_ + sums_bytes_); }
+  void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const override;
 
  private:
   struct Part;  // of the work: what one thread sums up
@@ -26,8 +26,8 @@ class TiledWgrad {
   void pack_x(const Part& part, int n, int p0, int image) const;
   void pack_dy(const Part& part, int n, int p0, int image) const;
   void add_products(const Part& part, bool first) const;
-  void write_tile(const std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const;
-  const float* sums_of(const std::byte* workspace, int part, int group) const;
+  void write_tile(std::byte* workspace, int kb, int cb, int tap, float* dw, bool accumulate) const;
+  float* sums_of(std::byte* workspace, int part, int group) const;
 
   ConvShape shape_;
   int threads_, groups_;                    // threads: groups_ ranges of input channels times ranges of pixels

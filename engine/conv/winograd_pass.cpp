@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "engine/conv/division.h"
 #include "engine/conv/winograd_transforms.h"
 
 namespace regolith::winograd {
@@ -49,8 +50,6 @@ void multiply(int count, const float* a, size_t next, const Panel& b, int group,
   else
     run.template operator()<kRows / 3>();
 }
-
-int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 
