@@ -25,9 +25,7 @@ class AmxConvolution : public Convolution {
   }
   std::string_view provider() const override { return "amx"; }
   std::string implementation() const override { return ""; }
-  bool is_profitable() const override {
-    return request_.frozen && request_.shape.C <= 256 && forward_->yield() > 0.7;
-  }
+  bool is_profitable() const override { return request_.frozen && request_.shape.C <= 256 && forward_->yield() > 0.7; }
 
   size_t forward_workspace() const override { return forward_->workspace_bytes(has_forward_epilogue()); }
   size_t dgrad_workspace() const override { return dgrad_ ? dgrad_->workspace_bytes(false) : 0; }
