@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/conv/division.h"
+#include "engine/conv/pairs.h"
 #include "kernels/core/register_tile.h"
 
 namespace regolith {
@@ -37,11 +38,10 @@ template <class F, int Taps, int CB>
 
 }  // namespace
 
-bool DirectWgrad::multiplies_pairs() { return REGOLITH_PAIRS; }
-
-DirectWgrad::DirectWgrad(const ConvShape& s, DType type, int threads) : shape_(s), type_(type), threads_(threads) {
+DirectWgrad::DirectWgrad(const ConvShape& s, DType type, int threads)
+    : shape_(s), type_(type), pairs_(type == DType::bf16 && multiplies_pairs_fast()), threads_(threads) {
   taps_ = s.S % 3 == 0 ? 3 : s.S % 2 == 0 ? 2 : 1;
-  channels_ = type == DType::bf16 ? channels_of_tile<Factor<bf16>>(taps_) : channels_of_tile<Factor<float>>(taps_);
+  channels_ = pairs_ ? channels_of_tile<Factor<bf16>>(taps_) : channels_of_tile<Factor<float>>(taps_);
   c_blocks_ = ceil_div(s.C, channels_);
   k_blocks_ = ceil_div(s.K, kPanel);
   // A thread's sums should stay in its second-level cache beside the panels.
@@ -63,10 +63,9 @@ DirectWgrad::DirectWgrad(const ConvShape& s, DType type, int threads) : shape_(s
   sums_ = (block + kPanel) * group_blocks_;  // and those of db
 }
 
-template <int Taps, class T>
+template <class F, int Taps, class T>
 void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed,
                                   float* sums, bool biases) const {
-  using F = Factor<T>;
   using Word = typename F::Word;
   static_assert(sizeof(Word) == sizeof(float));
   constexpr int CB = channels_of_tile<F>(Taps), kFactors = Taps * CB;
@@ -140,9 +139,9 @@ void DirectWgrad::accumulate_part(const T* x, const T* dy, int part, int parts, 
   }
 }
 
-template <int Taps, class T>
+template <class F, int Taps, class T>
 void DirectWgrad::run(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
-  constexpr int CB = channels_of_tile<Factor<T>>(Taps), kFactors = Taps * CB;
+  constexpr int CB = channels_of_tile<F>(Taps), kFactors = Taps * CB;
   const ConvShape& s = shape_;
   const int parts = threads_ / k_groups_, groups = s.S / Taps;
   const auto sums_of = [&](int part, int kg) {
@@ -152,8 +151,8 @@ void DirectWgrad::run(const T* x, const T* dy, float* dw, float* db, bool accumu
   for (int t = 0; t < parts * k_groups_; ++t) {
     const int part = t / k_groups_, kg = t % k_groups_, begin = kg * group_blocks_;
     float* sums = sums_of(part, kg);
-    accumulate_part<Taps>(x, dy, part, parts, begin, std::min(k_blocks_, begin + group_blocks_), sums - packed_, sums,
-                          db != nullptr);
+    accumulate_part<F, Taps>(x, dy, part, parts, begin, std::min(k_blocks_, begin + group_blocks_), sums - packed_,
+                             sums, db != nullptr);
   }
   // dw[k][r][s][c] from the tiles (k block, r, group of taps, c block, tap, c, k)
   const size_t block = static_cast<size_t>(c_blocks_) * kFactors * kPanel * s.R * groups;
@@ -183,20 +182,22 @@ void DirectWgrad::run(const T* x, const T* dy, float* dw, float* db, bool accumu
 }
 
 void DirectWgrad::run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const {
-  const auto with = [&]<class T>(T) {
+  const auto with = [&]<class F, class T>(F, T) {
     const T *a = static_cast<const T*>(x), *b = static_cast<const T*>(dy);
     float* ws = static_cast<float*>(workspace);
     if (taps_ == 3)
-      run<3>(a, b, dw, db, accumulate, ws);
+      run<F, 3>(a, b, dw, db, accumulate, ws);
     else if (taps_ == 2)
-      run<2>(a, b, dw, db, accumulate, ws);
+      run<F, 2>(a, b, dw, db, accumulate, ws);
     else
-      run<1>(a, b, dw, db, accumulate, ws);
+      run<F, 1>(a, b, dw, db, accumulate, ws);
   };
   if (type_ == DType::f32)
-    with(float{});
+    with(Factor<float>{}, float{});
+  else if (pairs_)
+    with(Factor<bf16>{}, bf16{});
   else
-    with(bf16{});
+    with(Fp32Factor<bf16>{}, bf16{});
 }
 
 }  // namespace regolith

@@ -15,20 +15,20 @@ class DirectWgrad : public WgradKernel {
  public:
   // `type`: of x and dy, fp32 or bf16. `threads`: how many of the machine's it uses.
   DirectWgrad(const ConvShape& shape, DType type, int threads);
-  static bool multiplies_pairs();  // of bf16, on this processor
   const char* name() const override { return "direct"; }
   size_t workspace() const override { return threads_ * (packed_ + sums_) * sizeof(float); }
   void run(const void* x, const void* dy, float* dw, float* db, bool accumulate, void* workspace) const override;
 
  private:
-  template <int Taps, class T>
+  template <class F, int Taps, class T>
   void run(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
-  template <int Taps, class T>
+  template <class F, int Taps, class T>
   void accumulate_part(const T* x, const T* dy, int part, int parts, int k_begin, int k_end, float* packed, float* sums,
                        bool biases) const;
 
   ConvShape shape_;
   DType type_;
+  bool pairs_;              // of bf16 are multiplied
   int threads_, k_groups_;  // threads: k_groups_ ranges of output channels times ranges of rows
   int taps_, channels_;     // of a tile
   int c_blocks_, k_blocks_, group_blocks_;

@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/direct_wgrad.h"
+#include "engine/conv/pairs.h"
 #include "engine/conv/tiled_wgrad.h"
 #include "kernels/cast.h"
 
@@ -338,11 +339,21 @@ WeightGradients fastest(const ConvRequest& request, bool native) {
   if (!cpu_has(dnnl::cpu_isa::avx512_core)) return direct;  // oneDNN's run at a third of the machine's rate
   if (!native) return library;
   if (TiledWgrad::available()) return tiled;
-  if (!DirectWgrad::multiplies_pairs()) return library;
-  const ConvShape& s = request.shape;  // Zen 4: up to a fifth faster there, at most a tenth slower elsewhere
+  const ConvShape& s = request.shape;
+  if (!multiplies_pairs_fast()) return s.Q() < 16 ? library : direct;
+  // Zen 4: up to a fifth faster there, at most a tenth slower elsewhere.
   if (s.R * s.S == 1 || s.Q() < 16) return library;
   if (s.S % 2 == 1) return s.C <= 96 ? direct : library;
   return s.stride[1] > 1 || s.K >= 256 ? direct : library;
+}
+
+// Whether bf16 is multiplied as it is. Where pairs of it are slow, a copy in fp32 is worth its time for maps of many
+// channels.
+bool multiplies_bf16_well(const ConvShape& s) {
+  if (!cpu_has(dnnl::cpu_isa::avx512_core_bf16)) return false;
+  if (multiplies_pairs_fast() || cpu_has(dnnl::cpu_isa::avx512_core_amx)) return true;
+  const int64_t x = int64_t{s.N} * s.H * s.W * s.C, y = int64_t{s.N} * s.P() * s.Q() * s.K;
+  return s.macs() < 96 * (x + y);
 }
 
 struct OnednnProvider : ConvProvider {
@@ -362,7 +373,7 @@ std::variant<std::unique_ptr<Convolution>, UnsupportedReason> make_onednn_convol
   if (request.type != DType::f32 && request.type != DType::bf16 && request.type != DType::f16)
     return UnsupportedReason{"takes fp32, bf16 and fp16, not " + std::string(name_of(request.type))};
   if (request.shape.P() < 1 || request.shape.Q() < 1) return UnsupportedReason{"the output would be empty"};
-  const bool native = request.type == DType::bf16 && cpu_has(dnnl::cpu_isa::avx512_core_bf16);
+  const bool native = request.type == DType::bf16 && multiplies_bf16_well(request.shape);
   if (who == WeightGradients::measured) who = fastest(request, native);
   if (who == WeightGradients::tiled && !(native && TiledWgrad::available()))
     return UnsupportedReason{"has no weight gradients in tiles on this processor"};

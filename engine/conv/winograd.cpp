@@ -13,12 +13,12 @@ constexpr int kChunk = 64 * 64;  // pairs of channels whose weight gradients are
 
 }  // namespace
 
-template <class T>
-Winograd<T>::Winograd(const ConvShape& s, int threads)
+template <class T, int R>
+Winograd<T, R>::Winograd(const ConvShape& s, int threads)
     : shape_(s),
       threads_(threads),
       forward_({s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1]}, threads),
-      dgrad_({s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, 2 - s.pad_before[0], 2 - s.pad_before[1]}, threads),
+      dgrad_({s.N, s.P(), s.Q(), s.K, s.H, s.W, s.C, R - 1 - s.pad_before[0], R - 1 - s.pad_before[1]}, threads),
       zeros_(s.K) {
   // As many pairs as kChunk allows, at first 64 by 64; then of one size, as far as panels go.
   const auto most = [](int other) { return std::max(kChunk / other / kPanel, 1) * kPanel; };
@@ -31,15 +31,15 @@ Winograd<T>::Winograd(const ConvShape& s, int threads)
   parts_ = chunks() % threads == 0 ? 1 : threads;
 }
 
-template <class T>
-size_t Winograd<T>::wgrad_floats() const {
+template <class T, int R>
+size_t Winograd<T, R>::wgrad_floats() const {
   return wgrad_sums() + k_chunk_ + kPlanes * (2 * kSkew + kWgradBlock * (padded(c_chunk_) + padded(k_chunk_)));
 }
 
 // A dy A^T of each tile; total (channels): += the sums of dy
-template <class T>
-void Winograd<T>::spread_tiles(const T* dy, Range channels, int first, int count, const typename Direction::Layout& to,
-                               float* d, float* total) const {
+template <class T, int R>
+void Winograd<T, R>::spread_tiles(const T* dy, Range channels, int first, int count,
+                                  const typename Direction::Layout& to, float* d, float* total) const {
   const PassShape& p = forward_.shape();
   const size_t plane = to.plane, panel = to.panel;
   for (int t = 0; t < count; ++t, d += to.tile) {
@@ -54,24 +54,24 @@ void Winograd<T>::spread_tiles(const T* dy, Range channels, int first, int count
       V a[kPlanes];
       const int at = k - channels.begin;
       V sum = load<V>(total + at);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int j = 0; j < M; ++j) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
         for (int i = 0; i < M; ++i) {
           a[i * kEdge + j] = load<V>(pixel[i * M + j] + k);
           sum += a[i * kEdge + j];
         }
-        Axis<M, 3>::spread(a + j, kEdge);
+        Axis<M, R>::spread(a + j, kEdge);
       }
       store(total + at, sum);
-      transform_rows<kEdge>(a, Axis<M, 3>::spread, d + at / kPanel * panel + at % kPanel, plane);
+      transform_rows<kEdge>(a, Axis<M, R>::spread, d + at / kPanel * panel + at % kPanel, plane);
     }
   }
 }
 
 // sums (planes, k, c) over the tiles of (A dy A^T) (B^T x B), then the sums of dy: at the workspace's beginning
-template <class T>
-void Winograd<T>::wgrad_part(const T* x, const T* dy, Range c, Range k, Range tiles, float* workspace) const {
+template <class T, int R>
+void Winograd<T, R>::wgrad_part(const T* x, const T* dy, Range c, Range k, Range tiles, float* workspace) const {
   constexpr size_t panel = size_t{kWgradBlock} * kPanel;
   const size_t v_plane = kWgradBlock * padded(c_chunk_) + kSkew;
   const size_t d_plane = kWgradBlock * padded(k_chunk_) + kSkew;
@@ -100,11 +100,11 @@ void Winograd<T>::wgrad_part(const T* x, const T* dy, Range c, Range k, Range ti
 }
 
 // dw = G^T sums G, of one output channel k.begin + row; workspace: that of the first part
-template <class T>
-void Winograd<T>::wgrad_finish(Range c, Range k, int row, const float* workspace, float* dw, float* db,
-                               bool accumulate) const {
+template <class T, int R>
+void Winograd<T, R>::wgrad_finish(Range c, Range k, int row, const float* workspace, float* dw, float* db,
+                                  bool accumulate) const {
   const size_t sums_plane = static_cast<size_t>(c.size()) * k.size(), each = wgrad_floats();
-  float* const to = dw + static_cast<size_t>(k.begin + row) * 9 * shape_.C + c.begin;
+  float* const to = dw + static_cast<size_t>(k.begin + row) * R * R * shape_.C + c.begin;
   for (int at = 0; at < c.size(); at += kL) {
     V m[kPlanes];
     for (int i = 0; i < kPlanes; ++i) {
@@ -112,10 +112,10 @@ void Winograd<T>::wgrad_finish(Range c, Range k, int row, const float* workspace
       m[i] = load<V>(from);
       for (int part = 1; part < parts_; ++part) m[i] += load<V>(from + part * each);
     }
-    transform<kEdge>(m, kEdge, 3, Axis<M, 3>::gather);
-    for (int i = 0; i < 9; ++i) {
+    transform<kEdge>(m, kEdge, R, Axis<M, R>::gather);
+    for (int i = 0; i < R * R; ++i) {
       float* const o = to + i * shape_.C + at;
-      const V& g = m[i / 3 * kEdge + i % 3];
+      const V& g = m[i / R * kEdge + i % R];
       store(o, accumulate ? load<V>(o) + g : g);
     }
   }
@@ -126,8 +126,8 @@ void Winograd<T>::wgrad_finish(Range c, Range k, int row, const float* workspace
   o = accumulate ? o + sum : sum;
 }
 
-template <class T>
-void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
+template <class T, int R>
+void Winograd<T, R>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const {
   const auto c_of = [&](int i) { return chunk(shape_.C, c_chunk_, i % c_chunks()); };
   const Range all{0, forward_.tiles()};
   const auto k_of = [&](int i) { return chunk(shape_.K, k_chunk_, i / c_chunks()); };
@@ -155,7 +155,9 @@ void Winograd<T>::wgrad(const T* x, const T* dy, float* dw, float* db, bool accu
   }
 }
 
-template class Winograd<float>;
-template class Winograd<bf16>;
+template class Winograd<float, 2>;
+template class Winograd<float, 3>;
+template class Winograd<bf16, 2>;
+template class Winograd<bf16, 3>;
 
 }  // namespace regolith::winograd

@@ -1,14 +1,14 @@
-// 3x3 convolutions of stride 1 on the CPU with fewer multiplications: the algorithm F(m x m, 3x3) of Lavin and Gray,
-// "Fast algorithms for convolutional neural networks" (CVPR 2016), and its adjoint for the weight gradients. Maps and
-// weights are read in their own type, everything between is fp32.
+// 3x3 and 2x2 convolutions of stride 1 on the CPU with fewer multiplications: the algorithm F(m x m, r x r) of Lavin
+// and Gray, "Fast algorithms for convolutional neural networks" (CVPR 2016), and its adjoint for the weight gradients.
+// Maps and weights are read in their own type, everything between is fp32.
 //
-// fp32 maps use tiles of 2x2 outputs, 2.25 times fewer multiplications: those transforms hold only 1 and 1/2, and
-// rounding is nearly that of the direct sum. Maps of bf16 use tiles of 4x4, 4 times fewer: their transforms cost a
-// digit of fp32, far below the 8 bits that are kept. Even where the processor multiplies pairs of bf16 at twice
-// the rate of fp32, four times fewer products of fp32 are sooner done, and more exact.
+// fp32 maps are taken in tiles of 4x4 inputs: F(2x2, 3x3) and F(3x3, 2x2), 2.25 times fewer multiplications. Those
+// transforms hold only 1 and 1/2, and rounding is nearly that of the direct sum. Maps of bf16 are taken in tiles of
+// 6x6: F(4x4, 3x3), 4 times fewer, and F(5x5, 2x2), 2.8 times. Their transforms cost a digit of fp32, far below the 8
+// bits that are kept. Even where the processor multiplies pairs of bf16 at twice the rate of fp32, four times fewer
+// products of fp32 are sooner done, and more exact.
 //
-// Inference in fp32 uses tiles of 4x4, too (their rounding is two to three times that of the direct sum), and for 2x2
-// kernels F(5x5, 2x2): 36 products for 100, by the same transform of the inputs.
+// Inference in fp32 uses tiles of 6x6, too: their rounding is two to three times that of the direct sum.
 #pragma once
 
 #include <algorithm>
@@ -24,18 +24,18 @@
 namespace regolith::winograd {
 
 // Of one shape and type of maps and weights; C and K are multiples of the vector width.
-template <class T>
+template <class T, int R>
 class Winograd {
  public:
-  static constexpr int M = std::is_same_v<T, float> ? 2 : 4;  // outputs of a tile along an axis
-  static constexpr int kEdge = M + 2, kPlanes = kEdge * kEdge;
+  static constexpr int kEdge = std::is_same_v<T, float> ? 4 : 6, kPlanes = kEdge * kEdge;
+  static constexpr int M = kEdge - R + 1;  // outputs of a tile along an axis
 
   Winograd(const ConvShape& shape, int threads);
-  using Direction = Pass<T, M, 3>;
+  using Direction = Pass<T, M, R>;
   const Direction& forward() const { return forward_; }
   const Direction& dgrad() const { return dgrad_; }
   size_t wgrad_workspace() const { return threads_ * wgrad_floats() * sizeof(float); }
-  // dw (K,3,3,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
+  // dw (K,R,R,C) and, unless null, db (K): written, or added to. Partial sums are added in a fixed order.
   void wgrad(const T* x, const T* dy, float* dw, float* db, bool accumulate, float* workspace) const;
 
  private:
@@ -61,7 +61,9 @@ class Winograd {
   std::vector<T> zeros_;   // a pixel of dy outside the map
 };
 
-extern template class Winograd<float>;
-extern template class Winograd<bf16>;
+extern template class Winograd<float, 2>;
+extern template class Winograd<float, 3>;
+extern template class Winograd<bf16, 2>;
+extern template class Winograd<bf16, 3>;
 
 }  // namespace regolith::winograd

@@ -6,6 +6,7 @@
 
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
+#include "engine/conv/pairs.h"
 #include "engine/conv/winograd.h"
 #include "kernels/core/vec.h"
 
@@ -19,14 +20,20 @@ using winograd::Winograd;
 constexpr int kL = kernels::fast::kLanes<float>;
 
 // Whether this build and processor multiply fp32 fast enough to be ahead of oneDNN, which chooses its code as it runs.
-bool multiplies_well([[maybe_unused]] DType type) {
+bool multiplies_well([[maybe_unused]] const ConvRequest& request) {
 #if !defined(__AVX2__) || !defined(__FMA__)
   return false;
 #else
-  // Where bf16 is multiplied much faster than this build multiplies fp32.
-  if (type == DType::bf16 && __builtin_cpu_supports("amx-bf16")) return false;
-  return type != DType::bf16 || kL == 16 || !__builtin_cpu_supports("avx512bf16");
+  if (request.type != DType::bf16) return true;
+  // Where bf16 is multiplied much faster than this build multiplies fp32. 2x2 saves less than pairs do.
+  if (__builtin_cpu_supports("amx-bf16")) return false;
+  return !multiplies_pairs_fast() || (kL == 16 && request.shape.R == 3);
 #endif
+}
+
+// Odd ends: half of a tile may be thrown away.
+bool multiplies_less(const ConvShape& s, int tiles, int planes) {
+  return 1.25 * tiles * planes < static_cast<double>(s.macs()) / (s.C * s.K);
 }
 
 std::string algorithm(int M, int R) {
@@ -38,14 +45,14 @@ std::string algorithm(int M, int R) {
   throw KernelError("convolution " + to_string(request.shape) + " (winograd): its request asked for no " + what);
 }
 
-// All directions, of 3x3.
-template <class T>
+// All directions.
+template <class T, int R>
 class WinogradConvolution : public Convolution {
  public:
   explicit WinogradConvolution(const ConvRequest& request)
-      : request_(request), winograd_(std::make_shared<const Winograd<T>>(request.shape, omp_get_max_threads())) {}
+      : request_(request), winograd_(std::make_shared<const Winograd<T, R>>(request.shape, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
-  std::string implementation() const override { return algorithm(Winograd<T>::M, 3); }
+  std::string implementation() const override { return algorithm(Winograd<T, R>::M, R); }
   size_t forward_workspace() const override { return winograd_->forward().workspace_floats(false) * sizeof(float); }
   size_t dgrad_workspace() const override { return winograd_->dgrad().workspace_floats(false) * sizeof(float); }
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }
@@ -53,7 +60,8 @@ class WinogradConvolution : public Convolution {
   bool is_profitable() const override {
     // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles,
     // reading them costs more time than the saved multiplications.
-    return multiplies_well(request_.type) && winograd_->forward().tiles() >= 32;
+    return multiplies_well(request_) && winograd_->forward().tiles() >= 32 &&
+           (R == 3 || multiplies_less(request_.shape, winograd_->forward().tiles(), Winograd<T, R>::kPlanes));
   }
 
   Prepacked prepacked(WeightUse use) const override {
@@ -101,7 +109,7 @@ class WinogradConvolution : public Convolution {
 
  private:
   ConvRequest request_;
-  std::shared_ptr<const Winograd<T>> winograd_;
+  std::shared_ptr<const Winograd<T, R>> winograd_;
 };
 
 // Forward alone, with an epilogue.
@@ -118,10 +126,9 @@ class WinogradInference : public Convolution {
   size_t forward_workspace() const override { return pass_->workspace_floats(true) * sizeof(float); }
   bool has_forward_epilogue() const override { return true; }
   bool is_profitable() const override {
-    // Few tiles: reading the transformed weights takes the time. Odd ends: half of a tile may be thrown away.
-    const double direct = static_cast<double>(request_.shape.macs()) / (request_.shape.C * request_.shape.K);
-    return multiplies_well(request_.type) && pass_->tiles() >= 16 &&
-           1.25 * pass_->tiles() * Pass<T, M, R>::kPlanes < direct;
+    // Few tiles: reading the transformed weights takes the time.
+    return multiplies_well(request_) && pass_->tiles() >= 16 &&
+           multiplies_less(request_.shape, pass_->tiles(), Pass<T, M, R>::kPlanes);
   }
 
   Prepacked prepacked(WeightUse use) const override {
@@ -164,11 +171,19 @@ class WinogradInference : public Convolution {
 
 // Larger tiles multiply less, but their transformed weights are larger, and more of them lies outside small maps.
 std::unique_ptr<Convolution> inference_of(const ConvRequest& request) {
+  const bool two = request.shape.R == 2;
+  if (request.type == DType::bf16 && two) return std::make_unique<WinogradInference<bf16, 5, 2>>(request);
   if (request.type == DType::bf16) return std::make_unique<WinogradInference<bf16, 4, 3>>(request);
-  if (request.shape.R == 2) return std::make_unique<WinogradInference<float, 5, 2>>(request);
+  if (two) return std::make_unique<WinogradInference<float, 5, 2>>(request);
   auto large = std::make_unique<WinogradInference<float, 4, 3>>(request);
   if (large->is_profitable()) return large;
   return std::make_unique<WinogradInference<float, 2, 3>>(request);
+}
+
+template <class T>
+std::unique_ptr<Convolution> training_of(const ConvRequest& request) {
+  if (request.shape.R == 2) return std::make_unique<WinogradConvolution<T, 2>>(request);
+  return std::make_unique<WinogradConvolution<T, 3>>(request);
 }
 
 struct WinogradProvider : ConvProvider {
@@ -178,23 +193,17 @@ struct WinogradProvider : ConvProvider {
     const ConvShape& s = request.shape;
     if (device.kind() != DeviceKind::cpu) return UnsupportedReason{"runs on the CPU only"};
     constexpr std::array one{1, 1};
-    const bool inference = request.frozen && !request.needs_dgrad && !request.needs_wgrad;
-    const bool two = inference && request.type == DType::f32 && s.R == 2;
-    if ((s.R != 3 && !two) || s.S != s.R || s.stride != one || s.dilation != one)
-      return UnsupportedReason{"takes 3x3 of stride 1 undilated, and 2x2 in fp32 inference"};
+    if ((s.R != 3 && s.R != 2) || s.S != s.R || s.stride != one || s.dilation != one)
+      return UnsupportedReason{"takes 3x3 and 2x2 of stride 1 undilated"};
     if (s.C % kL != 0 || s.K % kL != 0)
       return UnsupportedReason{"takes channels in multiples of " + std::to_string(kL)};
-    if (std::max(s.pad_before[0], s.pad_before[1]) > 2) return UnsupportedReason{"takes paddings of at most 2"};
+    if (std::max(s.pad_before[0], s.pad_before[1]) >= s.R)
+      return UnsupportedReason{"takes paddings smaller than the window"};
     if (s.P() < 1 || s.Q() < 1) return UnsupportedReason{"the output would be empty"};
-    if (inference && request.type != DType::f16) return inference_of(request);
-    switch (request.type) {
-      case DType::f32:
-        return std::make_unique<WinogradConvolution<float>>(request);
-      case DType::bf16:
-        return std::make_unique<WinogradConvolution<bf16>>(request);
-      default:
-        return UnsupportedReason{"takes fp32 and bf16, not " + std::string(name_of(request.type))};
-    }
+    if (request.type != DType::f32 && request.type != DType::bf16)
+      return UnsupportedReason{"takes fp32 and bf16, not " + std::string(name_of(request.type))};
+    if (request.frozen && !request.needs_dgrad && !request.needs_wgrad) return inference_of(request);
+    return request.type == DType::f32 ? training_of<float>(request) : training_of<bf16>(request);
   }
 };
 

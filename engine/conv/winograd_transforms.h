@@ -14,27 +14,32 @@ namespace regolith::winograd {
 template <int M, int R>
 struct Axis;
 
-template <>
-struct Axis<2, 3> {
+// Four values: F(2, 3) and F(3, 2).
+template <int M, int R>
+requires(M + R == 5) struct Axis<M, R> {
   static void input(V* d, int s) {
     const V a = d[0] - d[2 * s], b = d[s] + d[2 * s], c = d[2 * s] - d[s], e = d[s] - d[3 * s];
     d[0] = a, d[s] = b, d[2 * s] = c, d[3 * s] = e;
   }
-  static void output(V* m, int s) {  // 4 -> 2
-    const V a = m[0] + m[s] + m[2 * s], b = m[s] - m[2 * s] - m[3 * s];
-    m[0] = a, m[s] = b;
+  static void output(V* m, int s) {  // 4 -> M
+    const V sum = m[s] + m[2 * s], difference = m[s] - m[2 * s], last = m[3 * s];
+    m[0] = m[0] + sum;
+    m[s] = M == 2 ? difference - last : difference;
+    if constexpr (M == 3) m[2 * s] = sum - last;
   }
-  static void weights(V* g, int s) {  // 3 -> 4
-    const V half = (g[0] + g[2 * s]) * V(0.5f), middle = g[s] * V(0.5f);
-    g[3 * s] = g[2 * s], g[s] = half + middle, g[2 * s] = half - middle;
+  static void weights(V* g, int s) {  // R -> 4
+    const V last = g[(R - 1) * s], half = (R == 3 ? g[0] + last : g[0]) * V(0.5f), middle = g[s] * V(0.5f);
+    g[3 * s] = last, g[s] = half + middle, g[2 * s] = half - middle;
   }
-  static void spread(V* y, int s) {  // 2 -> 4
-    const V a = y[0], b = y[s];
-    y[s] = a + b, y[2 * s] = a - b, y[3 * s] = V(0.0f) - b;
+  static void spread(V* y, int s) {  // M -> 4
+    const V last = y[(M - 1) * s], even = M == 3 ? y[0] + last : y[0], odd = y[s];
+    y[s] = even + odd, y[2 * s] = even - odd, y[3 * s] = V(0.0f) - last;
   }
-  static void gather(V* m, int s) {  // 4 -> 3
-    const V sum = (m[s] + m[2 * s]) * V(0.5f), difference = (m[s] - m[2 * s]) * V(0.5f);
-    m[0] = m[0] + sum, m[s] = difference, m[2 * s] = sum + m[3 * s];
+  static void gather(V* m, int s) {  // 4 -> R
+    const V sum = (m[s] + m[2 * s]) * V(0.5f), difference = (m[s] - m[2 * s]) * V(0.5f), last = m[3 * s];
+    m[0] = m[0] + sum;
+    m[s] = R == 2 ? difference + last : difference;
+    if constexpr (R == 3) m[2 * s] = sum + last;
   }
 };
 
@@ -69,20 +74,21 @@ requires(M + R == 7) struct Axis<M, R> {
     g[s] = fma(middle, V(a), even_a) * V(at_a), g[2 * s] = fma(middle, V(-a), even_a) * V(at_a);
     g[3 * s] = fma(middle, V(b), even_b) * V(at_b), g[4 * s] = fma(middle, V(-b), even_b) * V(at_b);
   }
-  static void spread(V* y, int s)  // 4 -> 6
-      requires(M == 4) {
+  static void spread(V* y, int s) {  // M -> 6
     const V even_a = fma(y[2 * s], V(a2), y[0]), odd_a = fma(y[3 * s], V(a * a2), y[s] * V(a));
     const V even_b = fma(y[2 * s], V(b2), y[0]), odd_b = fma(y[3 * s], V(b * b2), y[s] * V(b));
-    y[5 * s] = y[3 * s];
-    y[s] = even_a + odd_a, y[2 * s] = even_a - odd_a, y[3 * s] = even_b + odd_b, y[4 * s] = even_b - odd_b;
+    const V last = y[(M - 1) * s];
+    const V all_a = M == 5 ? fma(last, V(a2 * a2), even_a) : even_a,
+            all_b = M == 5 ? fma(last, V(b2 * b2), even_b) : even_b;
+    y[5 * s] = last;
+    y[s] = all_a + odd_a, y[2 * s] = all_a - odd_a, y[3 * s] = all_b + odd_b, y[4 * s] = all_b - odd_b;
   }
-  static void gather(V* m, int s)  // 6 -> 3
-      requires(R == 3) {
+  static void gather(V* m, int s) {  // 6 -> R
     const V sum_a = (m[s] + m[2 * s]) * V(at_a), sum_b = (m[3 * s] + m[4 * s]) * V(at_b);
-    const V odd_a = (m[s] - m[2 * s]) * V(at_a), odd_b = (m[3 * s] - m[4 * s]) * V(at_b);
+    const V odd_a = (m[s] - m[2 * s]) * V(at_a), odd_b = (m[3 * s] - m[4 * s]) * V(at_b), last = m[5 * s];
     m[0] = fma(m[0], V(at_0), sum_a + sum_b);
-    m[s] = fma(odd_a, V(a), odd_b * V(b));
-    m[2 * s] = fma(sum_a, V(a2), fma(sum_b, V(b2), m[5 * s]));
+    m[s] = fma(odd_a, V(a), R == 2 ? fma(odd_b, V(b), last) : odd_b * V(b));
+    if constexpr (R == 3) m[2 * s] = fma(sum_a, V(a2), fma(sum_b, V(b2), last));
   }
 };
 

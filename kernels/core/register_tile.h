@@ -26,7 +26,7 @@ inline constexpr int kL = kLanes<float>;
 
 // How numbers of type T are multiplied: in fp32 ...
 template <class T>
-struct Factor {
+struct Fp32Factor {
   using Element = float;  // in which a number is stored
   using Word = float;
   using Words = Vec<kL>;
@@ -46,6 +46,8 @@ struct Factor {
   }
   static Vec<kL> sum_of(const Words& words, const Vec<kL>& sum) { return sum + words; }
 };
+template <class T>
+struct Factor : Fp32Factor<T> {};
 
 #if REGOLITH_PAIRS
 // ... or in pairs of bf16.

@@ -83,7 +83,7 @@ def best_of_torch(args):
     tried, best, hopeless = {}, None, set()
     for mode, precision, layout in itertools.product(("eager", "compile"), precisions(args.device),
                                                      ("NCHW", "channels_last")):
-        if (precision, layout) in hopeless:
+        if (precision, layout) in hopeless or args.only not in f"{precision} {layout} {mode}":
             continue
         side = TorchSide(args, precision, layout, mode)
         fastest = min(tried.values(), default=float("inf"))
@@ -128,6 +128,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="of each side in each round")
     parser.add_argument("--engine", default=str(ROOT / "build" / "release" / "bin" / "engine_profile"))
+    parser.add_argument("--only", default="", help="of PyTorch's configurations, those whose name holds this, as "
+                        "'eager' or 'bf16 NCHW eager': saves time where it is known which is best")
     parser.add_argument("--json")
     args = parser.parse_args()
     if not os.access(args.engine, os.X_OK):
