@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  13330
-engine   17800
+engine   17840
 models    565
 losses     550
 data      3035

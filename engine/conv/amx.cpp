@@ -13,7 +13,7 @@ namespace {
 
 class AmxConvolution : public Convolution {
  public:
-  explicit AmxConvolution(const ConvRequest& request) : request_(request) {
+  explicit AmxConvolution(const ConvRequest& request) : Convolution(request) {
     const ConvShape& s = request.shape;
     const int threads = omp_get_max_threads();
     const TiledShape there{s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.R, s.S, s.pad_before[0], s.pad_before[1]};
@@ -85,12 +85,7 @@ class AmxConvolution : public Convolution {
                   const Source<bf16>& in, const void* packed, const Target<bf16>& out, void* workspace) {
     stream.enqueue(name, [=] { pass->run(in, packed, out, workspace); });
   }
-  void require(bool there, const char* what) const {
-    if (!there)
-      throw KernelError("convolution " + to_string(request_.shape) + " (amx): its request asked for no " + what);
-  }
 
-  ConvRequest request_;
   std::shared_ptr<const TiledPass> forward_, dgrad_;
   std::shared_ptr<const TiledWgrad> wgrad_;
 };

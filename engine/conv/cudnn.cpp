@@ -58,7 +58,7 @@ CUstream_st* native(DeviceStream& stream) { return static_cast<CUstream_st*>(str
 
 class CudnnConvolution : public Convolution {
  public:
-  CudnnConvolution(const ConvRequest& request, Graphs graphs) : request_(request), graphs_(std::move(graphs)) {
+  CudnnConvolution(const ConvRequest& request, Graphs graphs) : Convolution(request), graphs_(std::move(graphs)) {
     const ConvShape& s = request.shape;
     bias_at_ = aligned(workspace_of(graphs_.forward));
     const TensorView dy{nullptr, s.N, s.P(), s.Q(), s.K, s.K, request.type};
@@ -83,7 +83,7 @@ class CudnnConvolution : public Convolution {
   }
 
   size_t forward_workspace() const override {
-    return adds_bias() ? bias_at_ + aligned(request_.shape.K * size_of(request_.type)) : workspace_of(graphs_.forward);
+    return adds_bias() ? bias_at_ + aligned(shape().K * size_of(request_.type)) : workspace_of(graphs_.forward);
   }
   size_t dgrad_workspace() const override { return workspace_of(graphs_.dgrad); }
   size_t wgrad_workspace() const override { return graphs_.wgrad ? wgrad_workspace_ : 0; }
@@ -105,7 +105,7 @@ class CudnnConvolution : public Convolution {
     const bool direct = type == DType::f32 && !accumulate;
     void* result = direct ? static_cast<void*>(dw) : static_cast<char*>(workspace) + result_at_;
     graphs_.wgrad->run(native(s), {x.data, result, dy.data, nullptr}, workspace);
-    if (!direct) kernels::cast(s, {result, type, dw, DType::f32, request_.shape.weights(), accumulate});
+    if (!direct) kernels::cast(s, {result, type, dw, DType::f32, shape().weights(), accumulate});
     if (db != nullptr) kernels::channel_sum(s, {dy, db, accumulate, static_cast<char*>(workspace) + sums_at_});
   }
   int wgrad_launches(bool db) const override { return 1 + (graphs_.wgrad_type != DType::f32) + (db ? 2 : 0); }
@@ -115,15 +115,14 @@ class CudnnConvolution : public Convolution {
   // The bias in the request's type, made in `memory` where the caller has none: zeros for ReLU alone.
   void* rounded(DeviceStream& s, const ChannelBias& bias, void* memory) const {
     if (bias.low != nullptr) return const_cast<void*>(bias.low);
-    const size_t bytes = request_.shape.K * size_of(request_.type);
+    const size_t bytes = shape().K * size_of(request_.type);
     if (bias.full != nullptr)
-      kernels::cast(s, {bias.full, DType::f32, memory, request_.type, request_.shape.K});
+      kernels::cast(s, {bias.full, DType::f32, memory, request_.type, shape().K});
     else if (const cudaError_t e = cudaMemsetAsync(memory, 0, bytes, native(s)); e != cudaSuccess)
       throw DeviceError(std::string("CUDA: a bias of zeros: ") + cudaGetErrorString(e));
     return memory;
   }
 
-  ConvRequest request_;
   Graphs graphs_;
   size_t bias_at_;                                // bytes into forward's workspace: after the graph's own
   size_t result_at_, sums_at_, wgrad_workspace_;  // and into wgrad's

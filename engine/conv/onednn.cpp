@@ -187,7 +187,7 @@ std::shared_ptr<const Compiled> compile(const ConvRequest& r, memory::data_type 
 class OnednnConvolution : public Convolution {
  public:
   OnednnConvolution(const ConvRequest& request, memory::data_type type, WeightGradients who)
-      : request_(request),
+      : Convolution(request),
         compiled_(compile(request, type, who)),
         via_fp32_(type == memory::data_type::f32 && request.type != DType::f32) {
     const Compiled& c = *compiled_;
@@ -320,12 +320,7 @@ class OnednnConvolution : public Convolution {
   static size_t blocked_bytes(const std::optional<Reorder>& reorder) {
     return reorder ? whole_lines(reorder->to.get_size()) : 0;
   }
-  void require(bool there, const char* what) const {
-    if (!there)
-      throw KernelError("convolution " + to_string(request_.shape) + " (onednn): its request asked for no " + what);
-  }
 
-  ConvRequest request_;
   std::shared_ptr<const Compiled> compiled_;
   bool via_fp32_;
   size_t x_bytes_ = 0, y_bytes_ = 0;  // of the fp32 copies in the workspaces

@@ -31,6 +31,23 @@ std::string to_string(const ConvShape& s) {
          join(s.pad_before, ",") + "," + join(s.pad_after, ",");
 }
 
+void Convolution::require(bool asked_for, const char* what) const {
+  if (!asked_for)
+    throw KernelError("convolution " + to_string(request_.shape) + " (" + std::string(provider()) +
+                      "): its request asked for no " + what);
+}
+void Convolution::forward(DeviceStream&, const TensorView&, const void*, const void*, const ChannelBias&,
+                          const TensorView&, void*, const ForwardEpilogue&) {
+  require(false, "forward");
+}
+void Convolution::dgrad(DeviceStream&, const TensorView&, const void*, const void*, const TensorView&, void*,
+                        const DgradEpilogue&) {
+  require(false, "dgrad");
+}
+void Convolution::wgrad(DeviceStream&, const TensorView&, const TensorView&, float*, float*, bool, void*) {
+  require(false, "wgrad");
+}
+
 void check_x(std::string_view provider, const ConvRequest& r, const TensorView& x, bool slices) {
   check(provider, "x", r, x, r.shape.H, r.shape.W, r.shape.C, slices);
 }

@@ -100,6 +100,7 @@ enum class WeightUse { forward, dgrad };
 // the size that was asked for. Everything is enqueued on the stream; nothing waits.
 class Convolution {
  public:
+  explicit Convolution(const ConvRequest& request) : request_(request) {}
   virtual ~Convolution() = default;
   virtual std::string_view provider() const = 0;
   // What runs: "brgconv:avx512_core_bf16", "cudnn engine 42", for --explain.
@@ -122,17 +123,18 @@ class Convolution {
 
   // In the following `w` is the (K,R,S,C) weights of the request's type, `packed` the copy of the call's direction.
   // y = x * w (+ bias) (ReLU). bias: null where the request has none; cuDNN reads `low`. An epilogue only where
-  // has_forward_epilogue() says that there is one; there x and y may be slices, too.
+  // has_forward_epilogue() says that there is one; there x and y may be slices, too. A direction that the request did
+  // not ask for throws KernelError.
   virtual void forward(DeviceStream&, const TensorView& x, const void* w, const void* packed, const ChannelBias& bias,
-                       const TensorView& y, void* workspace, const ForwardEpilogue& epilogue = {}) = 0;
+                       const TensorView& y, void* workspace, const ForwardEpilogue& epilogue = {});
   virtual bool has_forward_epilogue() const { return false; }
   // dx = dy * w^T, written. An epilogue only where has_dgrad_epilogue() says that there is one.
   virtual void dgrad(DeviceStream&, const TensorView& dy, const void* w, const void* packed, const TensorView& dx,
-                     void* workspace, const DgradEpilogue& epilogue = {}) = 0;
+                     void* workspace, const DgradEpilogue& epilogue = {});
   virtual bool has_dgrad_epilogue() const { return false; }
   // dw = x^T * dy in fp32 (K,R,S,C); `accumulate` adds to what stands there. db likewise, or null: K fp32 sums of dy.
   virtual void wgrad(DeviceStream&, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
-                     void* workspace) = 0;
+                     void* workspace);
   // Whether forward takes the norm of x and gives the moments of y, and backward() is there. Then all maps may be
   // slices.
   virtual bool takes_norms() const { return false; }
@@ -141,6 +143,13 @@ class Convolution {
   // bytes of its workspace that it writes and reads.
   virtual int wgrad_launches(bool /*db*/) const { return 1; }
   virtual size_t wgrad_traffic() const { return 0; }
+
+ protected:
+  void require(bool asked_for, const char* what) const;
+
+  const ConvShape& shape() const { return request_.shape; }
+
+  const ConvRequest request_;
 };
 
 // Why a provider does not take a request: "no bf16 on this CPU (needs AVX512)".

@@ -8,7 +8,7 @@ namespace {
 
 class ReferenceConvolution : public Convolution {
  public:
-  explicit ReferenceConvolution(const ConvRequest& request) : relu_(request.relu) {
+  explicit ReferenceConvolution(const ConvRequest& request) : Convolution(request) {
     const ConvShape& o = request.shape;
     window_ = {
         o.R, o.S, {o.stride[0], o.stride[1]}, {o.dilation[0], o.dilation[1]}, {o.pad_before[0], o.pad_before[1]}};
@@ -20,7 +20,7 @@ class ReferenceConvolution : public Convolution {
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::conv_direct_forward(stream, {x, w, bias.full, y, window_, relu_});
+    kernels::conv_direct_forward(stream, {x, w, bias.full, y, window_, request_.relu});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
@@ -35,7 +35,6 @@ class ReferenceConvolution : public Convolution {
 
  private:
   kernels::ConvWindow window_;
-  bool relu_;
   size_t wgrad_workspace_;
 };
 

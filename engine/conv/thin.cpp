@@ -14,25 +14,25 @@ constexpr int kWideStep = 16;   // whole vectors on every machine
 // Few channels in, stride 1, a small window.
 class ThinInConvolution : public Convolution {
  public:
-  explicit ThinInConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {
-    window_ = {shape_.R, shape_.S, {shape_.pad_before[0], shape_.pad_before[1]}};
+  explicit ThinInConvolution(const ConvRequest& request) : Convolution(request) {
+    window_ = {shape().R, shape().S, {shape().pad_before[0], shape().pad_before[1]}};
   }
   std::string_view provider() const override { return "thin"; }
   std::string implementation() const override { return "thin input"; }
   size_t wgrad_workspace() const override {
-    return kernels::thin_gather_workspace({.N = shape_.N, .H = shape_.P(), .W = shape_.Q(), .C = shape_.K},
-                                          shape_.R * shape_.S * shape_.C);
+    return kernels::thin_gather_workspace({.N = shape().N, .H = shape().P(), .W = shape().Q(), .C = shape().K},
+                                          shape().R * shape().S * shape().C);
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::thin_spread(stream, {x, w, bias.full, y, window_, relu_});
+    kernels::thin_spread(stream, {x, w, bias.full, y, window_, request_.relu});
   }
   // Of the images themselves: no network asks for it in training, so plain loops do.
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
     kernels::conv_direct_dgrad(
-        stream, {dy, w, dx, {.R = shape_.R, .S = shape_.S, .pad = {shape_.pad_before[0], shape_.pad_before[1]}}});
+        stream, {dy, w, dx, {.R = shape().R, .S = shape().S, .pad = {shape().pad_before[0], shape().pad_before[1]}}});
   }
   void wgrad(DeviceStream& stream, const TensorView& x, const TensorView& dy, float* dw, float* db, bool accumulate,
              void* workspace) override {
@@ -41,26 +41,24 @@ class ThinInConvolution : public Convolution {
   int wgrad_launches(bool) const override { return 2; }
 
  private:
-  ConvShape shape_;
   kernels::ThinWindow window_;
-  bool relu_;
 };
 
 // 1x1 to few channels. The gradients are those of a thin input, with the parts of x and dy exchanged.
 class ThinOutConvolution : public Convolution {
  public:
-  explicit ThinOutConvolution(const ConvRequest& request) : shape_(request.shape), relu_(request.relu) {}
+  explicit ThinOutConvolution(const ConvRequest& request) : Convolution(request) {}
   std::string_view provider() const override { return "thin"; }
   std::string implementation() const override { return "thin output"; }
   size_t wgrad_workspace() const override {
-    TensorView x{.N = shape_.N, .H = shape_.H, .W = shape_.W, .C = shape_.C, .pitch = shape_.C}, dy = x;
-    dy.C = dy.pitch = shape_.K;
-    return std::max(kernels::thin_gather_workspace(x, shape_.K), kernels::channel_sum_workspace(dy));
+    TensorView x{.N = shape().N, .H = shape().H, .W = shape().W, .C = shape().C, .pitch = shape().C}, dy = x;
+    dy.C = dy.pitch = shape().K;
+    return std::max(kernels::thin_gather_workspace(x, shape().K), kernels::channel_sum_workspace(dy));
   }
 
   void forward(DeviceStream& stream, const TensorView& x, const void* w, const void*, const ChannelBias& bias,
                const TensorView& y, void*, const ForwardEpilogue&) override {
-    kernels::thin_dot(stream, {x, w, bias.full, y, relu_});
+    kernels::thin_dot(stream, {x, w, bias.full, y, request_.relu});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
              const DgradEpilogue&) override {
@@ -74,8 +72,6 @@ class ThinOutConvolution : public Convolution {
   int wgrad_launches(bool db) const override { return db ? 4 : 2; }
 
  private:
-  ConvShape shape_;
-  bool relu_;
 };
 
 // Why these kernels do not take a shape, or nothing.

@@ -9,16 +9,16 @@ constexpr int kWide = 16;  // channels; of fewer, some of a product are zeros
 
 class TileConvolution : public Convolution {
  public:
-  TileConvolution(const ConvRequest& request, Execution execution) : shape_(request.shape), relu_(request.relu) {
-    window_ = {shape_.R, shape_.S, {shape_.pad_before[0], shape_.pad_before[1]}};
-    const size_t partial = kernels::tile_workspace(shape_.N, shape_.H, shape_.C, shape_.K, shape_.R, shape_.S);
-    const TensorView x{nullptr, shape_.N, shape_.H, shape_.W, shape_.C, shape_.C, request.type};
-    const TensorView dy{nullptr, shape_.N, shape_.P(), shape_.Q(), shape_.K, shape_.K, request.type};
+  TileConvolution(const ConvRequest& request, Execution execution) : Convolution(request) {
+    window_ = {shape().R, shape().S, {shape().pad_before[0], shape().pad_before[1]}};
+    const size_t partial = kernels::tile_workspace(shape().N, shape().H, shape().C, shape().K, shape().R, shape().S);
+    const TensorView x{nullptr, shape().N, shape().H, shape().W, shape().C, shape().C, request.type};
+    const TensorView dy{nullptr, shape().N, shape().P(), shape().Q(), shape().K, shape().K, request.type};
     workspace_ = std::max(partial, kernels::channel_sum_workspace(dy));
     const size_t maps = static_cast<size_t>(x.elements() + dy.elements()) * size_of(request.type);
     traffic_ = 2 * partial;
     is_profitable_ = request.needs_wgrad ? execution != Execution::gpu || traffic_ <= 2 * maps
-                                         : std::min(shape_.C, shape_.K) >= kWide;
+                                         : std::min(shape().C, shape().K) >= kWide;
   }
   std::string_view provider() const override { return "tile"; }
   std::string implementation() const override { return "with norms"; }
@@ -36,7 +36,7 @@ class TileConvolution : public Convolution {
                                    .bias = bias.full,
                                    .y = y,
                                    .window = window_,
-                                   .relu = relu_,
+                                   .relu = request_.relu,
                                    .moments = epilogue.moments});
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void* w, const void*, const TensorView& dx, void*,
@@ -66,9 +66,7 @@ class TileConvolution : public Convolution {
   size_t wgrad_traffic() const override { return traffic_; }
 
  private:
-  ConvShape shape_;
   kernels::TileWindow window_;
-  bool relu_;
   size_t workspace_ = 0, traffic_ = 0;
   bool is_profitable_ = true;
 };

@@ -92,7 +92,7 @@ namespace {
 class UpscaleConvolution : public Convolution {
  public:
   explicit UpscaleConvolution(const ConvRequest& request)
-      : request_(request), upscale_(std::make_shared<const winograd::Upscale>(request.shape)) {}
+      : Convolution(request), upscale_(std::make_shared<const winograd::Upscale>(request.shape)) {}
   std::string_view provider() const override { return "upscale"; }
   std::string implementation() const override { return "product of matrices"; }
   bool is_profitable() const override {
@@ -120,20 +120,8 @@ class UpscaleConvolution : public Convolution {
     stream.enqueue("upscale", [c = upscale_, dy = dy.as<float>(), u = static_cast<const float*>(packed), epilogue,
                                dx = dx.as<float>()] { c->run(dy, u, epilogue, dx); });
   }
-  void forward(DeviceStream&, const TensorView&, const void*, const void*, const ChannelBias&, const TensorView&, void*,
-               const ForwardEpilogue&) override {
-    not_asked_for("forward");
-  }
-  void wgrad(DeviceStream&, const TensorView&, const TensorView&, float*, float*, bool, void*) override {
-    not_asked_for("wgrad");
-  }
 
  private:
-  [[noreturn]] void not_asked_for(const char* what) const {
-    throw KernelError("convolution " + to_string(request_.shape) + " (upscale): its request asked for no " + what);
-  }
-
-  ConvRequest request_;
   std::shared_ptr<const winograd::Upscale> upscale_;
 };
 

@@ -41,16 +41,12 @@ std::string algorithm(int M, int R) {
   return "F(" + square(M) + ", " + square(R) + ")";
 }
 
-[[noreturn]] void not_asked_for(const ConvRequest& request, const char* what) {
-  throw KernelError("convolution " + to_string(request.shape) + " (winograd): its request asked for no " + what);
-}
-
 // All directions.
 template <class T, int R>
 class WinogradConvolution : public Convolution {
  public:
   explicit WinogradConvolution(const ConvRequest& request)
-      : request_(request), winograd_(std::make_shared<const Winograd<T, R>>(request.shape, omp_get_max_threads())) {}
+      : Convolution(request), winograd_(std::make_shared<const Winograd<T, R>>(request.shape, omp_get_max_threads())) {}
   std::string_view provider() const override { return "winograd"; }
   std::string implementation() const override { return algorithm(Winograd<T, R>::M, R); }
   size_t forward_workspace() const override { return winograd_->forward().workspace_floats(false) * sizeof(float); }
@@ -61,7 +57,7 @@ class WinogradConvolution : public Convolution {
     // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles,
     // reading them costs more time than the saved multiplications.
     return multiplies_well(request_) && winograd_->forward().tiles() >= 32 &&
-           (R == 3 || multiplies_less(request_.shape, winograd_->forward().tiles(), Winograd<T, R>::kPlanes));
+           (R == 3 || multiplies_less(shape(), winograd_->forward().tiles(), Winograd<T, R>::kPlanes));
   }
 
   Prepacked prepacked(WeightUse use) const override {
@@ -86,7 +82,7 @@ class WinogradConvolution : public Convolution {
   }
   void dgrad(DeviceStream& stream, const TensorView& dy, const void*, const void* packed, const TensorView& dx,
              void* workspace, const DgradEpilogue& epilogue) override {
-    if (!request_.needs_dgrad) not_asked_for(request_, "dgrad");
+    require(request_.needs_dgrad, "dgrad");
     check_x(provider(), request_, dx);
     check_y(provider(), request_, dy);
     const Source<T> in{dy.as<T>(), dy.pitch};
@@ -108,7 +104,6 @@ class WinogradConvolution : public Convolution {
   }
 
  private:
-  ConvRequest request_;
   std::shared_ptr<const Winograd<T, R>> winograd_;
 };
 
@@ -116,7 +111,7 @@ class WinogradConvolution : public Convolution {
 template <class T, int M, int R>
 class WinogradInference : public Convolution {
  public:
-  explicit WinogradInference(const ConvRequest& request) : request_(request) {
+  explicit WinogradInference(const ConvRequest& request) : Convolution(request) {
     const ConvShape& s = request.shape;
     const winograd::PassShape shape{s.N, s.H, s.W, s.C, s.P(), s.Q(), s.K, s.pad_before[0], s.pad_before[1]};
     pass_ = std::make_shared<const Pass<T, M, R>>(shape, omp_get_max_threads());
@@ -128,7 +123,7 @@ class WinogradInference : public Convolution {
   bool is_profitable() const override {
     // Few tiles: reading the transformed weights takes the time.
     return multiplies_well(request_) && pass_->tiles() >= 16 &&
-           multiplies_less(request_.shape, pass_->tiles(), Pass<T, M, R>::kPlanes);
+           multiplies_less(shape(), pass_->tiles(), Pass<T, M, R>::kPlanes);
   }
 
   Prepacked prepacked(WeightUse use) const override {
@@ -156,16 +151,8 @@ class WinogradInference : public Convolution {
     stream.enqueue("winograd_forward", [c = pass_, in, u = static_cast<const float*>(packed), out,
                                         ws = static_cast<float*>(workspace)] { c->run(in, u, out, ws); });
   }
-  void dgrad(DeviceStream&, const TensorView&, const void*, const void*, const TensorView&, void*,
-             const DgradEpilogue&) override {
-    not_asked_for(request_, "dgrad");
-  }
-  void wgrad(DeviceStream&, const TensorView&, const TensorView&, float*, float*, bool, void*) override {
-    not_asked_for(request_, "wgrad");
-  }
 
  private:
-  ConvRequest request_;
   std::shared_ptr<const Pass<T, M, R>> pass_;
 };
 
