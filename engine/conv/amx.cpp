@@ -3,7 +3,6 @@
 #include <array>
 #include <memory>
 
-#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/tiled_pass.h"
 #include "engine/conv/tiled_wgrad.h"

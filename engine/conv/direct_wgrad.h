@@ -1,7 +1,7 @@
 // Weight gradients on the CPU by outer products held in registers, where oneDNN's are slower: on processors without
-// AVX-512 (a third of the machine's rate), and in bf16 where the processor multiplies pairs of it. Maps are packed, a
-// few rows at a time, into panels of channels; the tile is two vectors of output channels times some pairs of (tap,
-// input channel).
+// AVX-512 (a third of the machine's rate), and in bf16 on those without AMX, as pairs or in fp32 (pairs.h). Maps are
+// packed, a few rows at a time, into panels of channels; the tile is two vectors of output channels times some pairs of
+// (tap, input channel).
 #pragma once
 
 #include <cstddef>

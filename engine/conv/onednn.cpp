@@ -9,7 +9,6 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/direct_wgrad.h"
 #include "engine/conv/pairs.h"

@@ -145,8 +145,7 @@ class Convolution {
   virtual size_t wgrad_traffic() const { return 0; }
 
  protected:
-  void require(bool asked_for, const char* what) const;
-
+  void require(bool asked_for, const char* what) const;  // else throws KernelError
   const ConvShape& shape() const { return request_.shape; }
 
   const ConvRequest request_;

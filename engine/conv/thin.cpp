@@ -70,8 +70,6 @@ class ThinOutConvolution : public Convolution {
     if (db != nullptr) kernels::channel_sum(stream, {dy, db, accumulate, workspace});
   }
   int wgrad_launches(bool db) const override { return db ? 4 : 2; }
-
- private:
 };
 
 // Why these kernels do not take a shape, or nothing.

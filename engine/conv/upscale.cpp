@@ -6,7 +6,6 @@
 #include <array>
 #include <memory>
 
-#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/winograd_products.h"
 

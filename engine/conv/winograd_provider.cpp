@@ -4,7 +4,6 @@
 #include <array>
 #include <memory>
 
-#include "engine/base/error.h"
 #include "engine/conv/builtin.h"
 #include "engine/conv/pairs.h"
 #include "engine/conv/winograd.h"

@@ -11,12 +11,12 @@
 
 #include "engine/base/error.h"
 #include "engine/conv/builtin.h"
+#include "engine/conv/pairs.h"
 #include "engine/conv/tiled_pass.h"
 #include "kernels/core/random.h"
 #include "tests/support/simulated_device.h"
 #if defined(REGOLITH_ONEDNN)
 #include "engine/conv/onednn.h"
-#include "engine/conv/pairs.h"
 #include "engine/conv/tiled_wgrad.h"
 #endif
 
@@ -280,6 +280,7 @@ TEST(Onednn, WeightGradientsOfEveryKind) {
 TEST(Winograd, AnyNumberOfThreads) {
   const int before = omp_get_max_threads();
   std::map<std::string, int> taken;
+  int all = 0;
   for (const int threads : {1, 3, 8}) {
     const auto device = make_cpu_device(threads);
     for (const ConvShape& shape : shapes()) {
@@ -287,7 +288,7 @@ TEST(Winograd, AnyNumberOfThreads) {
         const ConvRequest request{.shape = shape, .type = type, .bias = true};
         auto made = winograd_provider().create(*device, request);
         if (std::holds_alternative<UnsupportedReason>(made)) continue;
-        ++taken[std::get<std::unique_ptr<Convolution>>(made)->implementation()];
+        ++taken[std::get<std::unique_ptr<Convolution>>(made)->implementation()], ++all;
         SCOPED_TRACE(to_string(shape) + " " + std::string(name_of(type)) + ", threads: " + std::to_string(threads));
         check(*device, *std::get<std::unique_ptr<Convolution>>(made), request);
       }
@@ -296,6 +297,7 @@ TEST(Winograd, AnyNumberOfThreads) {
   omp_set_num_threads(before);
   for (const char* tiles : {"F(2x2, 3x3)", "F(4x4, 3x3)", "F(3x3, 2x2)", "F(5x5, 2x2)"})
     EXPECT_GE(taken[tiles], 6) << tiles;
+  EXPECT_GE(all, 30);
 }
 
 // A convolution of inference whose maps are slices, with everything that an epilogue has, against sums in double; and
