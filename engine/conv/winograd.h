@@ -2,19 +2,16 @@
 // and Gray, "Fast algorithms for convolutional neural networks" (CVPR 2016), and its adjoint for the weight gradients.
 // Maps and weights are read in their own type, everything between is fp32.
 //
-// fp32 maps are taken in tiles of 4x4 inputs: F(2x2, 3x3) and F(3x3, 2x2), 2.25 times fewer multiplications. Those
-// transforms hold only 1 and 1/2, and rounding is nearly that of the direct sum. Maps of bf16 are taken in tiles of
-// 6x6: F(4x4, 3x3), 4 times fewer, and F(5x5, 2x2), 2.8 times. Their transforms cost a digit of fp32, far below the 8
-// bits that are kept. Even where the processor multiplies pairs of bf16 at twice the rate of fp32, four times fewer
-// products of fp32 are sooner done, and more exact.
+// Tiles are of 6x6 inputs: F(4x4, 3x3), 4 times fewer multiplications, and F(5x5, 2x2), 2.8 times. At the points of
+// winograd_transforms.h their rounding is two to three times that of the direct sum in fp32. Even where the processor
+// multiplies pairs of bf16 at twice the rate of fp32, four times fewer products of fp32 are sooner done, and more exact.
 //
-// Inference in fp32 uses tiles of 6x6, too: their rounding is two to three times that of the direct sum.
+// Inference in fp32 takes maps of few tiles by F(2x2, 3x3), whose transformed weights are smaller.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
 #include "engine/conv/provider.h"
@@ -27,7 +24,7 @@ namespace regolith::winograd {
 template <class T, int R>
 class Winograd {
  public:
-  static constexpr int kEdge = std::is_same_v<T, float> ? 4 : 6, kPlanes = kEdge * kEdge;
+  static constexpr int kEdge = 6, kPlanes = kEdge * kEdge;
   static constexpr int M = kEdge - R + 1;  // outputs of a tile along an axis
 
   Winograd(const ConvShape& shape, int threads);

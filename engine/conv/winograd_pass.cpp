@@ -264,7 +264,6 @@ void Pass<T, M, R>::run(const Source<T>& in, const float* u, const Target<T>& ou
 
 template class Pass<float, 2, 3>;
 template class Pass<float, 4, 3>;
-template class Pass<float, 3, 2>;
 template class Pass<float, 5, 2>;
 template class Pass<bf16, 4, 3>;
 template class Pass<bf16, 5, 2>;

@@ -101,7 +101,6 @@ class Pass {
 
 extern template class Pass<float, 2, 3>;
 extern template class Pass<float, 4, 3>;
-extern template class Pass<float, 3, 2>;
 extern template class Pass<float, 5, 2>;
 extern template class Pass<bf16, 4, 3>;
 extern template class Pass<bf16, 5, 2>;

@@ -53,10 +53,10 @@ class WinogradConvolution : public Convolution {
   size_t wgrad_workspace() const override { return winograd_->wgrad_workspace(); }
   bool has_dgrad_epilogue() const override { return true; }
   bool is_profitable() const override {
-    // The transformed weights take 1.8 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles,
-    // reading them costs more time than the saved multiplications.
+    // The transformed weights take 4 times the bytes of fp32 weights, 8 times those of bf16. With fewer tiles, reading
+    // them costs more time than the saved multiplications.
     return multiplies_well(request_) && winograd_->forward().tiles() >= 32 &&
-           (R == 3 || multiplies_less(shape(), winograd_->forward().tiles(), Winograd<T, R>::kPlanes));
+           multiplies_less(shape(), winograd_->forward().tiles(), Winograd<T, R>::kPlanes);
   }
 
   Prepacked prepacked(WeightUse use) const override {

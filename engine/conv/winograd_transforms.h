@@ -14,32 +14,20 @@ namespace regolith::winograd {
 template <int M, int R>
 struct Axis;
 
-// Four values: F(2, 3) and F(3, 2).
-template <int M, int R>
-requires(M + R == 5) struct Axis<M, R> {
+// Four values, of inference alone.
+template <>
+struct Axis<2, 3> {
   static void input(V* d, int s) {
     const V a = d[0] - d[2 * s], b = d[s] + d[2 * s], c = d[2 * s] - d[s], e = d[s] - d[3 * s];
     d[0] = a, d[s] = b, d[2 * s] = c, d[3 * s] = e;
   }
-  static void output(V* m, int s) {  // 4 -> M
-    const V sum = m[s] + m[2 * s], difference = m[s] - m[2 * s], last = m[3 * s];
-    m[0] = m[0] + sum;
-    m[s] = M == 2 ? difference - last : difference;
-    if constexpr (M == 3) m[2 * s] = sum - last;
+  static void output(V* m, int s) {  // 4 -> 2
+    m[0] = m[0] + m[s] + m[2 * s];
+    m[s] = m[s] - m[2 * s] - m[3 * s];
   }
-  static void weights(V* g, int s) {  // R -> 4
-    const V last = g[(R - 1) * s], half = (R == 3 ? g[0] + last : g[0]) * V(0.5f), middle = g[s] * V(0.5f);
+  static void weights(V* g, int s) {  // 3 -> 4
+    const V last = g[2 * s], half = (g[0] + last) * V(0.5f), middle = g[s] * V(0.5f);
     g[3 * s] = last, g[s] = half + middle, g[2 * s] = half - middle;
-  }
-  static void spread(V* y, int s) {  // M -> 4
-    const V last = y[(M - 1) * s], even = M == 3 ? y[0] + last : y[0], odd = y[s];
-    y[s] = even + odd, y[2 * s] = even - odd, y[3 * s] = V(0.0f) - last;
-  }
-  static void gather(V* m, int s) {  // 4 -> R
-    const V sum = (m[s] + m[2 * s]) * V(0.5f), difference = (m[s] - m[2 * s]) * V(0.5f), last = m[3 * s];
-    m[0] = m[0] + sum;
-    m[s] = R == 2 ? difference + last : difference;
-    if constexpr (R == 3) m[2 * s] = sum + last;
   }
 };
 
