@@ -32,7 +32,14 @@ struct Fp32Factor {
   using Words = Vec<kL>;
   static constexpr int depth = 1;  // numbers in a word
   static __device__ __forceinline__ const Word* words(const Element* p) { return p; }
-  static __device__ __forceinline__ Words load_words(const Word* p) { return load<Words>(p); }
+  static __device__ __forceinline__ Words load_words(const Word* p) {
+    Words words = load<Words>(p);
+#if REGOLITH_VECTOR_EXTENSION && defined(__x86_64__)
+    // In a register: g++ 12 would rather load them again for each row, and with few rows loads are what takes the time.
+    if constexpr (Words::native) asm("" : "+v"(words.v));
+#endif
+    return words;
+  }
   // sum + the products of `a`, the same for all lanes, with those of b.
   static __device__ __forceinline__ Vec<kL> dot(Word a, const Words& b, const Vec<kL>& sum) {
     return fma(Words(a), b, sum);
