@@ -56,7 +56,7 @@ Network& Experiment::network() {
     }
     network_ = std::make_unique<Network>(std::move(graph), device(), o);
     check_classes();
-    if (ranks_ != nullptr && ranks_->size() > 1 && config.loss.sorts_batch())
+    if ((ranks_ != nullptr ? ranks_->size() : config.run.devices) > 1 && config.loss.sorts_batch())
       config.yaml.find("loss").fail(
           "sorts the pixels of the batch, which several ranks divide; per_image: true does not");
     if (config.train.sync_batch_norm && !network_->has_batch_norm())

@@ -84,11 +84,13 @@ Socket Socket::accept(Clock::time_point until) const {
   return {};
 }
 
-Socket Socket::connect(const std::string& address, int port, Clock::time_point until) {
+Socket Socket::connect(const std::string& address, int port, Clock::time_point until, std::string* unknown) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_family = AF_INET;
   hints.ai_socktype = SOCK_STREAM;
-  if (::getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return {};
+  const int failed = ::getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (unknown != nullptr) *unknown = failed == 0 ? "" : std::string("does not resolve: ") + ::gai_strerror(failed);
+  if (failed != 0) return {};
   Socket s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   int result = ::connect(s.descriptor_, found->ai_addr, found->ai_addrlen);
   ::freeaddrinfo(found);

@@ -29,8 +29,8 @@ class Socket {
   int port() const;  // that it listens at
   // Nothing at `until`.
   Socket accept(Clock::time_point until) const;
-  // Nothing where nobody listens there.
-  static Socket connect(const std::string& address, int port, Clock::time_point until);
+  // Nothing where nobody listens there. `unknown`: set to why the system does not know the address, or emptied.
+  static Socket connect(const std::string& address, int port, Clock::time_point until, std::string* unknown = nullptr);
   std::string peer() const;  // the other side's address
 
   // Asked now and then while a transfer waits; throws to end it.

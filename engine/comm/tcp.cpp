@@ -20,12 +20,18 @@ struct Hello {
   char job[64] = {}, host[64] = {};
   int32_t rank = 0, size = 0, port = 0;  // port: where it listens for the rank before it
 };
+struct Answer {
+  char refusal[512] = {};  // empty: the places of all ranks follow
+};
 struct Place {
   char address[64] = {}, host[64] = {};
   int32_t port = 0;
 };
 
-void put(char (&to)[64], const std::string& text) { text.copy(to, sizeof to - 1); }
+template <size_t N>
+void put(char (&to)[N], const std::string& text) {
+  text.copy(to, N - 1);
+}
 
 class Tcp : public Communicator {
  public:
@@ -110,6 +116,20 @@ class Tcp : public Communicator {
                                Socket::Clock::time_point until) const {
     const Socket door = Socket::listen(launch.port, launch.ports);
     std::vector<Socket> ranks(size_ - 1);
+    // Nobody is to wait for a meeting that will not be.
+    const auto end = [&](const std::string& why, const Socket& latest) {
+      Answer a;
+      put(a.refusal, why);
+      const auto tell = [&](const Socket& s) {
+        try {
+          if (s.open()) s.send(&a, sizeof a, limit(Socket::Clock::now() + std::chrono::seconds(1)));
+        } catch (const CommError&) {  // it does not listen, and will hear of the end of this process
+        }
+      };
+      tell(latest);
+      for (const Socket& s : ranks) tell(s);
+      throw CommError(why);
+    };
     put(places[0].address, launch.address);
     put(places[0].host, own.host);
     places[0].port = own.port;
@@ -121,9 +141,10 @@ class Tcp : public Communicator {
         std::string names;
         for (int r = 1; r < size_; ++r)
           if (!ranks[r - 1].open()) names += (names.empty() ? "" : ", ") + std::to_string(r);
-        throw CommError("rank 0 of " + std::to_string(size_) + " waited " + std::to_string(kMeeting.count()) +
-                        " s at " + launch.address + ":" + std::to_string(door.port()) + ": did not come: rank " +
-                        names + "; is it running, and does it reach that address (MASTER_ADDR, MASTER_PORT)?");
+        end("rank 0 of " + std::to_string(size_) + " waited " + std::to_string(kMeeting.count()) + " s at " +
+                launch.address + ":" + std::to_string(door.port()) + ": did not come: rank " + names +
+                "; is it running, and does it reach that address (MASTER_ADDR, MASTER_PORT)?",
+            s);
       }
       Hello h;
       const auto soon = std::min(until, Socket::Clock::now() + std::chrono::seconds(5));
@@ -135,10 +156,11 @@ class Tcp : public Communicator {
       if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0 || std::memcmp(h.job, own.job, sizeof own.job) != 0)
         continue;
       if (h.size != size_ || h.rank < 1 || h.rank >= size_ || ranks[h.rank - 1].open())
-        throw CommError("rank " + std::to_string(h.rank) + " of " + std::to_string(h.size) + " on " + h.host +
-                        " came to a job of " + std::to_string(size_) + " ranks" +
-                        (h.size == size_ ? " where that rank is there already" : "") +
-                        "; each process needs its own RANK, and all the same WORLD_SIZE");
+        end("rank " + std::to_string(h.rank) + " of " + std::to_string(h.size) + " on " + h.host +
+                " came to a job of " + std::to_string(size_) + " ranks" +
+                (h.size == size_ ? " where that rank is there already" : "") +
+                "; each process needs its own RANK, and all the same WORLD_SIZE",
+            s);
       Place& place = places[h.rank];
       const std::string peer = s.peer();
       put(place.address, peer.starts_with("127.") ? launch.address : peer);
@@ -147,26 +169,33 @@ class Tcp : public Communicator {
       ranks[h.rank - 1] = std::move(s);
       --missing;
     }
-    for (const Socket& s : ranks) s.send(places.data(), places.size() * sizeof(Place), limit(until));
+    const Answer welcome;
+    for (const Socket& s : ranks)
+      if (s.send(&welcome, sizeof welcome, limit(until)))
+        s.send(places.data(), places.size() * sizeof(Place), limit(until));
     return ranks;
   }
 
   std::vector<Socket> meet_root(const Launch& launch, const Hello& own, std::vector<Place>& places,
                                 Socket::Clock::time_point until) const {
+    std::string unknown;  // that name, as it may be for a while
     for (int i = 0; Socket::Clock::now() < until; i = (i + 1) % launch.ports) {
-      Socket s = Socket::connect(launch.address, launch.port + i, until);
+      Socket s = Socket::connect(launch.address, launch.port + i, until, &unknown);
       // Another program may have that port: only rank 0 answers.
-      if (s.open() && s.send(&own, sizeof own, limit(until)) &&
-          s.receive(places.data(), places.size() * sizeof(Place), limit(until))) {
-        std::vector<Socket> connections;
-        connections.push_back(std::move(s));
-        return connections;
+      Answer answer;
+      if (s.open() && s.send(&own, sizeof own, limit(until)) && s.receive(&answer, sizeof answer, limit(until))) {
+        if (answer.refusal[0] != 0) throw CommError("rank 0 ends the meeting: " + std::string(answer.refusal));
+        if (s.receive(places.data(), places.size() * sizeof(Place), limit(until))) {
+          std::vector<Socket> connections;
+          connections.push_back(std::move(s));
+          return connections;
+        }
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(i + 1 == launch.ports ? 100 : 1));
     }
     throw CommError("rank " + std::to_string(rank_) + " of " + std::to_string(size_) + " waited " +
                     std::to_string(kMeeting.count()) + " s for rank 0 at " + launch.address + ":" +
-                    std::to_string(launch.port) +
+                    std::to_string(launch.port) + (unknown.empty() ? "" : ", a name that " + unknown) +
                     "; is it running, and is that address right (MASTER_ADDR, MASTER_PORT)?");
   }
 

@@ -134,6 +134,16 @@ TEST(WatchDeathTest, EndsAProcessThatDoesNotCome) {
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
 }
 
+TEST(Socket, SaysWhichNameDoesNotResolve) {
+  std::string unknown;
+  const auto until = Socket::Clock::now() + std::chrono::seconds(5);
+  EXPECT_FALSE(Socket::connect("no such name", 1, until, &unknown).open());
+  EXPECT_THAT(unknown, testing::StartsWith("does not resolve: "));
+  const Socket door = Socket::listen(0, 1);
+  EXPECT_TRUE(Socket::connect("127.0.0.1", door.port(), until, &unknown).open());
+  EXPECT_EQ(unknown, "");
+}
+
 TEST(Watch, CallsOnceWhenARankFails) {
   const Socket door = Socket::listen(0, 1);
   const auto until = Socket::Clock::now() + std::chrono::seconds(20);

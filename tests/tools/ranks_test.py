@@ -124,8 +124,9 @@ class Tests:
         assert max(abs(a - b) / a for a, b in zip(losses[1], losses[2])) < 1e-6, losses
         for words, part in ((["train.sync_batch_norm=true"], "train.sync_batch_norm: the network has no batch norm"),
                             (["loss={lovasz: {}}", "train.slices=auto"], "loss: sorts the pixels of the batch")):
-            code, _, err = self.run(self.words("refused", "run.devices=2", *words))
-            assert code == 1 and part in err and err.count("\n") == 1, err
+            for more in ([], ["--explain"]):
+                code, out, err = self.run(self.words("refused", "run.devices=2", *words, *more))
+                assert code == 1 and out == "" and part in err and err.count("\n") == 1, (out, err)
 
     def as_torchrun_says(self):
         for n in (2, 4):
@@ -187,6 +188,13 @@ class Tests:
                              lambda r: self.torch_variables(2, r, port))
         assert "rank 0 of 2 on " in results[0][2] and "train.epochs: " in results[0][2], results
         assert results[1] == (1, "", ""), results
+
+    def other_numbers_of_ranks_end_the_meeting(self):
+        port, began = free_port(), time.monotonic()
+        results = self.ranks(3, lambda r: self.words("none"), lambda r: self.torch_variables(3 if r < 2 else 4, r, port))
+        for code, _, err in results:
+            assert code == 1 and "rank 2 of 4 on " in err and "WORLD_SIZE" in err and err.count("\n") == 1, results
+        assert time.monotonic() - began < LIMIT
 
     def environments_that_contradict_themselves(self):
         for variables, part in ((self.torch_variables(2, 5, 1), "rank 5 of 2"),
@@ -284,7 +292,8 @@ def main():
         tests = Tests(args, pathlib.Path(folder))
         for name in ("alone", "devices", "a_batch_of_each_device", "what_is_exchanged_is_said",
                      "batch_norm_over_all_ranks", "as_torchrun_says", "by_torchrun", "as_slurm_says", "by_mpirun",
-                     "what_differs_is_named", "a_rank_that_fails_ends_all", "environments_that_contradict_themselves",
+                     "what_differs_is_named", "a_rank_that_fails_ends_all",
+                     "other_numbers_of_ranks_end_the_meeting", "environments_that_contradict_themselves",
                      "a_signal_writes_one_checkpoint", "without_rank_0_rank_1_speaks",
                      "a_job_that_was_stopped_goes_on", "a_stopped_rank_does_not_outlive_rank_0", "killed_ranks_end_all_and_the_run_goes_on"):
             began = time.monotonic()
