@@ -548,7 +548,7 @@ TEST(Picker, TakesWinogradWhereItPays) {
   // 32 tiles of 4x4, or one less.
   EXPECT_FALSE(is_profitable(same(1, 4, 124, 16, 16, 3, 3), DType::f32));
   EXPECT_FALSE(is_profitable(same(1, 4, 124, 16, 16, 3, 3), DType::bf16));
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && defined(__FMA__)
   EXPECT_TRUE(is_profitable(same(1, 4, 125, 16, 16, 3, 3), DType::f32));
   EXPECT_FALSE(is_profitable(same(60, 1, 8, 16, 16, 3, 3), DType::f32));  // three quarters of a tile are thrown away
   EXPECT_EQ(is_profitable(same(1, 4, 125, 16, 16, 3, 3), DType::bf16), !__builtin_cpu_supports("amx-bf16"));
