@@ -48,8 +48,7 @@ struct Fp32Factor {
   static __device__ __forceinline__ void store_words(Word* to, const Vec<kL>* v) { store(to, v[0]); }
   // n words, of neighbouring elements of `first`. Null stands for zeros.
   static void pack(const T* first, const T* /*second*/, int n, Word* to) {
-    if (first == nullptr) std::memset(to, 0, n * sizeof(Word));
-    for (int j = 0; j < n && first != nullptr; ++j) to[j] = static_cast<float>(first[j]);
+    for (int j = 0; j < n; ++j) to[j] = first != nullptr ? static_cast<float>(first[j]) : 0.0f;
   }
   static Vec<kL> sum_of(const Words& words, const Vec<kL>& sum) { return sum + words; }
 };
