@@ -295,8 +295,7 @@ TEST(Winograd, AnyNumberOfThreads) {
     }
   }
   omp_set_num_threads(before);
-  for (const char* tiles : {"F(4x4, 3x3)", "F(5x5, 2x2)"})
-    EXPECT_GE(taken[tiles], 12) << tiles;
+  for (const char* tiles : {"F(4x4, 3x3)", "F(5x5, 2x2)"}) EXPECT_GE(taken[tiles], 12) << tiles;
   EXPECT_GE(all, 30);
 }
 
