@@ -4,8 +4,7 @@
 //
 // Tiles are of 6x6 inputs: F(4x4, 3x3), 4 times fewer multiplications, and F(5x5, 2x2), 2.8 times. At the points of
 // winograd_transforms.h their rounding is two to three times that of the direct sum in fp32. Even where the processor
-// multiplies pairs of bf16 at twice the rate of fp32, four times fewer products of fp32 are sooner done, and more
-// exact.
+// multiplies pairs of bf16 at twice the rate of fp32, four times fewer products of fp32 are faster, and more exact.
 //
 // Inference in fp32 takes maps of few tiles by F(2x2, 3x3), whose transformed weights are smaller.
 #pragma once
