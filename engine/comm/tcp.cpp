@@ -13,7 +13,7 @@ namespace regolith {
 namespace {
 
 constexpr size_t kPiece = 256 << 10;  // of a broadcast, which goes from rank to rank
-constexpr char kMagic[8] = {'r', 'e', 'g', 'o', 'l', 'i', 't', '1'};
+constexpr char kMagic[8] = {'r', 'e', 'g', 'o', 'l', 'i', 't', '2'};
 
 struct Hello {
   char magic[8] = {};
