@@ -12,12 +12,17 @@ namespace {
 
 using namespace small;
 
-TEST(Views, ConcatOfTheUnetCopiesNothing) {
-  auto cpu = make_cpu_device(1);
-  Graph g = read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
+// Of configs/models.
+Network unet(Device& device) {
   NetworkOptions options;
   options.conv.provider = "reference";
-  Network network(std::move(g), *cpu, options);
+  return {read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model")), device,
+          options};
+}
+
+TEST(Views, ConcatOfTheUnetCopiesNothing) {
+  auto cpu = make_cpu_device(1);
+  Network network = unet(*cpu);
   for (Mode mode : {Mode::train, Mode::eval}) {
     Program& p = network.program(1, mode);
     EXPECT_EQ(p.plan().concat_copies, 0);
@@ -44,10 +49,7 @@ TEST(Views, ConcatOfTheUnetCopiesNothing) {
 
 TEST(Memory, TooLargeABatchNamesTensorsAndOneThatFits) {
   auto cpu = make_cpu_device(1);
-  Graph g = read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
-  NetworkOptions options;
-  options.conv.provider = "reference";
-  Network network(std::move(g), *cpu, options);
+  Network network = unet(*cpu);
   try {
     network.program(1 << 14, Mode::train);
     FAIL() << "expected a DeviceError";
