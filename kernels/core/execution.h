@@ -24,7 +24,6 @@ struct Dim3 {
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #endif
 
@@ -33,8 +32,10 @@ struct Dim3 {
 #define REGOLITH_UNROLL _Pragma("unroll")
 #elif defined(REGOLITH_CHECKED)
 #define REGOLITH_UNROLL
+#define __forceinline__ inline  // the compiler's choice: a third of the time to compile, hardly more to run
 #else
 #define REGOLITH_UNROLL _Pragma("GCC unroll 16")
+#define __forceinline__ inline __attribute__((always_inline))
 #endif
 
 #if defined(__CUDACC__)
