@@ -87,7 +87,7 @@ const ExperimentData& Experiment::data() {
   p->report = all.origin + ": " + std::to_string(all.count) + " images of " +
               size_text({all.height, all.width, all.channels}) + "\n" + all.notes;
   std::vector<int64_t> samples = all.labelled_samples();
-  if (d.clean.drop_shared_masks || d.clean.drop_duplicate_images) {
+  if (d.clean.drop_shared_masks || d.clean.drop_duplicates) {
     CleanReport cleaned = clean(all, samples, d.clean);
     p->report += cleaned.summary();
     samples = std::move(cleaned.samples);

@@ -103,8 +103,9 @@ std::string CleanReport::summary() const {
   }
   text += "  Plain masks that repeat, kept: " + std::to_string(kept.size()) + ", in " + std::to_string(in_kept) +
           " samples.\n";
-  text += "  Copies of images: " + std::to_string(copies) +
-          (copies > 0 && !rule.drop_duplicate_images ? " (kept)" : "") + ".\n";
+  text +=
+      "  Copies of images: " + std::to_string(copies) + (copies > 0 && !rule.drop_duplicates ? " (kept)" : "") + ".\n";
+  if (!labelled_anew.empty()) text += "  Of these, kept for another mask: rows " + join(labelled_anew) + "\n";
   if (!dropped.empty()) text += "  Dropped rows: " + join(dropped) + "\n";
   return text;
 }
@@ -117,10 +118,16 @@ CleanReport clean(const Dataset& data, const std::vector<int64_t>& samples, cons
   std::vector<bool> copy(static_cast<size_t>(data.count), false);  // of an image that came earlier
   for (const auto& group : equal_groups(samples, data.images, data.image_bytes())) {
     auto& rows = report.duplicate_images.emplace_back();
-    for (const int64_t i : group) {
-      rows.push_back(data.source[i]);
-      copy[i] = i != group[0];
-      if (copy[i] && rule.drop_duplicate_images) drop[i] = true;
+    for (auto i = group.begin(); i != group.end(); ++i) {
+      rows.push_back(data.source[*i]);
+      copy[*i] = i != group.begin();
+      const auto same_mask = [&](int64_t other) {
+        return data.masks.empty() || std::equal(data.mask(*i), data.mask(*i) + data.mask_bytes(), data.mask(other));
+      };
+      if (std::any_of(group.begin(), i, same_mask))
+        drop[*i] = rule.drop_duplicates;
+      else if (copy[*i])
+        report.labelled_anew.push_back(data.source[*i]);
     }
   }
   if (!data.masks.empty()) {

@@ -16,14 +16,14 @@ namespace regolith {
 struct CleanRule {
   int min_shared = 3;
   double plain_fill = 0.9;
-  bool drop_shared_masks = false;      // odd ones
-  bool drop_duplicate_images = false;  // all but the first of equal images
+  bool drop_shared_masks = false;  // odd ones
+  bool drop_duplicates = false;    // of equal images that have equal masks, all but the first
 };
 template <class V>
 void fields(V& v, CleanRule& s) {
   v("drop_shared_masks", s.drop_shared_masks,
     {.doc = "drop images that share one mask of several classes; the report says which and why"});
-  v("drop_duplicates", s.drop_duplicate_images, {.doc = "of images that are equal, mask and all, keep the first"});
+  v("drop_duplicates", s.drop_duplicates, {.doc = "of images that are equal, mask and all, keep the first"});
 }
 
 struct SharedMask {
@@ -39,6 +39,7 @@ struct CleanReport {
   std::vector<int64_t> dropped;                        // rows of the file, ascending
   std::vector<SharedMask> odd, kept;                   // groups of at least min_shared images, largest first
   std::vector<std::vector<int64_t>> duplicate_images;  // groups of rows whose images are equal byte for byte
+  std::vector<int64_t> labelled_anew;                  // of these, copies whose mask no earlier one has, ascending
   CleanRule rule;
 
   std::string summary() const;  // a few lines: what was dropped, by which rule, what was kept in spite of it

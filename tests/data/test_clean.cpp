@@ -87,11 +87,22 @@ TEST(Clean, CopiesOfAnImageDoNotMakeItsMaskShared) {
   EXPECT_THAT(c.dropped, IsEmpty());
   EXPECT_THAT(c.duplicate_images, ElementsAre(ElementsAre(100, 101, 102)));
   CleanRule rule;
-  rule.drop_shared_masks = rule.drop_duplicate_images = true;
+  rule.drop_shared_masks = rule.drop_duplicates = true;
   EXPECT_THAT(clean_all(d, rule).dropped, ElementsAre(101, 102));
 }
 
-// Samples that are not asked about count for nothing.
+// Another opinion of the same picture is no copy, and which of them is right the report leaves to its reader.
+TEST(Clean, CopiesWithAnotherMaskAreKeptAndNamed) {
+  Dataset d = made(5, [](int64_t i, int, int) { return i % 2; });
+  for (int i = 1; i < 4; ++i) std::copy_n(d.images.begin(), 64, d.images.begin() + 64 * i);
+  const CleanReport c = clean_all(d, {.drop_duplicates = true});
+  EXPECT_THAT(c.dropped, ElementsAre(102, 103));
+  EXPECT_THAT(c.labelled_anew, ElementsAre(101));
+  EXPECT_THAT(c.summary(), HasSubstr("Copies of images: 3.\n  Of these, kept for another mask: rows 101\n"));
+  d.masks.clear();
+  EXPECT_THAT(clean(d, {0, 1, 2, 3, 4}, {.drop_duplicates = true}).dropped, ElementsAre(101, 102, 103));
+}
+
 // A frame without truth, as an annotator's tool leaves it, is neither a class nor in the way of the rest.
 TEST(Clean, PixelsWithoutTruthAreNotLabelled) {
   const Dataset plain = made(4, [](int64_t, int y, int x) { return y == 0 || x == 0 ? 255 : 1; });
@@ -104,6 +115,7 @@ TEST(Clean, PixelsWithoutTruthAreNotLabelled) {
   EXPECT_THAT(none.kept[0].pixels, ElementsAre(0));
 }
 
+// Samples that are not asked about count for nothing.
 TEST(Clean, LooksAtTheGivenSamples) {
   const Dataset d = made(4, [](int64_t, int y, int x) { return cross(y, x); });
   EXPECT_THROW(clean_all(d), DataError);
