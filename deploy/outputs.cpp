@@ -37,33 +37,34 @@ class FolderOutputs : public Outputs {
     if (options.overlay) make_folder(folder_ / "overlay");
     if (has_values()) make_folder(folder_ / "values");
     if (options.force || options.go_on) return;
-    const auto there = [&](const std::string& name) { return fs::exists(mask(name)); };
-    const auto first = std::find_if(names.begin(), names.end(), there);
-    if (first != names.end())
-      throw IoError(mask(*first).string() + ": is there already, with " +
-                    std::to_string(std::count_if(first, names.end(), there) - 1) +
+    std::vector<fs::path> there;
+    for (const std::string& name : names)
+      for (const fs::path& file : files(name))
+        if (fs::exists(file)) there.push_back(file);
+    if (!there.empty())
+      throw IoError(there[0].string() + ": is there already, with " + std::to_string(there.size() - 1) +
                     " more; --continue leaves them and predicts the others, --force writes all anew");
   }
 
   bool has(const std::string& name) const override {
-    return options_.go_on && fs::exists(mask(name)) && (!options_.overlay || fs::exists(overlay(name))) &&
-           (!has_values() || fs::exists(values(name)));
+    const std::vector<fs::path> all = files(name);
+    return std::none_of(all.begin(), all.end(), [&](const fs::path& file) { return wants(file); });
   }
 
   void write(const Item& item, const Segmentation& s) override {
     const std::string& name = item.name;
-    if (options_.overlay) draw_over(overlay(name).string(), item.image, s);
-    if (has_values()) {
+    if (options_.overlay && wants(overlay(name))) draw_over(overlay(name).string(), item.image, s);
+    if (has_values() && wants(values(name))) {
       std::vector<NpzEntry> entries;
       if (options_.probabilities)
         entries.push_back(npz_entry("probabilities", {s.height, s.width, s.classes}, s.probabilities.data()));
       if (options_.confidence) entries.push_back(npz_entry("confidence", {s.height, s.width}, s.confidence.data()));
       write_npz(values(name).string(), entries);
     }
-    // Last: --continue takes a mask as the sign that all is there.
-    write_png(mask(name).string(),
-              {.height = s.height, .width = s.width, .palette = palette_, .texts = {classes_text(class_names_)}},
-              [&](int y) { return s.ids.data() + static_cast<size_t>(y) * s.width; });
+    if (wants(mask(name)))
+      write_png(mask(name).string(),
+                {.height = s.height, .width = s.width, .palette = palette_, .texts = {classes_text(class_names_)}},
+                [&](int y) { return s.ids.data() + static_cast<size_t>(y) * s.width; });
     ++written_;
   }
 
@@ -76,6 +77,14 @@ class FolderOutputs : public Outputs {
   fs::path mask(const std::string& name) const { return folder_ / (name + ".png"); }
   fs::path overlay(const std::string& name) const { return folder_ / "overlay" / (name + ".png"); }
   fs::path values(const std::string& name) const { return folder_ / "values" / (name + ".npz"); }
+  std::vector<fs::path> files(const std::string& name) const {
+    std::vector<fs::path> all{mask(name)};
+    if (options_.overlay) all.push_back(overlay(name));
+    if (has_values()) all.push_back(values(name));
+    return all;
+  }
+  // --continue leaves each file that is there: a mask may have been corrected by hand since.
+  bool wants(const fs::path& file) const { return !options_.go_on || !fs::exists(file); }
 
   // Colours of the classes, half of them and half of the image.
   void draw_over(const std::string& path, const ImageView& image, const Segmentation& s) const {
@@ -192,6 +201,7 @@ class CsvOutputs : public FileOutputs {
     file_.write(text + "\n");
   }
   void finish() override {
+    if (count_ == 0) file_.write("id\n");  // a part of the images that has none
     file_.commit();
     finished_ = true;
   }

@@ -1,6 +1,7 @@
 #include "deploy/prediction.h"
 
 #include <atomic>
+#include <charconv>
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -43,8 +44,13 @@ class Pipeline {
     std::exception_ptr error;
     try {
       segmenter_.predict([this] { return next(); }, [this](const ImageView&, Segmentation s) { done(std::move(s)); },
-                         wanted, [this](double images) { progress_.items(images + failed_, total(), "images"); });
+                         wanted,
+                         [this](double images) {
+                           progress_.items(images + failed_, total(), "images");
+                           if (interrupted() || stopped_) throw Stopped{};  // one image may take hours
+                         });
       if (failed_ == total()) progress_.items(static_cast<double>(total()), total(), "images");
+    } catch (const Stopped&) {
     } catch (...) {
       error = std::current_exception();
     }
@@ -59,6 +65,7 @@ class Pipeline {
   bool interrupted() const { return interrupts_ != nullptr && interrupts_->signal != 0; }
 
  private:
+  struct Stopped {};
   int64_t total() const { return std::ssize(todo_); }
 
   void read() {
@@ -127,23 +134,31 @@ class Pipeline {
   int64_t failed_ = 0;
 };
 
-// Throws UsageError where masks or overlays would lie among the images that are read, or in the place of one.
+// Throws UsageError where masks or overlays would lie among the images that are read, or in the place of one, which a
+// folder may name by a link.
 void keep_input(const PredictionOptions& o) {
   namespace fs = std::filesystem;
-  const fs::path input = o.input, output = o.output;
-  const std::string name = fs::is_directory(input) ? "" : input.stem().string() + ".png";
   std::error_code none;  // of a path that is not there
-  for (const fs::path& place : {output, output / name, output / "overlay" / name})
-    if (fs::equivalent(input, place, none))
-      throw UsageError("--output " + o.output + ": would be written over " + o.input + ", which is read; name another");
+  std::vector<fs::path> read{o.input};
+  for (const auto& entry : fs::directory_iterator(o.input, none)) read.push_back(entry.path());
+  const fs::path output = o.output;
+  for (const fs::path& file : read) {
+    const std::string name = file.stem().string() + ".png";
+    for (const fs::path& place : {output, output / name, output / "overlay", output / "overlay" / name})
+      if (fs::equivalent(file, place, none))
+        throw UsageError("--output " + o.output + ": would be written over " + file.string() +
+                         ", which is read; name another");
+  }
 }
 
 }  // namespace
 
 void set_part(PredictionOptions& options, const std::string& text) {
-  char slash = 0, more = 0;
-  const int read = std::sscanf(text.c_str(), "%d%c%d%c", &options.part, &slash, &options.parts, &more);
-  if (read != 3 || slash != '/' || options.part < 1 || options.part > options.parts)
+  const char* const end = text.data() + text.size();
+  const auto part = std::from_chars(text.data(), end, options.part);
+  const bool divided = part.ec == std::errc{} && part.ptr != end && *part.ptr == '/';
+  const auto parts = divided ? std::from_chars(part.ptr + 1, end, options.parts) : part;
+  if (!divided || parts.ec != std::errc{} || parts.ptr != end || options.part < 1 || options.part > options.parts)
     throw UsageError("--part " + text + ": expected a part of the images, as 2/8 is the second of eight");
 }
 

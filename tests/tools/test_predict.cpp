@@ -102,6 +102,37 @@ TEST_F(Predict, NothingIsWrittenOverUnasked) {
   EXPECT_THAT(predict("masks.npz", {}, "images.npz").err, HasSubstr("masks.npz: is there already; --force"));
 }
 
+TEST_F(Predict, WhatLiesBesideTheMasksIsLeftToo) {
+  ASSERT_EQ(predict("masks").code, 0);
+  std::filesystem::create_directories(folder_ / "masks/overlay");
+  folder_.write("masks/p1.png", "corrected by hand");
+  folder_.write("masks/overlay/p2.png", "mine");
+  const Outcome o = predict("masks", {"--continue", "--overlay", "--confidence"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_EQ(folder_.read("masks/p1.png"), "corrected by hand");
+  EXPECT_EQ(folder_.read("masks/overlay/p2.png"), "mine");
+  EXPECT_TRUE(folder_.has("masks/overlay/p1.png"));
+  EXPECT_TRUE(folder_.has("masks/values/p2.npz"));
+  for (int i = 0; i < kN; ++i) std::filesystem::remove(folder_ / ("masks/p" + std::to_string(i) + ".png"));
+  const Outcome refused = predict("masks", {"--overlay"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("masks/overlay/p0.png: is there already, with 4 more"));
+  EXPECT_EQ(folder_.read("masks/overlay/p2.png"), "mine");
+}
+
+TEST_F(Predict, ASignalEndsALargeImageToo) {
+  write_photo("wide.png", 0, 1000, 6000);
+  Child child(folder_.path(), {"engine_predict", "runs/tiny", "--input", "wide.png", "--output", "masks", "--overlap",
+                               "0.9", "--threads", "1"});
+  ASSERT_TRUE(child.wait_for("tiles of 16x32"));
+  ASSERT_TRUE(child.wait_until_caught(SIGINT));
+  child.signal(SIGINT);
+  const Outcome o = child.wait();
+  EXPECT_EQ(o.code, 130) << o.err;
+  EXPECT_THAT(o.out, HasSubstr("interrupted: 0 masks in masks"));
+  EXPECT_FALSE(folder_.has("masks/wide.png"));
+}
+
 TEST_F(Predict, WhatIsReadIsNotWrittenOver) {
   const std::string photo = folder_.read("photos/p0.png"), array = folder_.read("images.npz");
   std::filesystem::create_directory_symlink(folder_ / "photos", folder_ / "link");
@@ -119,6 +150,11 @@ TEST_F(Predict, WhatIsReadIsNotWrittenOver) {
   std::filesystem::rename(folder_ / "photos", folder_ / "out/overlay");
   refused("out/overlay", "out", "--force");
   refused("images.npz", "images.npz", "--force");
+  std::filesystem::create_directory(folder_ / "links");
+  std::filesystem::create_symlink("../out/overlay/p0.png", folder_ / "links/p0.png");
+  const Outcome o = predict("out/overlay", {"--force"}, "links");
+  EXPECT_EQ(o.code, 2);
+  EXPECT_THAT(o.err, HasSubstr("would be written over links/p0.png"));
   EXPECT_EQ(folder_.read("out/overlay/p0.png"), photo);
   EXPECT_EQ(folder_.read("images.npz"), array);
 }
@@ -128,9 +164,13 @@ TEST_F(Predict, PartsAreTheWhole) {
   EXPECT_FALSE(folder_.has("masks/p1.png"));
   ASSERT_EQ(predict("masks", {"--part", "2/2"}).code, 0);
   for (int i = 0; i < kN; ++i) EXPECT_TRUE(folder_.has("masks/p" + std::to_string(i) + ".png"));
-  const Outcome o = predict("masks", {"--part", "3/2"});
-  EXPECT_EQ(o.code, 2);
-  EXPECT_THAT(o.err, HasSubstr("--part 3/2: expected a part of the images"));
+  for (const std::string part : {"3/2", "1/4294967297", " 1/2", "1/2x", "1"}) {
+    const Outcome o = predict("masks", {"--part", part});
+    EXPECT_EQ(o.code, 2);
+    EXPECT_THAT(o.err, HasSubstr("--part " + part + ": expected a part of the images"));
+  }
+  ASSERT_EQ(predict("none.csv", {"--part", "9/9"}).code, 0);
+  EXPECT_EQ(folder_.read("none.csv"), "id\n");
 }
 
 TEST_F(Predict, OneDamagedImageIsNamedAndTheRestGoOn) {
