@@ -79,6 +79,8 @@ int main(int argc, char** argv) {
   p.option("--check", file, "compare this .onnx, in Python's onnxruntime, with the engine; exit 1 beyond 1e-4");
   return p.run([&] {
     if (output.empty() && file.empty()) throw UsageError("expected --output MODEL.onnx or --check MODEL.onnx");
+    if (!output.empty() && fs::path(output).extension() != ".onnx")
+      throw UsageError("--output " + output + ": expected a name that ends in .onnx");
     if (!output.empty() && !force && fs::exists(output))
       throw IoError(output + ": is there already; --force replaces it");
     if (fs::exists(output) && !fs::is_regular_file(output))

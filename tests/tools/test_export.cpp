@@ -77,7 +77,9 @@ TEST_F(Export, KeepsWhatIsThere) {
   EXPECT_EQ(folder_.read("m.onnx"), "precious");
   EXPECT_FALSE(folder_.has("m.onnx.tmp"));
   refuses(words({"--output", "nowhere/m.onnx"}), {"nowhere/m.onnx"});
-  refuses(words({"--output", "runs", "--force"}), {"runs: is no file"});
+  std::filesystem::create_directory(folder_ / "folder.onnx");
+  refuses(words({"--output", "folder.onnx", "--force"}), {"folder.onnx: is no file"});
+  refuses(words({"--output", "runs/tiny/best.safetensors", "--force"}), {"expected a name that ends in .onnx"});
   ASSERT_EQ(run(words({"--output", "m.onnx", "--force"})).code, 0);
   EXPECT_NE(folder_.read("m.onnx"), "precious");
 }
