@@ -187,13 +187,15 @@ void Training::open_folder(const std::optional<EarlierRun>& earlier) {
   std::fputs(listed("frozen", {frozen.begin(), frozen.end()}).c_str(), stdout);
   for (const auto& l : listeners_) l->begin(*this, earlier.has_value());
   if (!earlier) return;
-  if (stopped_ || epoch_ >= config_.train.epochs)
+  if (stopped_ || epoch_ >= config_.train.epochs) {
     std::printf("%s is finished%s after epoch %lld: nothing is left to train; a larger train.%s goes on\n",
                 folder_.c_str(), stopped_ ? ", stopped early" : "", static_cast<long long>(epoch_),
                 stopped_ ? "early_stopping.patience" : "epochs");
-  else
+    if (!earlier->changes.empty()) save_last(epoch_);  // else no checkpoint would bring the new configuration
+  } else {
     std::printf("resuming %s at epoch %lld, step %lld\n", folder_.c_str(), static_cast<long long>(epoch_ + 1),
                 static_cast<long long>(trainer_->state().step));
+  }
 }
 
 // Changes nothing on the disk.

@@ -95,6 +95,17 @@ TEST_F(CliResume, AnotherLossOrMonitorMeasuresAnew) {
   EXPECT_EQ(load_checkpoint(folder_ / "runs/tiny/best.safetensors").meta("epoch"), "2");
 }
 
+TEST_F(CliResume, AFinishedRunUnderAnotherConfigurationKeepsIt) {
+  first();
+  const std::string before = folder_.read("runs/tiny/config.yaml");
+  resumed({"loss.dice={}"});
+  EXPECT_EQ(folder_.read("runs/tiny/config-1.yaml"), before);
+  EXPECT_THAT(folder_.read("runs/tiny/config.yaml"), HasSubstr("dice"));
+  const std::string scores = folder_.read("runs/tiny/scores.json");
+  EXPECT_THAT(resumed({}), Not(HasSubstr("changed")));
+  EXPECT_EQ(folder_.read("runs/tiny/scores.json"), scores);
+}
+
 TEST_F(CliResume, MorePatienceGoesOn) {
   const std::vector<std::string> words{"tiny.yaml", "train.epochs=9", "optimizer.adamw.lr=1e-12", "train.panels=0"};
   std::vector<std::string> impatient = words;
