@@ -1,6 +1,7 @@
 #include "app/command_line.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -106,11 +107,17 @@ int CommandLine::run(const std::function<int()>& body) {
     std::fprintf(stderr, "%s: %s\n", parser_->name.c_str(), message.c_str());
     return code;
   };
+  const auto written = [&](int code) {
+    pollfd out{1, POLLOUT, 0};
+    if ((std::fflush(stdout) == 0 && !std::ferror(stdout)) || (::poll(&out, 1, 0) == 1 && (out.revents & POLLERR)))
+      return code;  // a reader that has left, like head, has read what it wanted
+    return fail("standard output: cannot be written, as on a full disk: what was printed is lost, all else is done", 1);
+  };
   try {
     parser_->app.parse(parser_->argc, parser_->argv);
-    return body();
+    return written(body());
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return parser_->app.exit(e);  // --help
+    if (e.get_exit_code() == 0) return written(parser_->app.exit(e));  // --help
     return fail(std::string(e.what()) + "; --help tells more", 2);
   } catch (const UsageError& e) {
     return fail(std::string(e.what()) + "; --help tells more", 2);

@@ -49,8 +49,8 @@ class CommandLine {
   std::string command() const;  // the program with CONFIG and overrides, quoted for a shell
 
   // Parses, runs the body, and returns the exit code of the process: the body's, 1 with "NAME: message" on stderr where
-  // it throws, 2 for a command line that is not understood. stdout is written line by line; a write that fails (a full
-  // disk, a reader that is gone) is an error of that write, not a signal.
+  // it throws, 2 for a command line that is not understood. stdout is written line by line; a write that fails is
+  // an error of that write, not a signal: 1 at the end for a full disk, nothing for a reader that is gone.
   int run(const std::function<int()>& body);
 
  private:

@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  13330
-engine   17840
+kernels  13335
+engine   17845
 models    565
 losses     550
 data      3035
-app       3330
-deploy    3210
+app       3340
+deploy    3230
 study     1290
 tools     1320"
 total=0 most=0 over=0

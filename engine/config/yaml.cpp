@@ -248,14 +248,18 @@ NodePtr merge(const NodePtr& base, const NodePtr& over) {
   return result;
 }
 
+constexpr std::streamsize kMostText = 4 << 20;
+
 std::string read_text(const fs::path& file) {
   std::error_code error;
   if (fs::is_directory(file, error)) throw ConfigError(file.string() + ": this is a folder; a YAML file is expected");
   std::ifstream stream(file, std::ios::binary);
-  std::stringstream text;
-  if (!stream || !(text << stream.rdbuf() || stream.peek() == EOF))
+  std::string text(kMostText, '\0');
+  if (!stream.read(text.data(), kMostText) && (!stream.is_open() || stream.bad()))
     throw ConfigError(file.string() + ": cannot read this file; check the name and the permissions");
-  return text.str();
+  if (stream) throw ConfigError(file.string() + ": is of 4 MiB and more; a YAML file of keys is expected");
+  text.resize(stream.gcount());
+  return text;
 }
 
 // Loads files with the files that they extend.

@@ -169,6 +169,7 @@ TEST(Yaml, ExtendsReportsCirclesAndMissingFiles) {
             "circle_a.yaml");
   EXPECT_EQ(load_error("orphan.yaml"), "orphan.yaml:2:10: extends: no such file: nowhere.yaml");
   EXPECT_THAT(load_error("absent.yaml"), HasSubstr("absent.yaml: cannot read this file"));
+  EXPECT_THAT(testing::message<ConfigError>([] { Yaml::load("/dev/zero"); }), HasSubstr("is of 4 MiB and more"));
   EXPECT_THAT(testing::message<ConfigError>([] { Yaml::load(kFolder); }), HasSubstr("this is a folder"));
 }
 

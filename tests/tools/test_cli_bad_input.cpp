@@ -4,6 +4,7 @@
 
 #include "engine/io/npy.h"
 #include "engine/tensor/device.h"
+#include "places.h"
 #include "tests/tools/tiny.h"
 
 namespace regolith::testing {
@@ -134,6 +135,16 @@ TEST_F(CliBadInput, NoSpaceLeft) {
   EXPECT_TRUE(folder_.read("runs/tiny/last.safetensors") == folder_.read("runs/whole/last.safetensors"));
   const std::string lines = folder_.read("runs/tiny/history.jsonl");
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 4);
+}
+
+TEST_F(CliBadInput, NoSpaceLeftForWhatIsPrinted) {
+  const std::string program = REGOLITH_BINARY_DIR "/bin/engine_run ", error = folder_ / "error";
+  for (const std::string words : {"--help", "--help-config"}) {
+    EXPECT_EQ(WEXITSTATUS(std::system((program + words + " >/dev/full 2>'" + error + "'").c_str())), 1);
+    EXPECT_THAT(folder_.read("error"), ::testing::StartsWith("engine_run: standard output: cannot be written"));
+  }
+  // A reader that has seen enough is no error.
+  EXPECT_EQ(std::system(("bash -c 'set -o pipefail; " + program + "--help-config | head -1 >/dev/null'").c_str()), 0);
 }
 
 TEST_F(CliBadInput, NoSpaceLeftForTheHistory) {
