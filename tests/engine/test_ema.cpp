@@ -44,13 +44,15 @@ Graph network_graph(bool freeze) {
 using Values = std::vector<std::vector<float>>;  // of every parameter
 
 struct Bench {
-  explicit Bench(std::unique_ptr<Device> on, std::optional<EmaSpec> ema, bool capture = true, bool freeze = false)
+  explicit Bench(std::unique_ptr<Device> on, std::optional<EmaSpec> ema, bool capture = true, bool freeze = false,
+                 int accumulate = 1)
       : device(std::move(on)), network(network_graph(freeze), *device, options()) {
     TrainerOptions o;
     o.batch = 3;
     o.steps_per_epoch = 1;
     o.ema = ema;
     o.capture = capture;
+    o.accumulate = accumulate;
     trainer.emplace(network, loss, device_data, kCount, o);
     network.parameters().initialise(5, trainer->stream());
   }
@@ -89,10 +91,11 @@ struct Bench {
   int steps = 0;
 };
 
+// Once a step, however many batches it accumulates. (Keras averages after each of them.)
 TEST(Ema, IsTheAverageOfTheWeightsAndRunningStatistics) {
-  for (const bool warm_up : {true, false}) {
+  for (const auto& [warm_up, accumulate] : {std::pair{true, 1}, {false, 1}, {false, 2}}) {
     const double decay = warm_up ? 0.3 : 0.8;  // 0.3: reached after the second step
-    Bench run(make_cpu_device(1), EmaSpec{.decay = decay, .warm_up = warm_up});
+    Bench run(make_cpu_device(1), EmaSpec{.decay = decay, .warm_up = warm_up}, true, false, accumulate);
     std::vector<std::vector<double>> expected;
     for (int t = 1; t <= 5; ++t) {
       run.step();
