@@ -14,6 +14,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "engine/io/atomic_file.h"
+
 namespace regolith {
 namespace {
 
@@ -126,9 +128,19 @@ int CommandLine::run(const std::function<int()>& body) {
   }
 }
 
-void refuse_existing(const std::string& path, bool force) {
+void refuse_existing(const std::string& path, bool force, const std::vector<std::string>& read) {
+  std::error_code none;  // of a file that is not there
+  for (const std::string& file : read)
+    if (std::filesystem::equivalent(path, file, none))
+      throw UsageError(path + ": is what is read; name another output");
   if (!force && std::filesystem::exists(path))
     throw IoError(path + ": is there already; --force writes over it, or choose another --output");
+}
+
+void check_json_output(const std::string& path) {
+  if (path.empty()) return;
+  if (!path.ends_with(".json")) throw UsageError("--json " + path + ": expected a name that ends in .json");
+  AtomicFile{path};
 }
 
 std::string shell_word(const std::string& word) {

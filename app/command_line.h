@@ -58,8 +58,11 @@ class CommandLine {
   std::unique_ptr<Parser> parser_;
 };
 
-// Throws IoError where something stands at `path` and --force was not given.
-void refuse_existing(const std::string& path, bool force);
+// Throws IoError where something stands at `path` and --force was not given, UsageError where that is one of those
+// `read`.
+void refuse_existing(const std::string& path, bool force, const std::vector<std::string>& read = {});
+// Of --json: throws UsageError for a name of another kind, IoError where it cannot be written; before the work.
+void check_json_output(const std::string& path);
 
 // A word of a command line so that a shell reads it back as it was.
 std::string shell_word(const std::string& word);

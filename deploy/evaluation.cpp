@@ -206,8 +206,10 @@ void evaluate(const EvaluationOptions& o) {
     refuse_existing(output.string(), o.force);
     return output.string();
   };
-  if (!known.empty() || !o.output.empty())
-    for (const std::string& folder : o.runs) output_of(folder, known);  // before the first is scored
+  for (const std::string& folder : o.runs) {  // before the first is scored
+    open_run(folder, o.segmenter.weights);
+    if (!known.empty() || !o.output.empty()) output_of(folder, known);
+  }
   std::vector<Evaluated> results;
   for (const std::string& folder : o.runs) {
     const TrainedRun run = open_run(folder, o.segmenter.weights);

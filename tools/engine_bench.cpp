@@ -147,6 +147,7 @@ int main(int argc, char** argv) {
   p.flag("--all", o.all, "also the small cases, which are for tests");
   p.flag("--list", o.list, "print the cases' names, and time nothing");
   return p.run([&] {
+    check_json_output(o.json);
     if (o.types.empty()) o.types = {"fp32", "bf16"};
     try {
       return bench(o);

@@ -175,6 +175,10 @@ int main(int argc, char** argv) {
            {.min = 0, .max = 65536});
   p.option("--weights", prediction.weights, "of the prediction: a .safetensors file; default: fresh ones");
   return p.run([&] {
+    if (const PredictionProfile own; !predict && (prediction.batch != own.batch || prediction.slice != own.slice ||
+                                                  prediction.weights != own.weights))
+      throw UsageError("--batch, --slice, --weights: are of --predict; a training step has train.batch=N");
+    check_json_output(json_file);
     RunConfig config = p.load_config(ConfigUse::network);
     if (!predict) return profile(std::move(config), steps, warmup, json_file);
     prediction.steps = steps, prediction.warmup = warmup, prediction.json_file = json_file;

@@ -48,6 +48,7 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
     for (const auto& e : network.parameters().entries()) order.push_back(e.name);
     checkpoint.metadata["order"] = order.dump();
     save_checkpoint(save, checkpoint);
+    std::printf("%s: %zu parameters\n", save.c_str(), order.size());
   }
   if (input.empty()) return 0;
 
@@ -76,6 +77,7 @@ int verify(RunConfig config, const std::string& weights, const std::string& inpu
 int main(int argc, char** argv) {
   CommandLine p(argc, argv, "engine_verify", "Logits, loss and gradients of one batch.");
   std::string weights, input, output, mode = "train", save, precision, device;
+  bool force = false;
   p.config_arguments();
   p.option("--weights", weights, "a .safetensors file, or init for fresh ones from run.seed", {.required = true});
   p.option("--input", input, "an .npz with image (N,H,W,C) and mask (N,H,W)");
@@ -85,9 +87,11 @@ int main(int argc, char** argv) {
   p.option("--precision", precision, "fp32, tf32, fp16 or bf16; over run.precision");
   p.option("--device", device, "cpu or cuda; over run.device");
   p.option("--save-weights", save, "write the weights to this .safetensors");
+  p.flag("--force", force, "replace what is there already");
   return p.run([&] {
     if (input.empty() != output.empty() || (input.empty() && save.empty()))
       throw UsageError("expected --input BATCH.npz and --output OUT.npz, or --save-weights FILE");
+    for (const std::string& file : {output, save}) refuse_existing(file, force, {input, weights});
     std::vector<std::string> overrides;
     if (!precision.empty()) overrides.push_back("run.precision=" + precision);
     if (!device.empty()) overrides.push_back("run.device=" + device);

@@ -9,10 +9,10 @@ engine   17845
 models    565
 losses     550
 data      3035
-app       3340
+app       3355
 deploy    3230
 study     1290
-tools     1320"
+tools     1330"
 total=0 most=0 over=0
 while read -r folder lines; do
   count=0

@@ -149,6 +149,9 @@ TEST_F(Evaluations, RunsStandBesideEachOther) {
   fs::remove_all(folder / "both/a");
   EXPECT_THAT(printed(o), AllOf(HasSubstr("both/b: is there already"), Not(HasSubstr("images/s"))));
   EXPECT_FALSE(fs::exists(folder / "both/a")) << "known before the first is scored";
+  o.runs[1] = folder / "gone", o.output = folder / "third";
+  EXPECT_THAT(printed(o), HasSubstr("gone"));
+  EXPECT_FALSE(fs::exists(folder / "third")) << "likewise";
   o.runs[1] = o.runs[0] + "/";
   EXPECT_THAT(printed(o), HasSubstr("two are called a"));
 }

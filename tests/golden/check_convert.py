@@ -47,8 +47,8 @@ def convert(script, *arguments):
 def engine_logits(name, weights, folder):
     np.savez(folder / "batch.npz", image=IMAGES, mask=np.zeros_like(IMAGES))
     subprocess.run([ROOT / "build/release/bin/engine_verify", config(name), "--weights", weights, "--input",
-                    folder / "batch.npz", "--output", folder / "out.npz", "--mode", "eval", "--precision", "fp32",
-                    "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
+                    folder / "batch.npz", "--output", folder / "out.npz", "--force", "--mode", "eval", "--precision",
+                    "fp32", "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
     return np.load(folder / "out.npz")["logits"]
 
 

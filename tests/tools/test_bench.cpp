@@ -55,6 +55,14 @@ TEST_F(Cli, BenchRefusesWhatItCannotTime) {
   refuses({"engine_bench", "--filter", "add", "--device", "cpu", "--dtype", "fp16"}, {"fp16", "bf16"});
 }
 
+TEST_F(Cli, ProfileRefusesWhatItWouldLeaveOutOrWriteOver) {
+  const std::string config = folder_.read("tiny.yaml");
+  refuses({"engine_profile", "tiny.yaml", "--batch", "3"}, {"--batch, --slice, --weights: are of --predict"});
+  refuses({"engine_profile", "tiny.yaml", "--json", "tiny.yaml"}, {"--json tiny.yaml: expected a name", ".json"});
+  refuses({"engine_bench", "--json", "nowhere/b.json"}, {"nowhere/b.json"});
+  EXPECT_EQ(folder_.read("tiny.yaml"), config);
+}
+
 TEST_F(Cli, ProfilePutsAFloorBesideEachNode) {
   const Outcome o = run({"engine_profile", "tiny.yaml", "--steps", "2", "--warmup", "1", "--json", "profile.json"});
   ASSERT_EQ(o.code, 0) << o.err;

@@ -26,14 +26,14 @@ class Verify : public Cli {
                                                  npz_entry("mask", std::move(masks), ids_.data())});
   }
   std::vector<std::string> words(std::vector<std::string> more = {}) const {
-    std::vector<std::string> all{"engine_verify", "tiny.yaml", "--weights", "w.safetensors",
-                                 "--input",       "batch.npz", "--output",  "out.npz"};
+    std::vector<std::string> all{"engine_verify", "tiny.yaml", "--weights", "w.safetensors", "--input",
+                                 "batch.npz",     "--output",  "out.npz",   "--force"};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
   void init(const std::string& file = "w.safetensors", const std::string& seed = "3") const {
     const Outcome o =
-        run({"engine_verify", "tiny.yaml", "run.seed=" + seed, "--weights", "init", "--save-weights", file});
+        run({"engine_verify", "tiny.yaml", "run.seed=" + seed, "--weights", "init", "--save-weights", file, "--force"});
     ASSERT_EQ(o.code, 0) << o.err;
   }
 
@@ -197,6 +197,24 @@ TEST_F(Verify, RefusesBadWeightsAndWords) {
   refuses({"engine_verify", "tiny.yaml", "--weights", "init"}, {"--save-weights"});
   refuses(words({"--precision", "fp8"}), {"run.precision", "fp8"});
   EXPECT_EQ(folder_.read("out.npz"), "precious");
+}
+
+TEST_F(Verify, NothingIsWrittenOverUnasked) {
+  init();
+  batch(bytes_, {kN, kH, kW});
+  const std::string weights = folder_.read("w.safetensors"), images = folder_.read("batch.npz");
+  std::vector<std::string> w = words();
+  w.pop_back();  // --force
+  ASSERT_EQ(run(w).code, 0);
+  refuses(w, {"out.npz: is there already; --force"});
+  refuses({"engine_verify", "tiny.yaml", "--weights", "init", "--save-weights", "w.safetensors"},
+          {"w.safetensors: is there already"});
+  w.push_back("--force");
+  w[7] = "./batch.npz";
+  refuses(w, {"./batch.npz: is what is read"});
+  refuses(words({"--save-weights", "w.safetensors"}), {"w.safetensors: is what is read"});
+  EXPECT_EQ(folder_.read("w.safetensors"), weights);
+  EXPECT_EQ(folder_.read("batch.npz"), images);
 }
 
 TEST_F(Verify, KeepsTheEarlierResultOnAFullDisk) {

@@ -233,7 +233,7 @@ def engine(args):
 def fresh_weights(args):
     verify = pathlib.Path(args.engine).with_name("engine_verify")
     command = [verify, str(ROOT / "configs" / "models" / f"{args.model}.yaml"), "--weights", "init", "--save-weights",
-               args.weights, f"model.input.height={args.height}", f"model.input.width={args.width}"]
+               args.weights, "--force", f"model.input.height={args.height}", f"model.input.width={args.width}"]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
         sys.exit("compare_inference.py: engine_verify, which makes the weights, failed")
 
