@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  13335
-engine   17845
+engine   17855
 models    565
 losses     550
 data      3035

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 
 #include "engine/base/error.h"
 #include "engine/comm/launch.h"
@@ -12,7 +13,8 @@
 namespace regolith {
 namespace {
 
-constexpr size_t kPiece = 256 << 10;  // of a broadcast, which goes from rank to rank
+constexpr std::chrono::seconds kLate{5};  // for which a meeting that was refused tells those that come
+constexpr size_t kPiece = 256 << 10;      // of a broadcast, which goes from rank to rank
 constexpr char kMagic[8] = {'r', 'e', 'g', 'o', 'l', 'i', 't', '2'};
 
 struct Hello {
@@ -111,23 +113,38 @@ class Tcp : public Communicator {
     throw CommError(name_ + ": the connection to a neighbouring rank has ended");
   }
 
+  // What a rank of this job says of itself; nothing of a stranger.
+  static std::optional<Hello> hear(const Socket& s, const Hello& own, Socket::Clock::time_point until) {
+    Hello h;
+    try {
+      if (s.receive(&h, sizeof h, limit(until)) && std::memcmp(h.magic, kMagic, sizeof kMagic) == 0 &&
+          std::memcmp(h.job, own.job, sizeof own.job) == 0)
+        return h;
+    } catch (const CommError&) {  // it says nothing in time
+    }
+    return {};
+  }
+
   // Rank 0 hears of all, and tells them where the others are.
   std::vector<Socket> meet_all(const Launch& launch, const Hello& own, std::vector<Place>& places,
                                Socket::Clock::time_point until) const {
     const Socket door = Socket::listen(launch.port, launch.ports);
     std::vector<Socket> ranks(size_ - 1);
-    // Nobody is to wait for a meeting that will not be.
-    const auto end = [&](const std::string& why, const Socket& latest) {
+    // Nobody is to wait for a meeting that will not be. others: that may come.
+    const auto end = [&](const std::string& why, const Socket& latest, int others) {
       Answer a;
       put(a.refusal, why);
       const auto tell = [&](const Socket& s) {
         try {
-          if (s.open()) s.send(&a, sizeof a, limit(Socket::Clock::now() + std::chrono::seconds(1)));
+          if (s.open() && s.send(&a, sizeof a, limit(Socket::Clock::now() + std::chrono::seconds(1)))) --others;
         } catch (const CommError&) {  // it does not listen, and will hear of the end of this process
         }
       };
       tell(latest);
       for (const Socket& s : ranks) tell(s);
+      // Who comes late, or waits between two attempts, would find a closed door and knock until its time is up.
+      for (const auto last = Socket::Clock::now() + kLate; others > 0 && Socket::Clock::now() < last;)
+        if (const Socket s = door.accept(last); s.open() && hear(s, own, last)) tell(s);
       throw CommError(why);
     };
     put(places[0].address, launch.address);
@@ -144,23 +161,17 @@ class Tcp : public Communicator {
         end("rank 0 of " + std::to_string(size_) + " waited " + std::to_string(kMeeting.count()) + " s at " +
                 launch.address + ":" + std::to_string(door.port()) + ": did not come: rank " + names +
                 "; is it running, and does it reach that address (MASTER_ADDR, MASTER_PORT)?",
-            s);
+            s, 0);
       }
-      Hello h;
-      const auto soon = std::min(until, Socket::Clock::now() + std::chrono::seconds(5));
-      try {
-        if (!s.receive(&h, sizeof h, limit(soon))) continue;
-      } catch (const CommError&) {
-        continue;  // a stranger
-      }
-      if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0 || std::memcmp(h.job, own.job, sizeof own.job) != 0)
-        continue;
+      const auto heard = hear(s, own, std::min(until, Socket::Clock::now() + std::chrono::seconds(5)));
+      if (!heard) continue;
+      const Hello& h = *heard;
       if (h.size != size_ || h.rank < 1 || h.rank >= size_ || ranks[h.rank - 1].open())
         end("rank " + std::to_string(h.rank) + " of " + std::to_string(h.size) + " on " + h.host +
                 " came to a job of " + std::to_string(size_) + " ranks" +
                 (h.size == size_ ? " where that rank is there already" : "") +
                 "; each process needs its own RANK, and all the same WORLD_SIZE",
-            s);
+            s, std::max(size_, h.size) - 1);
       Place& place = places[h.rank];
       const std::string peer = s.peer();
       put(place.address, peer.starts_with("127.") ? launch.address : peer);
@@ -210,10 +221,8 @@ class Tcp : public Communicator {
     while (!before_.open()) {
       Socket s = ring.accept(until);
       if (!s.open()) throw CommError(name_ + ": the rank before it did not connect");
-      Hello h;
-      if (s.receive(&h, sizeof h, limit(until)) && std::memcmp(h.magic, kMagic, sizeof kMagic) == 0 &&
-          std::memcmp(h.job, own.job, sizeof own.job) == 0 && static_cast<size_t>(h.rank) == at(rank_ - 1))
-        before_ = std::move(s);
+      const auto h = hear(s, own, until);
+      if (h && static_cast<size_t>(h->rank) == at(rank_ - 1)) before_ = std::move(s);
     }
   }
 
