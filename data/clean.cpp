@@ -150,6 +150,7 @@ CleanReport clean(const Dataset& data, const std::vector<int64_t>& samples, cons
     if (!drop[i]) report.samples.push_back(i);
   }
   std::sort(report.dropped.begin(), report.dropped.end());
+  std::sort(report.labelled_anew.begin(), report.labelled_anew.end());
   if (report.samples.empty()) throw DataError(data.origin + ": cleaning would drop every sample\n" + report.summary());
   return report;
 }
