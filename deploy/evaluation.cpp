@@ -206,13 +206,14 @@ void evaluate(const EvaluationOptions& o) {
     refuse_existing(output.string(), o.force);
     return output.string();
   };
+  std::vector<TrainedRun> trained;
   for (const std::string& folder : o.runs) {  // before the first is scored
-    open_run(folder, o.segmenter.weights);
+    trained.push_back(open_run(folder, o.segmenter.weights));
     if (!known.empty() || !o.output.empty()) output_of(folder, known);
   }
   std::vector<Evaluated> results;
-  for (const std::string& folder : o.runs) {
-    const TrainedRun run = open_run(folder, o.segmenter.weights);
+  for (const TrainedRun& run : trained) {
+    const std::string& folder = run.folder;
     Segmenter segmenter({folder}, o.segmenter);
     std::unique_ptr<ImageSource> images;
     std::string title = input;

@@ -140,7 +140,8 @@ void keep_input(const PredictionOptions& o) {
   namespace fs = std::filesystem;
   std::error_code none;  // of a path that is not there
   std::vector<fs::path> read{o.input};
-  for (const auto& entry : fs::directory_iterator(o.input, none)) read.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(o.input, none))
+    if (entry.is_regular_file(none)) read.push_back(entry.path());  // a folder in it may well be the output
   const fs::path output = o.output;
   for (const fs::path& file : read) {
     const std::string name = file.stem().string() + ".png";

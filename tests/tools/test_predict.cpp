@@ -146,6 +146,9 @@ TEST_F(Predict, WhatIsReadIsNotWrittenOver) {
     refused("photos", "link/", how);
     refused("photos/p0.png", "photos", how);
   }
+  ASSERT_EQ(predict("photos/masks").code, 0);  // a folder in it is no image
+  EXPECT_EQ(predict("photos/masks", {"--force"}).code, 0);
+  EXPECT_EQ(predict("photos/masks", {"--continue", "--overlay"}).code, 0);
   std::filesystem::create_directories(folder_ / "out");
   std::filesystem::rename(folder_ / "photos", folder_ / "out/overlay");
   refused("out/overlay", "out", "--force");
