@@ -197,6 +197,7 @@ bool predict(const PredictionOptions& o, Interrupts* interrupts) {
   for (size_t i = 0; i < part.size(); ++i)
     if (!outputs->has(part_names[i])) todo.push_back(part[i]);
 
+  if (interrupts != nullptr) interrupts->begun = true;  // before the line that says so
   std::printf("%s%zu images of %s%s; %s, tiles of %s\n", source->notes().c_str(), todo.size(), o.input.c_str(),
               todo.size() < part.size()
                   ? (", " + std::to_string(part.size() - todo.size()) + " are there already").c_str()
@@ -204,7 +205,6 @@ bool predict(const PredictionOptions& o, Interrupts* interrupts) {
               segmenter.device().c_str(), size_text({segmenter.tile_height(), segmenter.tile_width()}).c_str());
   std::fputs(note_of_never_predicted(names, segmenter.never_predicted()).c_str(), stdout);
 
-  if (interrupts != nullptr) interrupts->begun = true;
   Pipeline pipeline(*source, todo, segmenter, *outputs, interrupts);
   const int64_t failed = pipeline.run({o.probabilities, o.confidence});
   if (pipeline.interrupted()) {
