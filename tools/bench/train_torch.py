@@ -85,7 +85,8 @@ class Run:
                                    for i in range(int(s["times"]))])
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
-        self.model = torch_models.make(args.model, *images.shape[2:]).to(memory_format=torch.channels_last)
+        self.layout = torch.contiguous_format if args.nchw else torch.channels_last
+        self.model = torch_models.make(args.model, *images.shape[2:]).to(memory_format=self.layout)
         initialise(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=4e-4, eps=1e-7, weight_decay=.004, fused=True)
         # Keras's patience 6 is torch's 5: torch waits one epoch longer (it reduces when the count exceeds it).
@@ -116,7 +117,7 @@ class Run:
                 norm.momentum = 1 - min(kept, (1 + self.steps) / (10 + self.steps))
             self.steps += 1
             self.optimizer.zero_grad(set_to_none=True)
-            self.loss(images.to(memory_format=torch.channels_last), masks)[0].backward()
+            self.loss(images.to(memory_format=self.layout), masks)[0].backward()
             self.optimizer.step()
 
     @torch.no_grad()
@@ -125,7 +126,7 @@ class Run:
         total, confusion = 0., np.zeros((CLASSES, CLASSES), np.int64)
         for rows in torch.tensor(self.parts[part]).split(self.batch):
             masks = self.masks[rows]
-            loss, logits = self.loss(self.images[rows].to(memory_format=torch.channels_last), masks)
+            loss, logits = self.loss(self.images[rows].to(memory_format=self.layout), masks)
             total += loss.item() * len(rows)
             pairs = masks * CLASSES + logits.argmax(1)
             confusion += np.bincount(pairs.flatten(), minlength=CLASSES**2).reshape(CLASSES, CLASSES)
@@ -142,6 +143,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--nchw", action="store_true", help="in place of channels_last")
     parser.add_argument("--json", required=True)
     args = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
