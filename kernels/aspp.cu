@@ -1,5 +1,6 @@
 #include "kernels/aspp.h"
 
+#include "kernels/channel_sum.h"
 #include "kernels/core/gemm.h"
 #include "kernels/core/launch.h"
 #include "kernels/core/reduce.h"
@@ -27,9 +28,9 @@ struct Branches {
     int K, pitch;  // of z
     AsppTaps taps;
     int unused = 0;
-  } at[kAsppBranches] = {};
+  } at[kAsppBranches + 1] = {};
 };
-static_assert(sizeof(Branches) == kAsppBranches * (4 * sizeof(void*) + 6 * sizeof(int)));
+static_assert(sizeof(Branches) == (kAsppBranches + 1) * (4 * sizeof(void*) + 6 * sizeof(int)));
 
 template <class T, int M, int N>
 using AsppSums = TileSums<T, M, N, kThreads>;
@@ -189,9 +190,10 @@ template <class T>
 inline constexpr int kGradientStage = tile_elements<T>(kGradientPixels, kStep<T>) + tile_elements<T>(kStep<T>,
                                                                                                      kGradientColumns);
 
+// The pixels and channels that a block has of dx, from branches first to last.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    data_gradient(Branches branches, int count, TensorView image, float image_scale, TensorView dx, bool accumulate) {
+__device__ __forceinline__ void gradient_tile(const Branches& branches, int first, int last, const TensorView& image,
+                                              float image_scale, const TensorView& dx, bool accumulate) {
   const int C = dx.C, pixels = dx.N * dx.H * dx.W;
   const int p0 = static_cast<int>(blockIdx.x) * kGradientPixels, c0 = static_cast<int>(blockIdx.y) * kGradientColumns;
   const int columns = C - c0 < kGradientColumns ? C - c0 : kGradientColumns;
@@ -199,7 +201,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Shared shared;
   T* stages = shared.take<T>(2 * kGradientStage<T>);
   AsppSums<T, kGradientPixels, kGradientColumns> sums;
-  for (int g = 0; g < count; ++g) {
+  for (int g = first; g < last; ++g) {
     const Branches::Branch& branch = branches.at[g];
     const AsppTaps taps = branch.taps;
     const T* w = static_cast<const T*>(branch.w);
@@ -240,48 +242,102 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    data_gradient(Branches branches, int count, TensorView image, float image_scale, TensorView dx, bool accumulate) {
+  gradient_tile<T>(branches, 0, count, image, image_scale, dx, accumulate);
+}
+
+struct Maps {
+  TensorView at[kAsppBranches + 1];
+};
+static_assert(sizeof(TensorView) == sizeof(void*) + 6 * sizeof(int));  // no padding: see Branches
+
+// Grid: tiles of pixels and of channels, as the largest dz has them; branches.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 2) projection_gradients(Branches branches, Maps dz) {
+  const int g = static_cast<int>(blockIdx.z);
+  const TensorView& to = dz.at[g];
+  if (static_cast<int>(blockIdx.x) * kGradientPixels >= to.N * to.H * to.W ||
+      static_cast<int>(blockIdx.y) * kGradientColumns >= to.C)
+    return;
+  gradient_tile<T>(branches, g, g + 1, {}, 1, to, false);
+}
+
+template <class T>
 inline constexpr int kWeightStage =
     tile_elements<T>(kPixels, AsppSplits::kRows) + tile_elements<T>(kPixels, AsppSplits::kColumns);
 
-// Grid: tiles of dw, taps, parts of the pixels.
+// Product s is that of blocks first to the first of the next: parts of the pixels, taps, tiles of dw, these fastest.
+// Its partial results are rows of dw and db. No padding: see Branches.
+struct Products {
+  struct Product {
+    const void *dz, *x;
+    float* partials;
+    int N, H, W, K, C, dz_pitch, x_pitch, each, first;
+    AsppTaps taps;
+    __device__ __forceinline__ TensorView size() const { return {nullptr, N, H, W, C, C, DType::f32}; }
+  } at[2 * (kAsppBranches + 1)] = {};
+};
+static_assert(sizeof(Products::Product) == 3 * sizeof(void*) + 12 * sizeof(int));
+
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    weight_gradient(TensorView dz, TensorView x, AsppTaps taps, int each, float* partials) {
+struct WeightShared {
+  T* stages;  // (2, kWeightStage)
+  float* db;  // (kRows)
+  template <class A>
+  REGOLITH_HOST_DEVICE explicit WeightShared(A& a) {
+    a.take(stages, 2 * kWeightStage<T>);
+    a.take(db, AsppSplits::kRows);
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 3) weight_gradients(Products products, int count) {
   constexpr int kRows = AsppSplits::kRows, kColumns = AsppSplits::kColumns;
-  const int K = dz.C, C = x.C, tiles_across = (C + kColumns - 1) / kColumns, tap = static_cast<int>(blockIdx.y);
-  const int k0 = static_cast<int>(blockIdx.x) / tiles_across * kRows;
-  const int c0 = static_cast<int>(blockIdx.x) % tiles_across * kColumns;
+  int s = 0;
+  while (s + 1 < count && static_cast<int>(blockIdx.x) >= products.at[s + 1].first) ++s;
+  const Products::Product& k = products.at[s];
+  const AsppTaps taps = k.taps;
+  const TensorView size = k.size();
+  const int K = k.K, C = k.C, tiles_across = (C + kColumns - 1) / kColumns;
+  const int tiles = (K + kRows - 1) / kRows * tiles_across, block = static_cast<int>(blockIdx.x) - k.first;
+  const int tile = block % tiles, tap = block / tiles % taps.count(), part = block / tiles / taps.count();
+  const int k0 = tile / tiles_across * kRows, c0 = tile % tiles_across * kColumns;
   const int rows = K - k0 < kRows ? K - k0 : kRows, columns = C - c0 < kColumns ? C - c0 : kColumns;
-  const int pixels = x.N * x.H * x.W, begin = static_cast<int>(blockIdx.z) * each;
-  const int end = begin + each < pixels ? begin + each : pixels;
+  const int pixels = k.N * k.H * k.W, begin = part * k.each, end = begin + k.each < pixels ? begin + k.each : pixels;
   const int down = taps.down(tap), right = taps.right(tap);
+  const T *const dz = static_cast<const T*>(k.dz) + k0, *const x = static_cast<const T*>(k.x) + c0;
   constexpr int a_pitch = tile_pitch<T>(kRows), b_pitch = tile_pitch<T>(kColumns);
-  Shared shared;
-  T* stages = shared.take<T>(2 * kWeightStage<T>);
+  const auto shared = take_shared<WeightShared<T>>();
+  const bool sums_dz = tap == 0 && c0 == 0;
+  for (int i = thread_rank(); i < kRows; i += block_threads()) shared.db[i] = 0;
   AsppSums<T, kRows, kColumns> dw;
-  pipeline((end - begin + kPixels - 1) / kPixels, stages, kWeightStage<T>,
-           [&](int s, T* stage) {
-             const int p0 = begin + s * kPixels;
+  pipeline((end - begin + kPixels - 1) / kPixels, shared.stages, kWeightStage<T>,
+           [&](int step, T* stage) {
+             const int p0 = begin + step * kPixels;
              // Rows of dw beyond K are computed from zeros and dropped.
              for (int i = thread_rank(); rows < kRows && i < kPixels * (kRows - rows); i += block_threads())
                stage[i / (kRows - rows) * a_pitch + rows + i % (kRows - rows)] = T(0.0f);
-             fetch(stage, a_pitch, kPixels, rows, [&](int i) {
-               const T* in = p0 + i < end ? pixel_at(dz.as<const T>(), dz.pitch, dz, p0 + i, 0, 0) : nullptr;
-               return in == nullptr ? in : in + k0;
-             });
-             fetch(stage + kPixels * a_pitch, b_pitch, kPixels, columns, [&](int i) {
-               const T* in = p0 + i < end ? pixel_at(x.as<const T>(), x.pitch, x, p0 + i, down, right) : nullptr;
-               return in == nullptr ? in : in + c0;
-             });
+             fetch(stage, a_pitch, kPixels, rows,
+                   [&](int i) { return p0 + i < end ? dz + static_cast<int64_t>(p0 + i) * k.dz_pitch : nullptr; });
+             fetch(stage + kPixels * a_pitch, b_pitch, kPixels, columns,
+                   [&](int i) { return p0 + i < end ? pixel_at(x, k.x_pitch, size, p0 + i, down, right) : nullptr; });
            },
            [&](int, T* stage) {
              dw.template add<true, false>(stage, a_pitch, stage + kPixels * a_pitch, b_pitch, kPixels, columns);
+             for (int i = thread_rank(); sums_dz && i < kRows; i += block_threads()) {
+               float sum = 0;
+               for (int p = 0; p < kPixels; ++p) sum += static_cast<float>(stage[p * a_pitch + i]);
+               shared.db[i] += sum;
+             }
            });
-  float* out = partials + static_cast<int64_t>(blockIdx.z) * K * taps.count() * C;
+  float* const out = k.partials + static_cast<int64_t>(part) * K * (taps.count() * C + 1);
   dw.each(columns, [&](int r, int n, float sum) {
     const int m = dw.row(r);
     if (m < rows) out[(static_cast<int64_t>(k0 + m) * taps.count() + tap) * C + c0 + n] = sum;
   });
+  float* const db = out + static_cast<int64_t>(K) * taps.count() * C + k0;
+  for (int i = thread_rank(); sums_dz && i < rows; i += block_threads()) db[i] = shared.db[i];
 }
 
 void require(bool holds, const char* kernel, const char* what) {
@@ -350,24 +406,59 @@ void aspp_data_gradient(Stream& stream, const AsppDataGradient& k) {
   });
 }
 
-void aspp_weight_gradient(Stream& stream, const AsppWeightGradient& k) {
-  const char* name = "aspp_weight_gradient";
-  check_map(name, k.x, k.x, k.x.C);
-  check_map(name, k.dz, k.x, k.dz.C);
-  check_taps(name, k.taps);
-  const int K = k.dz.C, C = k.x.C, taps = k.taps.count();
-  const AsppSplits splits(k.x.pixels(), K, C, taps);
-  float* partials = static_cast<float*>(k.workspace);
-  with_float_type(k.x.dtype, name, [&](auto t) {
+void aspp_projection_gradients(Stream& stream, const AsppProjectionGradients& k) {
+  const char* name = "aspp_projection_gradients";
+  require(k.count >= 1 && k.count <= kAsppBranches + 1, name, "takes 1 to 9 branches");
+  Branches branches;
+  Maps dz;
+  unsigned rows = 0, columns = 0;
+  for (int g = 0; g < k.count; ++g) {
+    const AsppProjectionGradients::Branch& b = k.branches[g];
+    check_map(name, b.dz, b.dz, b.dz.C);
+    check_map(name, b.dy, b.dz, b.dy.C);
+    require(b.dz.dtype == k.branches[0].dz.dtype, name, "all maps must have one element type");
+    branches.at[g] = {b.project, nullptr, nullptr, b.dy.data, b.dy.C, b.dy.pitch, {}};
+    dz.at[g] = b.dz;
+    rows = std::max(rows, tiles(b.dz.pixels(), kGradientPixels));
+    columns = std::max(columns, tiles(b.dz.C, kGradientColumns));
+  }
+  with_float_type(dz.at[0].dtype, name, [&](auto t) {
     using T = decltype(t);
-    launch(stream, "aspp_weight_gradient",
-           {tiles(K, AsppSplits::kRows) * tiles(C, AsppSplits::kColumns), static_cast<unsigned>(taps),
-            static_cast<unsigned>(splits.parts)},
-           {kThreads}, shared_bytes<T>(2 * kWeightStage<T>), weight_gradient<T>, k.dz, k.x, k.taps, splits.each,
-           partials);
+    launch(stream, "aspp_projection_gradients", {rows, columns, static_cast<unsigned>(k.count)}, {kThreads},
+           shared_bytes<T>(2 * kGradientStage<T>), projection_gradients<T>, branches, dz);
   });
-  const int64_t n = static_cast<int64_t>(K) * taps * C;
-  sum_partials(stream, {partials, splits.parts, n, n}, k.dw, k.accumulate);
+}
+
+void aspp_weight_gradients(Stream& stream, const AsppWeightGradients& k) {
+  const char* name = "aspp_weight_gradients";
+  require(k.count >= 1 && k.count <= 2 * (kAsppBranches + 1), name, "takes 1 to 18 products");
+  Products products;
+  std::vector<PartialSums> sums;
+  float* partials = static_cast<float*>(k.workspace);
+  int64_t blocks = 0;
+  for (int s = 0; s < k.count; ++s) {
+    const AsppWeightGradients::Product& p = k.products[s];
+    check_map(name, p.x, p.x, p.x.C);
+    check_map(name, p.dz, p.x, p.dz.C);
+    check_taps(name, p.taps);
+    require(p.x.dtype == k.products[0].x.dtype, name, "all maps must have one element type");
+    const int K = p.dz.C, C = p.x.C, taps = p.taps.count();
+    const AsppSplits splits(p.x.pixels(), K, C, taps);
+    products.at[s] = {p.dz.data, p.x.data, partials,   p.x.N,     p.x.H,       p.x.W,
+                      K,         C,        p.dz.pitch, p.x.pitch, splits.each, static_cast<int>(blocks),
+                      p.taps};
+    blocks += int64_t{splits.parts} * taps * tiles(K, AsppSplits::kRows) * tiles(C, AsppSplits::kColumns);
+    const int64_t n = static_cast<int64_t>(K) * taps * C, row = n + K;
+    sums.push_back({partials, splits.parts, row, n, p.dw, p.accumulate});
+    if (p.db != nullptr) sums.push_back({partials + n, splits.parts, row, K, p.db, p.accumulate});
+    partials += splits.parts * row;
+  }
+  with_float_type(k.products[0].x.dtype, name, [&](auto t) {
+    using T = decltype(t);
+    launch(stream, "aspp_weight_gradients", {static_cast<unsigned>(blocks)}, {kThreads},
+           shared_bytes_of<WeightShared<T>>(), weight_gradients<T>, products, k.count);
+  });
+  pending_sums(stream, {&sums});
 }
 
 }  // namespace regolith::kernels::REGOLITH_EXECUTION

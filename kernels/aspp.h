@@ -14,7 +14,8 @@
 //
 // Occupancy of forward: at least 12% (256 threads, 99328 bytes of shared memory).
 // Occupancy of data_gradient: at least 25% (256 threads, 53248 bytes of shared memory).
-// Occupancy of weight_gradient: at least 37% (256 threads, 51200 bytes of shared memory).
+// Occupancy of projection_gradients: at least 25% (256 threads, 53248 bytes of shared memory).
+// Occupancy of weight_gradients: at least 37% (256 threads, 51456 bytes of shared memory).
 #pragma once
 
 #include <algorithm>
@@ -59,8 +60,7 @@ struct AsppForward {
 };
 REGOLITH_KERNEL(aspp_forward, AsppForward);
 
-// dx (+)= sum over branches and taps of dz_g, read `taps` backwards, * w_g, + image_scale * image. The gradient of z is
-// the same with one branch of one tap: dz_g = dy * project_g.
+// dx (+)= sum over branches and taps of dz_g, read `taps` backwards, * w_g, + image_scale * image.
 struct AsppDataGradient {
   struct Branch {
     const void* w = nullptr;  // (K, rows, columns, C)
@@ -75,16 +75,32 @@ struct AsppDataGradient {
 };
 REGOLITH_KERNEL(aspp_data_gradient, AsppDataGradient);
 
-// dw (+)= sum over the pixels p of dz[p] * x[p + tap]. The gradient of `project` is the same with dy and z.
-struct AsppWeightGradient {
-  TensorView dz;        // (N, H, W, K)
-  TensorView x;         // (N, H, W, C)
-  float* dw = nullptr;  // (K, rows, columns, C)
-  AsppTaps taps;
-  bool accumulate = false;
-  void* workspace = nullptr;  // aspp_weight_gradient_workspace() bytes, 256-byte aligned
+// dz_g = dy_g * project_g of several branches at once, each with maps of its own size.
+struct AsppProjectionGradients {
+  struct Branch {
+    TensorView dy;                  // (N, H, W, F)
+    const void* project = nullptr;  // (F, K)
+    TensorView dz;                  // (N, H, W, K)
+  } branches[kAsppBranches + 1];
+  int count = 0;
 };
-REGOLITH_KERNEL(aspp_weight_gradient, AsppWeightGradient);
+REGOLITH_KERNEL(aspp_projection_gradients, AsppProjectionGradients);
+
+// Of several products at once: dw (+)= sum over the pixels p of dz[p] * x[p + tap], db (+)= sum over p of dz[p]. The
+// gradient of `project` is the same with dy and z; with it db is that of the bias of y.
+struct AsppWeightGradients {
+  struct Product {
+    TensorView dz;        // (N, H, W, K)
+    TensorView x;         // (N, H, W, C)
+    float* dw = nullptr;  // (K, rows, columns, C)
+    float* db = nullptr;  // (K) or null
+    AsppTaps taps;
+    bool accumulate = false;
+  } products[2 * (kAsppBranches + 1)];
+  int count = 0;
+  void* workspace = nullptr;  // the sum of the products' aspp_product_workspace() bytes, 256-byte aligned
+};
+REGOLITH_KERNEL(aspp_weight_gradients, AsppWeightGradients);
 
 // The sums over pixels are cut into parts, that the device has enough blocks; how many depends on the shape alone.
 struct AsppSplits {
@@ -97,8 +113,8 @@ struct AsppSplits {
     parts = static_cast<int>((pixels + each - 1) / each);
   }
 };
-inline size_t aspp_weight_gradient_workspace(int64_t pixels, int K, int C, int taps) {
-  return static_cast<size_t>(AsppSplits(pixels, K, C, taps).parts) * K * taps * C * sizeof(float);
+inline size_t aspp_product_workspace(int64_t pixels, int K, int C, int taps) {
+  return static_cast<size_t>(AsppSplits(pixels, K, C, taps).parts) * K * (taps * C + 1) * sizeof(float);
 }
 
 }  // namespace regolith::kernels

@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
-kernels  13335
-engine   17855
+kernels  13440
+engine   17880
 models    565
 losses     550
 data      3035

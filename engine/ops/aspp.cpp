@@ -180,6 +180,8 @@ void AsppOp::compile(const CompileContext& context) {
   forward_.pixels = forward.take(std::max({pixels_->forward_workspace(), pooled_->forward_workspace(), image_sum(C)}));
   backward_.pixels = backward.take(std::max({pixels_->backward_workspace(), pooled_->backward_workspace(), image_sum(F),
                                              kernels::channel_sum_workspace(image_map(nullptr, F))}));
+  backward_.dbias = backward.take(F * sizeof(float));
+  backward_.gradients = backward.take(pixels_->gradients_workspace() + pooled_->gradients_workspace());
   saved_.bytes = saved.bytes();
   forward_.bytes = forward.bytes();
   backward_.bytes = backward.bytes();
@@ -264,23 +266,38 @@ void AsppOp::backward(const OpRun& run) {
   const TensorView dmean = run.dx[0] ? image_map(piece(run.workspace, backward_.mean), x_.C) : TensorView{};
   void* scratch = piece(run.workspace, backward_.pixels);
   kernels::image_sum(stream, {.x = run.dy, .sum = dsum, .workspace = scratch});
-  pooled_->backward(stream, mean, dsum, pooled(run, true), {}, 1, dmean, false, run.packed.data() + pooled_packed_,
-                    scratch);
-  pixels_->backward(stream, run.x[0], run.dy, branches(run, true), dmean, 1.0f / static_cast<float>(x_.H * x_.W),
-                    run.dx[0], run.accumulate[0], run.packed.data() + pixels_packed_, scratch);
-  if (a_.bias)
-    kernels::channel_sum(stream, {.x = dsum,
-                                  .sum = run.params[kernel_of(project_branch()) + 1].grad,
-                                  .accumulate = run.accumulate_grads,
-                                  .workspace = scratch});
+  const std::vector<BranchSum::Branch> of_mean = pooled(run, true);
+  std::vector<BranchSum::Branch> of_pixels = branches(run, true);
+  float* const dbias = a_.bias ? piece<float>(run.workspace, backward_.dbias) : nullptr;
+  of_pixels[0].dbias = dbias;
+  BranchSum::Gradients later;
+  pooled_->begin_backward(dsum, of_mean, later);
+  pixels_->begin_backward(run.dy, of_pixels, later);
+  if (later.projections.count > 0) kernels::aspp_projection_gradients(stream, later.projections);
+  pooled_->backward(stream, mean, dsum, of_mean, {}, 1, dmean, false, run.packed.data() + pooled_packed_, scratch,
+                    later);
+  pixels_->backward(stream, run.x[0], run.dy, of_pixels, dmean, 1.0f / static_cast<float>(x_.H * x_.W), run.dx[0],
+                    run.accumulate[0], run.packed.data() + pixels_packed_, scratch, later);
+  later.weights.workspace = piece(run.workspace, backward_.gradients);
+  if (later.weights.count > 0)
+    kernels::aspp_weight_gradients(stream, later.weights);
+  else if (a_.bias)
+    kernels::channel_sum(stream, {.x = dsum, .sum = dbias, .accumulate = false, .workspace = scratch});
   scatter_gradients(run);
 }
 
-// By the kernels of kernels/aspp.h: of each group two weight gradients and the sums of its bias, in parts that a second
-// kernel adds up, and a data gradient; the images' sums, the projection's bias, what is scattered.
+// The images' sums take two; weights are gathered before, and biases where a group is not a parameter as it is.
+Passes AsppOp::forward_passes() const {
+  const bool biases = a_.bias && !std::all_of(groups_.begin(), groups_.end(), [](const Group& g) { return g.whole(); });
+  return {.launches = 5 + biases, .x = 2};
+}
+
+// By the kernels of kernels/aspp.h: the images' sums and the gradients of weights, each with a second kernel that adds
+// up parts, those of z, what is scattered, and the data gradients. By a provider more, of each group.
 Passes AsppOp::backward_passes(const std::vector<bool>& wants_dx) const {
   const int branches = static_cast<int>(groups_.size());
-  return {.launches = 7 + 7 * branches + 2 * wants_dx[0], .x = branches - 1, .dy = 2 * branches - 1};
+  const int launches = pixels_->gradients_workspace() > 0 ? 6 : 7 + 7 * branches;
+  return {.launches = launches + 2 * wants_dx[0], .x = branches - 1, .dy = 2 * branches - 1};
 }
 
 // The way back of prepack_weights. The gradient of a dead tap is written too: it is zero.
@@ -304,6 +321,9 @@ void AsppOp::scatter_gradients(const OpRun& run) const {
     if (a_.bias)
       copies.add(1, F, piece(run.workspace, p.db), int64_t{F} * j, F, run.params[kernel_of(m.branch) + 1].grad, 0, F);
   });
+  if (a_.bias)
+    copies.add(1, F, piece(run.workspace, backward_.dbias), 0, F, run.params[kernel_of(project_branch()) + 1].grad, 0,
+               F);
   copies.run(*run.stream);
 }
 

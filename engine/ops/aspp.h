@@ -46,7 +46,7 @@ class AsppOp : public OpBase<AsppOp> {
   void prepack_weights(const OpRun& run) override;
   void forward(const OpRun& run) override;
   void backward(const OpRun& run) override;
-  Passes forward_passes() const override { return {.launches = 4, .x = 2}; }
+  Passes forward_passes() const override;
   Passes backward_passes(const std::vector<bool>& wants_dx) const override;
 
  private:
@@ -71,6 +71,7 @@ class AsppOp : public OpBase<AsppOp> {
     size_t bytes = 0;
     size_t mean = 0, sum = 0;  // one pixel per image, of C channels and of F
     size_t pixels = 0;         // what the two sums of branches need for themselves
+    size_t dbias = 0, gradients = 0;
   };
 
   std::vector<Group> groups(int H, int W) const;

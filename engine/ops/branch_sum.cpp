@@ -13,16 +13,15 @@ TensorView shape_only(const BranchSumShape& s, int C, DType type) { return whole
 
 class KernelBranchSum : public BranchSum {
  public:
-  KernelBranchSum(const BranchSumShape& shape, DType type) : shape_(shape) {
-    for (const auto& b : shape.branches) {
-      workspace_ = std::max({workspace_, kernels::channel_sum_workspace(shape_only(shape, b.K, type)),
-                             kernels::aspp_weight_gradient_workspace(shape.pixels(), shape.F, b.K, 1),
-                             kernels::aspp_weight_gradient_workspace(shape.pixels(), b.K, shape.C, b.taps.count())});
-    }
+  explicit KernelBranchSum(const BranchSumShape& shape) : shape_(shape) {
+    for (const auto& b : shape.branches)
+      workspace_ += kernels::aspp_product_workspace(shape.pixels(), shape.F, b.K, 1) +
+                    kernels::aspp_product_workspace(shape.pixels(), b.K, shape.C, b.taps.count());
   }
   std::string provider() const override { return "aspp kernel"; }
   size_t forward_workspace() const override { return 0; }
-  size_t backward_workspace() const override { return workspace_; }
+  size_t backward_workspace() const override { return 0; }
+  size_t gradients_workspace() const override { return workspace_; }
 
   void forward(DeviceStream& stream, const TensorView& x, const std::vector<Branch>& branches, const ChannelBias& bias,
                const TensorView& image, const TensorView& y, void* const*, void*) override {
@@ -38,27 +37,25 @@ class KernelBranchSum : public BranchSum {
     kernels::aspp_forward(stream, k);
   }
 
+  void begin_backward(const TensorView& dy, const std::vector<Branch>& branches, Gradients& later) override {
+    for (const Branch& b : branches) later.projections.branches[later.projections.count++] = {dy, b.project, b.dz};
+  }
   void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
-                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* const*,
-                void* workspace) override {
+                const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* const*, void*,
+                Gradients& later) override {
+    kernels::AsppWeightGradients& weights = later.weights;
     kernels::AsppDataGradient all;
-    for (const Branch& b : branches) {
-      const kernels::AsppTaps taps = shape_.branches[all.count].taps;
-      kernels::AsppDataGradient projection;
-      projection.branches[projection.count++] = {b.project, dy, {}};
-      projection.dx = b.dz;
-      kernels::aspp_data_gradient(stream, projection);
-      kernels::aspp_weight_gradient(stream, {dy, b.z, b.dproject, {}, false, workspace});
-      kernels::aspp_weight_gradient(stream, {b.dz, x, b.dw, taps, b.accumulate, workspace});
-      if (b.db != nullptr) kernels::channel_sum(stream, {b.dz, b.db, b.accumulate, workspace});
-      all.branches[all.count++] = {b.w, b.dz, taps};
-    }
-    if (!dx) return;
     all.image = image;
     all.image_scale = image_scale;
     all.dx = dx;
     all.accumulate = accumulate;
-    kernels::aspp_data_gradient(stream, all);
+    for (const Branch& b : branches) {
+      const kernels::AsppTaps taps = shape_.branches[all.count].taps;
+      weights.products[weights.count++] = {dy, b.z, b.dproject, b.dbias, {}, false};
+      weights.products[weights.count++] = {b.dz, x, b.dw, b.db, taps, b.accumulate};
+      all.branches[all.count++] = {b.w, b.dz, taps};
+    }
+    if (dx) kernels::aspp_data_gradient(stream, all);
   }
 
  private:
@@ -156,7 +153,7 @@ class ProviderBranchSum : public BranchSum {
 
   void backward(DeviceStream& stream, const TensorView& x, const TensorView& dy, const std::vector<Branch>& branches,
                 const TensorView& image, float image_scale, const TensorView& dx, bool accumulate, void* const* packed,
-                void* workspace) override {
+                void* workspace, Gradients&) override {
     kernels::AddImages sum;
     sum.image = image;
     sum.scale = image_scale;
@@ -206,7 +203,7 @@ std::unique_ptr<BranchSum> make_branch_sum(const CompileContext& context, const 
     return kernels::aspp_takes(shape.C, b.K, shape.F);
   });
   if (!host && !context.tf32 && context.conv.provider == "auto" && fits)
-    return std::make_unique<KernelBranchSum>(shape, context.type);
+    return std::make_unique<KernelBranchSum>(shape);
   return std::make_unique<ProviderBranchSum>(context, shape);
 }
 

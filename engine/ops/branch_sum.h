@@ -37,7 +37,13 @@ class BranchSum {
     TensorView z;                                             // (N, H, W, K): forward writes it, backward reads it
     TensorView dz;                                            // backward's own
     float *dw = nullptr, *db = nullptr, *dproject = nullptr;  // db may be null
-    bool accumulate = false;                                  // adds to dw and db; dproject is written
+    float* dbias = nullptr;                                   // of y's bias, or null: with Gradients::weights alone
+    bool accumulate = false;                                  // adds to dw and db; dproject and dbias are written
+  };
+  // What the two sums of an op leave to be done at once.
+  struct Gradients {
+    kernels::AsppProjectionGradients projections;
+    kernels::AsppWeightGradients weights;
   };
 
   virtual ~BranchSum() = default;
@@ -47,13 +53,17 @@ class BranchSum {
   virtual void prepack_weights(DeviceStream&, const std::vector<Branch>&, void* const* /*packed*/) {}
   virtual size_t forward_workspace() const = 0;
   virtual size_t backward_workspace() const = 0;
+  virtual size_t gradients_workspace() const { return 0; }  // of Gradients::weights
   // `bias`: (F), or null. `image`: (N, 1, 1, F), added to every pixel of its image, or null.
   virtual void forward(DeviceStream&, const TensorView& x, const std::vector<Branch>&, const ChannelBias& bias,
                        const TensorView& image, const TensorView& y, void* const* packed, void* workspace) = 0;
-  // dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null. dx may be null: not wanted.
+  // First adds to `later` what is to be done before backward() ...
+  virtual void begin_backward(const TensorView& /*dy*/, const std::vector<Branch>&, Gradients& /*later*/) {}
+  // ... which adds what is to be done after it. dx (+)= the gradient of x + image_scale * image, (N, 1, 1, C) or null.
+  // dx may be null: not wanted.
   virtual void backward(DeviceStream&, const TensorView& x, const TensorView& dy, const std::vector<Branch>&,
                         const TensorView& image, float image_scale, const TensorView& dx, bool accumulate,
-                        void* const* packed, void* workspace) = 0;
+                        void* const* packed, void* workspace, Gradients& later) = 0;
 };
 
 // The kernel where it takes the shape, on a GPU and in tests; else the providers, of which `context.conv` may name one.

@@ -16,15 +16,16 @@ Graph model(const std::string& nodes) {
       Yaml::load_string("input: {height: 8, width: 16, channels: " + channels + "}\nnodes:\n" + nodes, "model.yaml"));
 }
 
-NetworkOptions options(bool fused = true, bool tiles = false) {
+NetworkOptions options(bool fused = true, bool tiles = false, bool own = false) {
   NetworkOptions o;
+  o.fuse = fused ? o.fuse : FuseOptions::none();
+  if (own) return o;
   if (tiles) {
     o.precision = Precision::bf16;
     o.conv.provider = "tile";
     return o;
   }
   o.conv.provider = "reference";
-  if (!fused) o.fuse = FuseOptions::none();
   return o;
 }
 
@@ -43,17 +44,17 @@ class CountingStream : public DeviceStream {
   int64_t launches = 0;
 };
 
-int64_t launched(const std::string& nodes, bool fused, bool tiles = false) {
+int64_t launched(const std::string& nodes, bool fused, bool tiles = false, bool own = false) {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused, tiles));
+  Network network(model(nodes), *cpu, options(fused, tiles, own));
   CountingStream stream;
   network.parameters().initialise(1, stream);
   const int64_t step = 0;
   network.step_counter(&step);
   Program& p = network.program(4, Mode::train);
   cpu->fill(p.image().data, 0, p.image().elements() * size_of(p.image().dtype), stream);
-  p.pack(stream);
   stream.launches = 0;
+  p.pack(stream);
   p.forward(stream);
   const TensorView gradient = p.gradient(p.graph().output);
   cpu->fill(gradient.data, 0, gradient.elements() * size_of(gradient.dtype), stream);
@@ -62,9 +63,9 @@ int64_t launched(const std::string& nodes, bool fused, bool tiles = false) {
 }
 
 // The model counts the sampler as the launch of the input, two for the loss and four for the update.
-int64_t modelled(const std::string& nodes, bool fused, bool tiles = false) {
+int64_t modelled(const std::string& nodes, bool fused, bool tiles = false, bool own = false) {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused, tiles));
+  Network network(model(nodes), *cpu, options(fused, tiles, own));
   return traffic_of_step(network.program(4, Mode::train), 1, 2).launches - 1 - 2 - 4;
 }
 
@@ -86,6 +87,22 @@ TEST(Traffic, LaunchesAreThoseOfAStep) {
     for (const bool fused : {true, false})
       EXPECT_EQ(modelled(common + nodes + end, fused), launched(common + nodes + end, fused))
           << nodes << (fused ? "fused" : "not fused");
+}
+
+// By its own kernels, which a GPU takes, in the place of a ReLU: dilations that keep all taps, some, and the centre.
+TEST(Traffic, LaunchesAreThoseOfAsppsKernels) {
+  const auto more = [](const auto& launches, const std::string& op) {
+    const auto of = [&](const std::string& z) {
+      return launches(
+          "  c1: {op: conv, in: input, filters: 16}\n  z: {in: c1, " + z + "}\n  l: {op: conv, in: z, filters: 5}\n",
+          false, false, true);
+    };
+    return of(op) - of("op: relu");
+  };
+  for (const std::string rates : {"[2]", "[3, 6, 9, 20, 30]"})
+    EXPECT_EQ(more(modelled, "op: aspp, filters: 16, rates: " + rates),
+              more(launched, "op: aspp, filters: 16, rates: " + rates))
+        << rates;
 }
 
 // Norms that convolutions take over, with the moments and the sums that these give and without.

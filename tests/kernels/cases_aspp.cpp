@@ -163,29 +163,75 @@ TestCase data_gradient_case(const Sum& k) {
           }};
 }
 
-// Of the last branch.
-TestCase weight_gradient_case(const Sum& k) {
-  return {.name = std::string("aspp_weight_gradient_") + k.name, .make = [k](Fixture& fixture) {
-            const Branch& b = k.branches.back();
-            const ConvOracle conv = k.conv(b);
-            Buffer &x = fixture.input("x", k.map(k.C), kSmall), &dz = fixture.input("dz", k.map(b.K), kSmall);
-            Buffer& dw = k.accumulate ? fixture.inout("dw", conv.w(), kSmall, DType::f32)
-                                      : fixture.output("dw", conv.w(), DType::f32);
-            Values expected = conv.wgrad(x.values(), dz.values());
-            if (k.accumulate) add(expected, dw.values());
-            const int64_t pixels = static_cast<int64_t>(k.N) * k.H * k.W;
-            const kernels::AsppWeightGradient args{
-                dz.map(),
-                x.map(),
-                dw.as<float>(),
-                b.taps(),
-                k.accumulate,
-                fixture.workspace(kernels::aspp_weight_gradient_workspace(pixels, b.K, k.C, b.taps().count()))};
-            return CaseRun{
-                .run = [&fixture, args] { kernels::aspp_weight_gradient(fixture.stream(), args); },
-                .check = [&dw, expected] { dw.expect(expected, kExact); },
-                .bytes = static_cast<int64_t>((x.values().size() + dz.values().size()) * size_of(fixture.dtype())),
-                .flops = 2 * conv.shape.macs()};
+// Of all branches at once, and of each the pooled branch's kind: maps of one pixel. Every other one with the sums of
+// dz.
+TestCase weight_gradients_case(const Sum& k) {
+  return {.name = std::string("aspp_weight_gradients_") + k.name, .make = [k](Fixture& fixture) {
+            kernels::AsppWeightGradients args;
+            std::vector<std::pair<Buffer*, Values>> expected;
+            size_t bytes = 0;
+            int64_t flops = 0;
+            const auto add_product = [&](const Sum& s, const Branch& b) {
+              const ConvOracle conv = s.conv(b);
+              Buffer &x = fixture.input("x", s.map(s.C), kSmall), &dz = fixture.input("dz", s.map(b.K), kSmall);
+              const auto result = [&](const char* name, const Layout& layout, Values sum) {
+                Buffer& to = k.accumulate ? fixture.inout(name, layout, kSmall, DType::f32)
+                                          : fixture.output(name, layout, DType::f32);
+                if (k.accumulate) add(sum, to.values());
+                expected.emplace_back(&to, std::move(sum));
+                return to.as<float>();
+              };
+              float* const dw = result("dw", conv.w(), conv.wgrad(x.values(), dz.values()));
+              float* db = nullptr;
+              if (args.count % 2 == 0) {
+                Values sum(b.K);
+                for (size_t i = 0; i < dz.values().size(); ++i) sum[i % b.K] += dz.values()[i];
+                db = result("db", {1, 1, 1, b.K}, std::move(sum));
+              }
+              args.products[args.count++] = {dz.map(), x.map(), dw, db, b.taps(), k.accumulate};
+              bytes += kernels::aspp_product_workspace(int64_t{s.N} * s.H * s.W, b.K, s.C, b.taps().count());
+              flops += 2 * conv.shape.macs();
+            };
+            for (const Branch& b : k.branches) add_product(k, b);
+            Sum mean = k;
+            mean.H = mean.W = 1;
+            add_product(mean, {k.branches[0].K, 1, 1, 1});
+            args.workspace = fixture.workspace(bytes);
+            return CaseRun{.run = [&fixture, args] { kernels::aspp_weight_gradients(fixture.stream(), args); },
+                           .check =
+                               [expected] {
+                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
+                               },
+                           .bytes = static_cast<int64_t>(k.N) * k.H * k.W * (k.C + k.branches[0].K) * args.count *
+                                    static_cast<int64_t>(size_of(fixture.dtype())),
+                           .flops = flops};
+          }};
+}
+
+// Of all branches at once, the last of them over maps of one pixel.
+TestCase projection_gradients_case(const Sum& k) {
+  return {.name = std::string("aspp_projection_gradients_") + k.name, .make = [k](Fixture& fixture) {
+            kernels::AsppProjectionGradients args;
+            std::vector<std::pair<Buffer*, Values>> expected;
+            int64_t bytes = 0, flops = 0;
+            for (const Branch& b : k.branches) {
+              Sum s = k;
+              if (&b == &k.branches.back()) s.H = s.W = 1;
+              const ConvOracle conv = s.projection(b);
+              Buffer &dy = fixture.input("dy", s.map(k.F), kSmall), &p = fixture.input("project", conv.w(), kSmall);
+              Buffer& dz = fixture.output("dz", s.map(b.K));
+              args.branches[args.count++] = {dy.map(), p.as<void>(), dz.map()};
+              expected.emplace_back(&dz, rounded_to(fixture.dtype(), conv.dgrad(dy.values(), p.values())));
+              bytes += static_cast<int64_t>((dy.values().size() + s.whole(b.K).size()) * size_of(fixture.dtype()));
+              flops += 2 * conv.shape.macs();
+            }
+            return CaseRun{.run = [&fixture, args] { kernels::aspp_projection_gradients(fixture.stream(), args); },
+                           .check =
+                               [expected] {
+                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
+                               },
+                           .bytes = bytes,
+                           .flops = flops};
           }};
 }
 
@@ -275,7 +321,8 @@ const Register cases_of_aspp([] {
   for (const Sum& k : kSums) {
     list.push_back(forward_case(k));
     list.push_back(data_gradient_case(k));
-    list.push_back(weight_gradient_case(k));
+    list.push_back(projection_gradients_case(k));
+    list.push_back(weight_gradients_case(k));
   }
   list.push_back(image_sum_case("whole", {2, 4, 8, 32}, 0));
   list.push_back(image_sum_case("slice_of_odd_channels", {3, 3, 5, 7, 2, 3}, 4));
@@ -292,7 +339,8 @@ const Register cases_of_aspp([] {
   const size_t small = list.size();
   list.push_back(forward_case(kLarge));
   list.push_back(data_gradient_case(kLarge));
-  list.push_back(weight_gradient_case(kLarge));
+  list.push_back(projection_gradients_case(kLarge));
+  list.push_back(weight_gradients_case(kLarge));
   list.push_back(image_sum_case("large", {8, 64, 128, 32}, 0));
   list.push_back(add_images_case("large", {64, 4, 8, 512}, 2, true, false));
   for (size_t i = small; i < list.size(); ++i) {
