@@ -5,7 +5,7 @@ set -euo pipefail
 cd "${1:-$(dirname "$0")/..}"
 budget="
 kernels  13440
-engine   17880
+engine   17885
 models    565
 losses     550
 data      3035

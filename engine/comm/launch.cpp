@@ -93,6 +93,8 @@ std::optional<Launch> launched() {
     // Below the ports that systems give away, apart for the steps of a node.
     l.port = number_in("MASTER_PORT", 10240 + (job * 31 + step) % 1024 * kPorts);
     l.ports = kPorts;
+  } else if (const auto size = variable("WORLD_SIZE"); size && *size != "1") {
+    throw CommError("WORLD_SIZE=" + *size + ": RANK is not set, which each process needs; unset both to train alone");
   } else {
     return {};
   }

@@ -204,6 +204,7 @@ class Tests:
         for variables, part in ((self.torch_variables(2, 5, 1), "rank 5 of 2"),
                                 ({**self.torch_variables(2, 1, 1), "MASTER_PORT": "x"}, "MASTER_PORT=x: expected a number"),
                                 ({"RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": 1}, "MASTER_ADDR is not"),
+                                ({"WORLD_SIZE": 2}, "WORLD_SIZE=2: RANK is not set"),
                                 (self.torch_variables(2, 1, 0), "MASTER_PORT=0: expected a port"),
                                 (self.torch_variables(2, 0, 70000), "MASTER_PORT=70000: expected a port")):
             code, _, err = self.run(self.words("none"), **variables)
