@@ -20,9 +20,7 @@ Graph model(const std::string& nodes, const std::string& rest = "") {
   return read_model(Yaml::load_string("input: {height: 16, width: 16}\nnodes:\n" + nodes + rest, "model.yaml"));
 }
 
-Graph unet() {
-  return read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model"));
-}
+Graph unet() { return read_model(Yaml::load(REGOLITH_SOURCE_DIR "/configs/models/unet.yaml").at("model")); }
 
 TEST(Models, UnetHasTheParametersOfTheStudy) {
   Graph g = unet();

@@ -16,8 +16,7 @@ using namespace small;
 Network unet(Device& device) {
   NetworkOptions options;
   options.conv.provider = "reference";
-  return {read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet.yaml").at("model")), device,
-          options};
+  return {read_model(Yaml::load(REGOLITH_SOURCE_DIR "/configs/models/unet.yaml").at("model")), device, options};
 }
 
 TEST(Views, ConcatOfTheUnetCopiesNothing) {

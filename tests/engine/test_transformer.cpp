@@ -65,8 +65,7 @@ TEST(Transformer, ErrorsSayWhatFits) {
 }
 
 TEST(Transformer, UnetHasTheParametersThatItsFileCounts) {
-  Graph g =
-      read_model(Yaml::load(std::string(REGOLITH_SOURCE_DIR) + "/configs/models/unet_transformer.yaml").at("model"));
+  Graph g = read_model(Yaml::load(REGOLITH_SOURCE_DIR "/configs/models/unet_transformer.yaml").at("model"));
   g.infer(1);
   EXPECT_EQ(g.parameter_count(), 934469);
   EXPECT_EQ(g.nodes[g.find("t/2/attention")].shape(), (Shape{1, 16, 32, 128}));
