@@ -16,16 +16,12 @@ Graph model(const std::string& nodes) {
       Yaml::load_string("input: {height: 8, width: 16, channels: " + channels + "}\nnodes:\n" + nodes, "model.yaml"));
 }
 
-NetworkOptions options(bool fused = true, bool tiles = false, bool own = false) {
+// By the provider `tile`, in 16 bits, which it needs.
+NetworkOptions options(bool fused = true, const std::string& provider = "reference") {
   NetworkOptions o;
-  o.fuse = fused ? o.fuse : FuseOptions::none();
-  if (own) return o;
-  if (tiles) {
-    o.precision = Precision::bf16;
-    o.conv.provider = "tile";
-    return o;
-  }
-  o.conv.provider = "reference";
+  if (!fused) o.fuse = FuseOptions::none();
+  if (provider == "tile") o.precision = Precision::bf16;
+  o.conv.provider = provider;
   return o;
 }
 
@@ -44,9 +40,9 @@ class CountingStream : public DeviceStream {
   int64_t launches = 0;
 };
 
-int64_t launched(const std::string& nodes, bool fused, bool tiles = false, bool own = false) {
+int64_t launched(const std::string& nodes, bool fused, const std::string& provider = "reference") {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused, tiles, own));
+  Network network(model(nodes), *cpu, options(fused, provider));
   CountingStream stream;
   network.parameters().initialise(1, stream);
   const int64_t step = 0;
@@ -63,9 +59,9 @@ int64_t launched(const std::string& nodes, bool fused, bool tiles = false, bool 
 }
 
 // The model counts the sampler as the launch of the input, two for the loss and four for the update.
-int64_t modelled(const std::string& nodes, bool fused, bool tiles = false, bool own = false) {
+int64_t modelled(const std::string& nodes, bool fused, const std::string& provider = "reference") {
   auto cpu = make_cpu_device(1, Execution::checked);
-  Network network(model(nodes), *cpu, options(fused, tiles, own));
+  Network network(model(nodes), *cpu, options(fused, provider));
   return traffic_of_step(network.program(4, Mode::train), 1, 2).launches - 1 - 2 - 4;
 }
 
@@ -95,7 +91,7 @@ TEST(Traffic, LaunchesAreThoseOfAsppsKernels) {
     const auto of = [&](const std::string& z) {
       return launches(
           "  c1: {op: conv, in: input, filters: 16}\n  z: {in: c1, " + z + "}\n  l: {op: conv, in: z, filters: 5}\n",
-          false, false, true);
+          false, "auto");
     };
     return of(op) - of("op: relu");
   };
@@ -122,7 +118,7 @@ TEST(Traffic, LaunchesAreThoseOfAStepWithNormsInConvolutions) {
                  ", in: c1}\n  b: {op: conv, in: n, filters: 16}\n  c: {op: conv, in: n, filters: 16}\n"
                  "  z: {op: add, in: [b, c]}\n"}) {
       const std::string all = "  wide: {op: concat, in: [input, input]}\n" + input + nodes + end;
-      EXPECT_EQ(modelled(all, true, true), launched(all, true, true)) << all;
+      EXPECT_EQ(modelled(all, true, "tile"), launched(all, true, "tile")) << all;
     }
   }
 }

@@ -45,6 +45,14 @@ void add_image(Values& map, const Layout& l, const Values& image, double scale) 
     map[i] += scale * image[i / (static_cast<size_t>(l.H) * l.W * l.C) * l.C + i % l.C];
 }
 
+// Buffers, and what they hold in the end.
+using Expected = std::vector<std::pair<Buffer*, Values>>;
+std::function<void()> each_exact(const Expected& expected) {
+  return [expected] {
+    for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
+  };
+}
+
 // The whole sum in double precision, with both gradients of a branch.
 void check_gradients(const Sum& k, uint64_t seed) {
   Random random(seed);
@@ -99,7 +107,7 @@ TestCase forward_case(const Sum& k) {
             args.x = x.map();
             args.y = y.map();
             Values sum(k.whole(k.F).size());
-            std::vector<std::pair<Buffer*, Values>> expected;
+            Expected expected;
             for (const Branch& b : k.branches) {
               const ConvOracle conv = k.conv(b), projection = k.projection(b);
               Buffer &w = fixture.input("w", conv.w(), kSmall), &p = fixture.input("project", projection.w(), kSmall);
@@ -123,10 +131,7 @@ TestCase forward_case(const Sum& k) {
             }
             expected.emplace_back(&y, rounded_to(fixture.dtype(), sum));
             return CaseRun{.run = [&fixture, args] { kernels::aspp_forward(fixture.stream(), args); },
-                           .check =
-                               [expected] {
-                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
-                               },
+                           .check = each_exact(expected),
                            .bytes = static_cast<int64_t>((x.values().size() + sum.size()) * size_of(fixture.dtype())),
                            .flops = 2 * k.macs()};
           },
@@ -163,12 +168,12 @@ TestCase data_gradient_case(const Sum& k) {
           }};
 }
 
-// Of all branches at once, and of each the pooled branch's kind: maps of one pixel. Every other one with the sums of
-// dz.
+// Of all branches at once, and of one over maps of one pixel, as the pooled branch has them. Every other one with the
+// sums of dz.
 TestCase weight_gradients_case(const Sum& k) {
   return {.name = std::string("aspp_weight_gradients_") + k.name, .make = [k](Fixture& fixture) {
             kernels::AsppWeightGradients args;
-            std::vector<std::pair<Buffer*, Values>> expected;
+            Expected expected;
             size_t bytes = 0;
             int64_t flops = 0;
             const auto add_product = [&](const Sum& s, const Branch& b) {
@@ -198,10 +203,7 @@ TestCase weight_gradients_case(const Sum& k) {
             add_product(mean, {k.branches[0].K, 1, 1, 1});
             args.workspace = fixture.workspace(bytes);
             return CaseRun{.run = [&fixture, args] { kernels::aspp_weight_gradients(fixture.stream(), args); },
-                           .check =
-                               [expected] {
-                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
-                               },
+                           .check = each_exact(expected),
                            .bytes = static_cast<int64_t>(k.N) * k.H * k.W * (k.C + k.branches[0].K) * args.count *
                                     static_cast<int64_t>(size_of(fixture.dtype())),
                            .flops = flops};
@@ -212,7 +214,7 @@ TestCase weight_gradients_case(const Sum& k) {
 TestCase projection_gradients_case(const Sum& k) {
   return {.name = std::string("aspp_projection_gradients_") + k.name, .make = [k](Fixture& fixture) {
             kernels::AsppProjectionGradients args;
-            std::vector<std::pair<Buffer*, Values>> expected;
+            Expected expected;
             int64_t bytes = 0, flops = 0;
             for (const Branch& b : k.branches) {
               Sum s = k;
@@ -226,10 +228,7 @@ TestCase projection_gradients_case(const Sum& k) {
               flops += 2 * conv.shape.macs();
             }
             return CaseRun{.run = [&fixture, args] { kernels::aspp_projection_gradients(fixture.stream(), args); },
-                           .check =
-                               [expected] {
-                                 for (const auto& [buffer, values] : expected) buffer->expect(values, kExact);
-                               },
+                           .check = each_exact(expected),
                            .bytes = bytes,
                            .flops = flops};
           }};
