@@ -28,9 +28,9 @@ struct Branches {
     int K, pitch;  // of z
     AsppTaps taps;
     int unused = 0;
-  } at[kAsppBranches + 1] = {};
+  } at[kAsppGroups] = {};
 };
-static_assert(sizeof(Branches) == (kAsppBranches + 1) * (4 * sizeof(void*) + 6 * sizeof(int)));
+static_assert(sizeof(Branches) == kAsppGroups * (4 * sizeof(void*) + 6 * sizeof(int)));
 
 template <class T, int M, int N>
 using AsppSums = TileSums<T, M, N, kThreads>;
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 struct Maps {
-  TensorView at[kAsppBranches + 1];
+  TensorView at[kAsppGroups];
 };
 static_assert(sizeof(TensorView) == sizeof(void*) + 6 * sizeof(int));  // no padding: see Branches
 
@@ -276,7 +276,7 @@ struct Products {
     int N, H, W, K, C, dz_pitch, x_pitch, each, first;
     AsppTaps taps;
     __device__ __forceinline__ TensorView size() const { return {nullptr, N, H, W, C, C, DType::f32}; }
-  } at[2 * (kAsppBranches + 1)] = {};
+  } at[kAsppProducts] = {};
 };
 static_assert(sizeof(Products::Product) == 3 * sizeof(void*) + 12 * sizeof(int));
 
@@ -408,7 +408,7 @@ void aspp_data_gradient(Stream& stream, const AsppDataGradient& k) {
 
 void aspp_projection_gradients(Stream& stream, const AsppProjectionGradients& k) {
   const char* name = "aspp_projection_gradients";
-  require(k.count >= 1 && k.count <= kAsppBranches + 1, name, "takes 1 to 9 branches");
+  require(k.count >= 1 && k.count <= kAsppGroups, name, "takes 1 to 9 branches");
   Branches branches;
   Maps dz;
   unsigned rows = 0, columns = 0;
@@ -431,7 +431,7 @@ void aspp_projection_gradients(Stream& stream, const AsppProjectionGradients& k)
 
 void aspp_weight_gradients(Stream& stream, const AsppWeightGradients& k) {
   const char* name = "aspp_weight_gradients";
-  require(k.count >= 1 && k.count <= 2 * (kAsppBranches + 1), name, "takes 1 to 18 products");
+  require(k.count >= 1 && k.count <= kAsppProducts, name, "takes 1 to 18 products");
   Products products;
   std::vector<PartialSums> sums;
   float* partials = static_cast<float*>(k.workspace);

@@ -26,6 +26,8 @@
 namespace regolith::kernels {
 
 inline constexpr int kAsppBranches = 8;
+inline constexpr int kAsppGroups = kAsppBranches + 1;  // those of a map, and the pooled one
+inline constexpr int kAsppProducts = 2 * kAsppGroups;  // gradients of w and of project
 inline constexpr int kAsppFilters = 512;  // of y, at most: a block keeps the sums of a pixel's filters in registers
 
 struct AsppTaps {
@@ -81,7 +83,7 @@ struct AsppProjectionGradients {
     TensorView dy;                  // (N, H, W, F)
     const void* project = nullptr;  // (F, K)
     TensorView dz;                  // (N, H, W, K)
-  } branches[kAsppBranches + 1];
+  } branches[kAsppGroups];
   int count = 0;
 };
 REGOLITH_KERNEL(aspp_projection_gradients, AsppProjectionGradients);
@@ -96,7 +98,7 @@ struct AsppWeightGradients {
     float* db = nullptr;  // (K) or null
     AsppTaps taps;
     bool accumulate = false;
-  } products[2 * (kAsppBranches + 1)];
+  } products[kAsppProducts];
   int count = 0;
   void* workspace = nullptr;  // the sum of the products' aspp_product_workspace() bytes, 256-byte aligned
 };
